@@ -1,0 +1,1 @@
+"""The probing core: sites, probes, targets, edits, methods by name, results."""

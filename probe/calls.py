@@ -1,0 +1,194 @@
+"""The calls most users need: maps of many methods, traces, patched outputs, and their plan."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import adapt
+from .batch import Batch, chunks
+from .edit import Edit
+from .errors import LimelightError
+from .gather import Verdict
+from .plan import Plan, fitting, is_out_of_memory, make_plan
+from .probe import Probe
+from .registry import Bound, use
+from .results import About, Maps, SaliencyMap
+from .runner import Runner, Sites
+from .site import Site
+from .target import Target, by_name, targets, top
+from .trace import Trace
+
+T = TypeVar("T")
+
+
+def maps(
+    model: nn.Module,
+    x: Any,
+    methods: Any,
+    *,
+    target: Any = None,
+    sites: Sites = None,
+    samples: Sequence[str] | None = None,
+    batch: int | str = "auto",
+    seed: int = 0,
+    about: About | None = None,
+) -> Maps:
+    """Maps of any methods, for every target, at every site: one forward, one backward per regime.
+
+    x        a batch: a tensor, a tuple of arguments, or a mapping of keyword arguments
+    target   what `limelight.label`, `top`, `margin` ... give; several in a list; default top()
+    sites    read by every method that does not carry its own; default: each method's usual place
+    batch    samples at a time; "auto" measures when there are many and halves when memory fills
+
+    Order: sample, target, then methods and sites as asked. Raises LimelightErrors.
+    """
+    whole, bounds, wanted = _prepare(model, x, methods, target)
+    names = [str(i) for i in range(len(whole))] if samples is None else list(samples)
+    if len(names) != len(whole):
+        raise LimelightError(f"{len(names)} sample names were given for {len(whole)} samples")
+    said = about or about_model(model, seed)
+    size = fitting(model, whole, bounds, sites) if batch == "auto" else int(batch)
+    found: list[list[SaliencyMap]] = []
+
+    def run(places: range) -> None:
+        part = whole.take(places)
+        runner = Runner(model, part, sites, seed, max(size, len(part)), said)
+        own = [t.take(places) for t in wanted]
+        found.append(_run(runner, bounds, own, names[places.start : places.stop]))
+
+    _each(len(whole), size, run)
+    ordered = [m for part in found for m in part]
+    place = {name: i for i, name in enumerate(names)}
+    return Maps(
+        sorted(ordered, key=lambda m: place[m.sample]) if len(set(names)) == len(names) else ordered
+    )
+
+
+def plan(
+    model: nn.Module, x: Any, methods: Any, *, target: Any = None, sites: Sites = None
+) -> Plan:
+    """What `maps` would do: passes by kind, memory for a sample and for the batch, the split.
+
+    Runs one sample forward to measure.
+    """
+    whole, bounds, wanted = _prepare(model, x, methods, target)
+    return make_plan(model, whole, bounds, len(wanted), sites)
+
+
+def trace(
+    model: nn.Module,
+    x: Any,
+    sites: Sites = "hidden",
+    *,
+    target: Any = None,
+    edits: Mapping[str | Site, Edit] | None = None,
+    keep: Any = "device",
+) -> Trace:
+    """The values at sites in one forward; with a target their gradients as well.
+
+    Without a target no graph is built, and the forward stops once all sites are known and found.
+    """
+    batch = Batch.of(x)
+    with Probe(model, grad=target is not None) as probe:
+        listed = [sites] if isinstance(sites, (str, Site)) else list(sites or ["hidden"])
+        probe.watch(*listed, keep=keep).edit(edits or {})
+        probe(*batch.args, **batch.kwargs)
+        if target is not None:
+            probe.backward(targets(target)[0].resolve(by_name(probe.adapter.labels)), retain=False)
+        return probe.trace
+
+
+def patch(model: nn.Module, x: Any, edits: Mapping[str | Site, Edit], *, target: Any = None) -> Any:
+    """The model's output with some sites edited; with a target its score per sample instead."""
+    batch = Batch.of(x)
+    with Probe(model, grad=False) as probe:
+        output = probe.edit(edits)(*batch.args, **batch.kwargs)
+        if target is None:
+            return output
+        return targets(target)[0].resolve(by_name(probe.adapter.labels))(output)
+
+
+def about_model(model: nn.Module, seed: int = 0) -> About:
+    """Provenance that is known without reading the weights."""
+    dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters()), "")
+    card = getattr(model, "card", None)
+    name = getattr(card, "name", None) or type(model).__name__
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return About(model=name, seed=seed, dtype=dtype, versions=_versions(), created=now)
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = [("torch", torch.__version__)]
+    for name in ("limelight", "torchvision", "timm", "transformers", "captum"):
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def _prepare(
+    model: nn.Module, x: Any, methods: Any, target: Any
+) -> tuple[Batch, list[Bound], list[Target]]:
+    whole = Batch.of(x)
+    single = isinstance(methods, (str, Bound)) or callable(methods)
+    bounds = [use(m) for m in ([methods] if single else methods)]
+    if not bounds:
+        raise LimelightError("no method was asked for; `limelight methods` lists them")
+    labels = adapt(model).labels
+    wanted = [t.resolve(by_name(labels)) for t in targets(top() if target is None else target)]
+    for one in wanted:
+        one.check(len(whole))
+    return whole, bounds, wanted
+
+
+def _run(
+    runner: Runner, bounds: list[Bound], wanted: list[Target], names: Sequence[str]
+) -> list[SaliencyMap]:
+    """All methods on one micro-batch."""
+    kinds: dict[str, list[Bound]] = {"site": [], "path": [], "pass": []}
+    for bound in bounds:
+        kinds[bound.method.kind].append(bound)
+    labels = adapt(runner.model).labels
+    found: list[SaliencyMap] = []
+    if kinds["site"]:
+        found, verdicts = runner.site_maps(kinds["site"], wanted, names, labels)
+    else:
+        output = runner.output(runner.batch)
+        verdicts = [Verdict.of(t, output, labels) for t in wanted]
+    for verdict in verdicts:
+        if kinds["path"]:
+            found += runner.path_maps(kinds["path"], verdict, names)
+        for bound in kinds["pass"]:
+            found += runner.pass_maps(bound, verdict, names)
+    turn = {b.name: i for i, b in reversed(list(enumerate(bounds)))}
+    titles = {t: i for i, t in reversed(list(enumerate(t for v in verdicts for t in v.titles)))}
+    return sorted(found, key=lambda m: (titles[m.target], turn[m.method]))
+
+
+def _each(count: int, size: int, run: Callable[[range], None]) -> None:
+    """Run over all samples; when memory fills, halve what runs at a time and go on."""
+    todo = list(reversed(chunks(count, max(1, size))))
+    while todo:
+        places = todo.pop()
+        full = False
+        try:
+            run(places)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or len(places) == 1:
+                raise
+            full = True
+        if full:  # outside the except, whose traceback holds the tensors
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            half = places.start + len(places) // 2
+            todo += [range(half, places.stop), range(places.start, half)]

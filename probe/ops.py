@@ -1,0 +1,109 @@
+"""Which operation a call is: one name for all of its spellings, and what it overwrites."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+# Reads and switches that return tensors but compute nothing.
+_QUIET = {
+    "requires_grad_", "retain_grad", "register_hook", "rename_", "share_memory_", "is_inference",
+    "as_subclass", "untyped_storage", "data_ptr", "is_contiguous", "numpy", "__array__", "grad_fn",
+    "has_names", "stride", "storage_offset", "size", "dim", "numel", "__len__", "__repr__",
+    "__format__", "__bool__", "item", "tolist", "element_size", "is_floating_point", "is_complex",
+    "get_device", "__deepcopy__", "__reduce_ex__", "pin_memory", "result_type", "is_nonzero",
+    "broadcast_shapes", "is_tensor", "is_storage", "can_cast",
+}  # fmt: skip
+_ATTRIBUTES = {"T", "mT", "H", "mH", "real", "imag"}
+
+# One word an op: operator, method, function and in-place spellings.
+_SPELLINGS = {
+    "iadd": "add", "radd": "add", "isub": "sub", "rsub": "sub", "subtract": "sub", "imul": "mul",
+    "rmul": "mul", "multiply": "mul", "truediv": "div", "itruediv": "div", "rtruediv": "div",
+    "rdiv": "div", "idiv": "div", "true_divide": "div", "divide": "div", "negative": "neg",
+    "rpow": "pow", "ipow": "pow", "mm": "matmul", "bmm": "matmul", "rmatmul": "matmul",
+    "imatmul": "matmul", "mv": "matmul", "dot": "matmul", "concat": "cat", "concatenate": "cat",
+    "clip": "clamp", "swapaxes": "transpose", "swapdims": "transpose", "T": "transpose",
+    "mT": "transpose", "H": "transpose", "mH": "transpose", "absolute": "abs",
+    "special_softmax": "softmax", "special_log_softmax": "log_softmax", "special_expit": "sigmoid",
+    "conj_physical": "conj", "moveaxis": "movedim", "arccos": "acos", "reshape_as": "reshape",
+    "view_as": "view", "expand_as": "expand",
+}  # fmt: skip
+
+RECTIFIERS = {
+    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish",
+    "hardtanh", "softplus", "prelu", "rrelu", "threshold",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """A function's canonical name; whether it writes into its first argument, or may."""
+
+    name: str
+    inplace: bool = False
+    switch: int | None = None
+
+    def overwrites(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether this call writes into its first argument."""
+        if self.inplace:
+            return True
+        if self.switch is None:
+            return False
+        return bool(args[self.switch] if len(args) > self.switch else kwargs.get("inplace"))
+
+
+def describe(function: Callable[..., Any]) -> Op | None:
+    """The op a function is; None for attribute reads and other calls that compute nothing."""
+    name = getattr(function, "__name__", "")
+    if name in ("__get__", "__set__", "__delete__"):
+        read = getattr(getattr(function, "__self__", None), "__name__", "")
+        return Op(_SPELLINGS.get(read, read)) if name == "__get__" and read in _ATTRIBUTES else None
+    if not name or name in _QUIET:
+        return None
+    dunder = name.startswith("__") and name.endswith("__")
+    word = name.strip("_") if dunder else name
+    inplace = word.startswith("i") and word in _INPLACE_DUNDERS if dunder else word.endswith("_")
+    word = word.rstrip("_").lstrip("_")
+    return Op(_SPELLINGS.get(word, word), inplace or word == "setitem", _switch(function))
+
+
+_INPLACE_DUNDERS = {
+    name.strip("_")
+    for name in dir(Tensor)
+    if name.startswith("__i") and name.endswith("__") and hasattr(Tensor, "__" + name[3:])
+}
+
+
+def _switch(function: Callable[..., Any]) -> int | None:
+    """The place of an `inplace` argument in a function's signature."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None
+    return names.index("inplace") if "inplace" in names else None
+
+
+def rectifies(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call is ReLU-like: it keeps what is positive and dampens what is not."""
+    if op.name in RECTIFIERS:
+        return True
+    if op.name in ("clamp", "clamp_min"):
+        low = args[1] if len(args) > 1 else kwargs.get("min")
+        return isinstance(low, (int, float)) and low == 0
+    return False
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors among the arguments or results of a call, lists and tuples opened."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [t for part in value for t in tensors(part)]
+    if isinstance(value, dict):
+        return [t for part in value.values() for t in tensors(part)]
+    return []

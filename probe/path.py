@@ -1,0 +1,37 @@
+"""Path methods: one map averaged over many perturbed inputs; equal paths share their passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Generator, Tensor
+
+
+class Points(Hashable, Protocol):
+    """The inputs of a path. Equal points are visited once, whoever asks."""
+
+    count: int
+
+    def __call__(self, x: Tensor, k: int, generator: Generator) -> Tensor:
+        """The k-th input for ONE sample `x` (no batch dimension).
+
+        The generator is that sample's own and is asked in the order k = 0, 1, ...
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Path:
+    """What a path method does: visit `points`, read `base` at each, fold the readings.
+
+    fold    (state or None, reading, k) -> state; readings are `b` and the positions, or
+            `b c` and the positions when base is `raw` (the gradient itself)
+    finish  (state, count, x) -> the map
+    """
+
+    points: Points
+    base: str
+    fold: Callable[[Any, Tensor, int], Any]
+    finish: Callable[[Any, int, Tensor], Tensor]

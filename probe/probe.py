@@ -1,0 +1,345 @@
+"""The probe: one object that sees, captures, edits and differentiates any PyTorch model.
+
+with Probe(net) as p:
+    p.watch("encoder.*", "decoder.2:in")
+    p(x)
+    maps = p.maps(["gradcam", "normgrad"], target=label(3))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from . import attention as _attention  # noqa: F401  (registers what Eye re-expresses)
+from . import embedding as _embedding  # noqa: F401
+from .adapter import Adapter, adapt
+from .border import Borders, names_of
+from .edit import Edit
+from .errors import ProbeError
+from .eye import Eye
+from .guard import eager, guarded
+from .ops import tensors
+from .recording import Recording, Stop
+from .regime import regime as regime_named
+from .site import Pattern, Site, no_match, parse
+from .target import Target, targets
+from .trace import Trace, Value
+from .tree import exchange
+from .watch import Keep, Place, Wishes, is_border
+
+if TYPE_CHECKING:
+    from .results import Maps
+
+_open: list[Probe] = []
+
+
+class Probe:
+    """Probe a model inside a `with`; on leaving, the model is exactly as it was.
+
+    grad      build a graph, so that gradients and maps can be asked for (weights are frozen)
+    evaluate  run in eval mode
+
+    Values outlive the `with`; graphs do not. What a model caches by itself is not undone.
+    """
+
+    def __init__(self, model: nn.Module, *, grad: bool = True, evaluate: bool = True) -> None:
+        if not isinstance(model, nn.Module):
+            raise ProbeError(f"a probe needs a torch.nn.Module, not {type(model).__name__}")
+        self.model = model
+        self.grad, self.evaluate = grad, evaluate
+        self.running: Recording | None = None
+        self.wishes = Wishes()
+        self._last: Recording | None = None
+        self._complete: tuple[int, set[Place]] | None = None
+        self._stack: ExitStack | None = None
+        self._borders: Borders | None = None
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """Every module by path; a module with several names answers to all of them."""
+        return names_of(self.model)
+
+    @cached_property
+    def _canonical(self) -> dict[nn.Module, str]:
+        first: dict[nn.Module, str] = {}
+        for path, module in self.modules.items():
+            first.setdefault(module, path)
+        return first
+
+    @cached_property
+    def adapter(self) -> Adapter:
+        """What the model's family calls its layers and tokens."""
+        return adapt(self.model)
+
+    def __enter__(self) -> Probe:
+        if self._stack is not None:
+            raise ProbeError("this probe is already open; leave its `with` before entering again")
+        self._stack = guarded(self.model, grad=self.grad, evaluate=self.evaluate)
+        self._borders = Borders(self, self._stack)
+        _open.append(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        stack, self._stack, self._borders = self._stack, None, None
+        self._drop_graph()
+        in_order = _open[-1:] == [self]
+        _open.remove(self)
+        if stack is not None:
+            stack.close()
+        if not in_order and error is None:
+            raise ProbeError("probes were left out of order: leave the one entered last first")
+
+    def _drop_graph(self) -> None:
+        """Let the graph go, keep the values."""
+        if self._last is not None:
+            for value in self._last.trace.values_by_site.values():
+                value.edge = None
+            self._last.trace.output = exchange(self._last.trace.output, lambda _, x: x.detach())
+            self._last.lifted.clear()
+            self._last.tape.drop()
+
+    def watch(self, *addresses: str | Site | Pattern, keep: Keep = "device") -> Probe:
+        """Ask for sites, wildcards allowed; `hidden`, `last`, `heads` and `input` are words for them.
+
+        keep="cpu" moves captured values off the device. Raises SiteError when nothing matches.
+        """
+        self.wishes.watch([p for a in addresses for p in self.resolve(a)], keep)
+        return self
+
+    def edit(self, edits: Mapping[str | Site, Edit]) -> Probe:
+        """Change values as they pass: `{"blocks.3.attn:heads.6": zero}`. Later edits come on top."""
+        for address, edit in edits.items():
+            for pattern in self.resolve(address):
+                self.wishes.edit(pattern, edit)
+        return self
+
+    def resolve(self, address: str | Site | Pattern) -> list[Pattern]:
+        """The patterns an address or a word means in this model. Raises SiteError."""
+        pattern = parse(address)
+        if (
+            pattern.port in ("out", "heads")
+            and pattern.path not in self.modules
+            and pattern.concrete
+        ):
+            words = self._word(str(address))
+            if words:
+                return [p for word in words for p in self.resolve(word)]
+        if pattern == parse("input"):
+            return [Pattern("", "in", 0)]
+        found = [
+            m
+            for p, m in self.modules.items()
+            if pattern.matches(Site(p, pattern.port, pattern.call or 0))
+        ]
+        if not found:
+            raise no_match(address, self.modules)
+        names = {self._canonical[module] for module in found}
+        if all(pattern.matches(Site(n, pattern.port, pattern.call or 0)) for n in names):
+            return [pattern]
+        return [Pattern(name, pattern.port, pattern.call, pattern.index) for name in sorted(names)]
+
+    def _word(self, address: str) -> tuple[str, ...]:
+        if address == "hidden":
+            return self.adapter.hidden
+        if address == "last":
+            return self.adapter.hidden[-1:]
+        if address == "heads":
+            return tuple(f"{path}:heads" for path in self.adapter.heads)
+        return ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model under the probe and return its output (None after an early stop)."""
+        return self.run(self.model, *args, **kwargs)
+
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run any function that uses the model as the forward: `p.run(model.generate, ids)`.
+
+        Float tensors among the arguments become the inputs that gradients are taken for; where
+        there are none, the outputs of embeddings do.
+        """
+        if self._stack is None or self._borders is None:
+            raise ProbeError("a probe runs only inside its `with`: `with Probe(model) as p: p(x)`")
+        if self.running is not None:
+            raise ProbeError(
+                "this probe is already running; it cannot run itself from inside a forward"
+            )
+        self._drop_graph()
+        recording = Recording(
+            self.wishes, grad=self.grad, pending=self._pending(), size=_picture_size(args, kwargs)
+        )
+        self._hook(recording)
+        self._last = recording
+        with torch.inference_mode(False), torch.set_grad_enabled(self.grad), eager():
+            if self.grad:
+                args, kwargs = _lift(recording, args, kwargs)
+            output = self._record(recording, function, args, kwargs)
+        recording.trace.output = output
+        self._finish(recording, output)
+        return output
+
+    def _record(
+        self, recording: Recording, function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        self.running = recording
+        try:
+            with Eye(recording):
+                return function(*args, **kwargs)
+        except Stop:
+            return None
+        finally:
+            self.running = None
+
+    def _hook(self, recording: Recording) -> None:
+        borders = self._borders
+        if borders is None:
+            return
+        if recording.grad or recording.inside:
+            borders.frame(self._canonical)
+            return
+        for pattern in self.wishes.patterns():
+            for module, path in self._canonical.items():
+                if pattern.matches(Site(path, pattern.port, pattern.call or 0)):
+                    borders.watch(module, path, {pattern.port.partition(".")[0]})
+
+    def _pending(self) -> set[Place] | None:
+        """The sites after which a forward without gradients may stop; None if that is unknown."""
+        if self.grad or not self.wishes.watched:
+            return None
+        if self._complete is not None and self._complete[0] == self.wishes.version:
+            return set(self._complete[1])
+        concrete = [
+            (p.path, p.port, p.call)
+            for p in self.wishes.watched
+            if p.concrete and p.call is not None
+        ]
+        return set(concrete) if len(concrete) == len(self.wishes.watched) else None  # type: ignore[arg-type]
+
+    def _finish(self, recording: Recording, output: Any) -> None:
+        trace = recording.trace
+        if not recording.stopped:
+            for pattern in self.wishes.patterns():
+                if not any(
+                    pattern.matches(s) for s in (*trace, *(site for site, _ in trace.edits))
+                ):
+                    raise no_match(pattern, [*trace, *recording.seen])
+            self._complete = (self.wishes.version, {(s.path, s.port, s.call) for s in trace})
+        if self.grad:
+            trace.holes += recording.tape.close(output)
+
+    @property
+    def trace(self) -> Trace:
+        """What the last run left behind. Raises ProbeError before the first."""
+        return self._ran().trace
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Rows and columns of the picture that ran last; empty where the input was no picture."""
+        return self._ran().size
+
+    def _ran(self) -> Recording:
+        if self._last is None:
+            raise ProbeError("nothing has run under this probe yet; call it on an input first")
+        return self._last
+
+    def backward(
+        self,
+        target: Target | Callable[[Any], Tensor] | int | str,
+        *,
+        regime: str = "plain",
+        sites: Sequence[str | Site] = ("**", "**:**"),
+        retain: bool = True,
+    ) -> Trace:
+        """Take the gradient of a target at the watched sites; it is then `trace[site].grad`."""
+        values = self.values(sites)
+        self.differentiate(targets(target)[0], values, _keep_gradient, regime=regime, retain=retain)
+        return self.trace
+
+    def values(self, sites: Sequence[str | Site | Pattern] = ("**", "**:**")) -> list[Value]:
+        """The captured values that can have a gradient of their own, in execution order."""
+        patterns = [
+            p for s in sites for p in (self.resolve(s) if s not in ("**", "**:**") else [parse(s)])
+        ]
+        trace = self.trace
+        return [
+            v
+            for s, v in trace.items()
+            if v.held is not None and any(p.matches(s) for p in patterns)
+        ]
+
+    def differentiate(
+        self,
+        target: Target,
+        values: Sequence[Value],
+        receive: Callable[[Value, Tensor], None],
+        *,
+        regime: str = "plain",
+        retain: bool = True,
+    ) -> Tensor:
+        """One backward; `receive(value, grad)` is called as each gradient arrives. Returns scores `b`."""
+        recording = self._ran()
+        if not self.grad or not recording.tape.roots:
+            raise ProbeError(
+                "there is no graph to differentiate: probe with grad=True, inside the `with`, and "
+                "ask for a target that depends on the input"
+            )
+        with torch.inference_mode(False), torch.enable_grad():
+            score = target(recording.trace.output)
+            recording.tape.backward(score, values, receive, regime_named(regime), retain=retain)
+        return score.detach()
+
+    def maps(
+        self,
+        methods: Sequence[Any] | str,
+        *,
+        target: Any = None,
+        sites: Sequence[str | Site] | str | None = None,
+        retain: bool = True,
+    ) -> Maps:
+        """Maps of site methods at the watched sites: one backward per regime and target.
+
+        Methods that need more passes than that are run by `limelight.maps`.
+        """
+        from .gather import probe_maps
+
+        return probe_maps(self, methods, target, sites, retain=retain)
+
+
+def _keep_gradient(value: Value, grad: Tensor) -> None:
+    value.gradient = grad.detach()
+
+
+def _picture_size(args: Any, kwargs: Any) -> tuple[int, ...]:
+    """Rows and columns of the first image-like argument."""
+    for tensor in tensors((args, kwargs)):
+        if tensor.ndim in (4, 5) and tensor.is_floating_point():
+            return tuple(tensor.shape[-2:])
+    return ()
+
+
+def _lift(recording: Recording, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Float arguments as non-leaf copies that require a gradient."""
+
+    def lift(_: str, x: Tensor) -> Tensor:
+        if not (x.is_floating_point() or x.is_complex()):
+            return x
+        leaf = x.detach().clone() if x.is_inference() else x.detach()
+        leaf = leaf.requires_grad_()
+        copy = leaf.clone()
+        recording.lifted.append(leaf)
+        recording.tape.claim([copy], set(), "the input")
+        return copy
+
+    lifted: tuple[Any, Any] = exchange((args, kwargs), lift)
+    return lifted

@@ -1,0 +1,142 @@
+"""One forward as it is recorded: where we are in the module tree, what has been captured."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .edit import apply, name_of
+from .layout import guess_axes
+from .site import Site
+from .tape import Tape
+from .trace import Trace, Value
+from .watch import Place, Wish, Wishes
+
+
+class Stop(BaseException):
+    """Ends a forward whose wanted sites have all been seen. No `except Exception` catches it."""
+
+
+class Frame:
+    """A module whose forward is running."""
+
+    __slots__ = ("call", "counts", "heads", "path", "softmax", "product")
+
+    def __init__(self, path: str, call: int, heads: bool) -> None:
+        self.path, self.call, self.heads = path, call, heads
+        self.counts: Counter[str] = Counter()
+        self.product: tuple[Tensor, Tensor] | None = None
+        self.softmax: Tensor | None = None
+
+
+class Recording:
+    """The state of one forward under a probe."""
+
+    def __init__(
+        self, wishes: Wishes, *, grad: bool, pending: set[Place] | None, size: tuple[int, ...]
+    ) -> None:
+        self.wishes, self.grad, self.size = wishes, grad, size
+        self.trace, self.tape = Trace(), Tape()
+        self.frames: list[Frame] = [Frame("", 0, False)]
+        self.calls: Counter[str | tuple[str, str]] = Counter()
+        self.pending = pending
+        self.stopped = False
+        self.seen: set[Site] = set()
+        self.lifted: list[Tensor] = []
+        self.tokens = False
+        self.inside = wishes.inside
+        self._fresh: list[Value] = []
+        self._held: dict[int, list[Value]] = defaultdict(list)
+
+    @property
+    def place(self) -> str:
+        """The module now running, for messages."""
+        return self.frames[-1].path or "the model's own forward"
+
+    def visit(self, path: str, port: str, call: int, x: Tensor, axes: str = "") -> Tensor:
+        """Edit and capture a value if anyone wants it; return what the model goes on with."""
+        wish = self.wishes.at(path, port, call)
+        if wish is None:
+            return x
+        with torch._C.DisableTorchFunction():
+            if torch._C._functorch.is_functorch_wrapped_tensor(x):
+                return x
+            site = Site(path, port, call, None, axes or guess_axes(x.shape, self.size))
+            for index, edit in wish.edits:
+                x = self._edit(edit, x, replace(site, index=index))
+            if wish.capture:
+                self.capture(site, x, wish)
+        if self.pending is not None and not self.grad:
+            self.pending.discard((path, port, call))
+            if not self.pending:
+                self.stopped = True
+                raise Stop
+        return x
+
+    def _edit(self, edit: Any, x: Tensor, site: Site) -> Tensor:
+        before = {x.grad_fn} if x.grad_fn is not None else set()
+        new = apply(edit, x, site)
+        self.tape.claim([new], before, f"the edit at {site}")
+        self.trace.edits.append((site, name_of(edit)))
+        return new
+
+    def capture(self, site: Site, x: Tensor, wish: Wish) -> None:
+        """Keep a value and the place of its gradient."""
+        edge = (x.grad_fn, x.output_nr) if self.grad and x.grad_fn is not None else None
+        act = x.detach()
+        value = Value(site, act if wish.keep == "device" else act.cpu(), edge)
+        self.trace.values_by_site[site] = value
+        if wish.keep == "device" or act.device.type == "cpu":
+            self._fresh.append(value)
+
+    def lazy(
+        self, site: Site, act: Callable[[], Tensor], grad: Callable[[], Tensor | None]
+    ) -> None:
+        """Keep a value that is computed when read."""
+        value = Value(site, act, None)
+        value.gradient = grad
+        self.trace.values_by_site[site] = value
+
+    def guard(self, values: Iterable[Value]) -> None:
+        """Protect values that are kept beside the trace from being overwritten in place."""
+        self._fresh += values
+
+    def about_to_overwrite(self, target: Tensor) -> bool:
+        """Save captured values that an in-place op is about to write over.
+
+        True when a captured value is the very view that is written: its gradient would be lost
+        unless the op runs on a clone that is copied back.
+        """
+        for value in self._fresh:
+            if value.held is not None:
+                self._held[value.held.untyped_storage()._cdata].append(value)
+        self._fresh.clear()
+        held = self._held.pop(target.untyped_storage()._cdata, ())
+        edge = (target.grad_fn, target.output_nr)
+        for value in held:
+            if value.held is not None:
+                value.hold(value.held.clone())
+        return target._is_view() and any(v.edge == edge for v in held if v.edge is not None)
+
+    def count(self, path: str, port: str) -> int:
+        """How often a named port of a module has been seen in this forward."""
+        seen = self.calls[path, port]
+        self.calls[path, port] = seen + 1
+        return seen
+
+    def enter(self, path: str) -> None:
+        call = self.calls[path]
+        self.calls[path] = call + 1
+        self.frames.append(Frame(path, call, self.wishes.heads(path)))
+
+    def leave(self, path: str) -> None:
+        """Pop the frames down to a module's, whatever was raised in between."""
+        for i in range(len(self.frames) - 1, 0, -1):
+            if self.frames[i].path == path:
+                del self.frames[i:]
+                return

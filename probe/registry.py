@@ -1,0 +1,260 @@
+"""Methods by name: three shapes of plug-in, options read from the signature.
+
+A site method is a pure function of what it names in its signature, for one site:
+
+    @method("energy", sites="hidden")
+    def energy(act, grad, *, power: float = 2.0): ...
+
+`act` and `grad` arrive as `b c` and then the positions (`y x`, or `n` for tokens), in float32,
+class tokens removed. `inputs` is the activation entering the module, `module` the module itself.
+It returns `b` and the positions.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .errors import MethodError, OptionError, near
+from .plugins import load_group
+
+NEEDS = ("act", "grad", "inputs", "module")
+Kind = Literal["site", "path", "pass"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method: what it is called, what it needs, where it reads, its options."""
+
+    name: str
+    function: Callable[..., Any]
+    kind: Kind
+    sites: str
+    regime: str = "plain"
+    needs: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> Mapping[str, inspect.Parameter]:
+        """The typed keywords, in order; the first is what `name:variant` sets."""
+        parameters = inspect.signature(self.function, eval_str=True).parameters
+        return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A method with its options set, under the name that results carry.
+
+    sites  where it reads, whatever the call around it says; None to follow the call
+    """
+
+    method: Method
+    options: tuple[tuple[str, Any], ...] = ()
+    sites: str | tuple[str, ...] | None = None
+    label: str = field(default="", compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.label or self.method.name
+
+    def __call__(self, *args: Any) -> Any:
+        return self.method.function(*args, **dict(self.options))
+
+
+_methods: dict[str, Method] = {}
+
+
+def method(
+    name: str, *, sites: str = "hidden", regime: str = "plain"
+) -> Callable[[Callable], Callable]:
+    """Register a site method. `sites`: where it reads unless told, `hidden`, `last` or `input`.
+
+    The positional parameters say what it needs: any of act, grad, inputs, module.
+    """
+
+    def register(function: Callable) -> Callable:
+        needs = _positional(function)
+        wrong = [n for n in needs if n not in NEEDS]
+        if wrong or not needs:
+            raise MethodError(
+                f"method {name!r} takes {', '.join(wrong) or 'nothing'}; a site method takes some of "
+                f"{', '.join(NEEDS)} and keywords"
+            )
+        return _add(Method(name, function, "site", sites, regime, needs))
+
+    return register
+
+
+def path_method(name: str, *, sites: str = "input") -> Callable[[Callable], Callable]:
+    """Register a path method: `f(**options) -> Path`; equal paths share their passes."""
+    return lambda function: _add(Method(name, function, "path", sites))
+
+
+def pass_method(name: str, *, sites: str = "input") -> Callable[[Callable], Callable]:
+    """Register a pass method: `f(runner, x, target, **options)`; it asks for its own passes."""
+    return lambda function: _add(Method(name, function, "pass", sites))
+
+
+def _positional(function: Callable) -> tuple[str, ...]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(n for n, p in inspect.signature(function).parameters.items() if p.kind in kinds)
+
+
+def _add(new: Method) -> Callable:
+    old = _methods.get(new.name)
+    if old is not None and old.function.__module__ != new.function.__module__:
+        raise MethodError(
+            f"method {new.name!r} is registered by {old.function.__module__} and again by "
+            f"{new.function.__module__}; rename one of them"
+        )
+    _methods[new.name] = new
+    new.function.limelight = new  # type: ignore[attr-defined]
+    return new.function
+
+
+def methods(pattern: str = "*") -> tuple[Method, ...]:
+    """The registered methods whose names match, sorted by name."""
+    load_group("limelight.methods")
+    return tuple(m for n, m in sorted(_methods.items()) if fnmatchcase(n, pattern))
+
+
+def find(name: str) -> Method:
+    """The method of that name. Raises MethodError with near names."""
+    if name not in _methods:
+        load_group("limelight.methods")
+    if name not in _methods:
+        raise MethodError(
+            f"method {name!r} is unknown{near(name, _methods) or '; `limelight methods` lists them all'}"
+        )
+    return _methods[name]
+
+
+def use(spec: str | Callable | Method | Bound, /, **options: Any) -> Bound:
+    """Bind a method to options: `use("normgrad", phase="scaling")`.
+
+    A string may carry them itself: `normgrad:scaling`, `smoothgrad:gradcam,n=32,sigma=0.2`; the
+    word after the colon sets the method's first option. The option `sites`, which every method
+    has, says where it reads. Raises MethodError, OptionError.
+    """
+    if isinstance(spec, Bound):
+        if not options:
+            return spec
+        return _bind(spec.method, {"sites": spec.sites, **dict(spec.options), **options})
+    if isinstance(spec, str):
+        name, words = _split(spec)
+        found = find(name)
+        return _bind(found, {**_read(found, words), **options})
+    found = spec if isinstance(spec, Method) else getattr(spec, "limelight", None)
+    if not isinstance(found, Method):
+        raise MethodError(
+            f"{spec!r} is no method: give a name, or a function decorated with @limelight.method"
+        )
+    return _bind(found, options)
+
+
+def _split(spec: str) -> tuple[str, list[str]]:
+    head, *words = [word.strip() for word in spec.split(",")]
+    name, colon, variant = head.partition(":")
+    return name, ([f"={variant}"] if colon else []) + words
+
+
+def _read(found: Method, words: list[str]) -> dict[str, Any]:
+    options = found.options
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        key = key or next(iter(options), "")
+        if not equals or key not in (*options, "sites"):
+            raise OptionError(_unknown(found, key or word))
+        values[key] = text
+    return values
+
+
+def _bind(found: Method, given: Mapping[str, Any]) -> Bound:
+    hints = get_type_hints(found.function)
+    given = dict(given)
+    sites = given.pop("sites", None)
+    for key in given:
+        if key not in found.options:
+            raise OptionError(_unknown(found, key))
+    values = {k: convert(found.name, k, v, hints.get(k)) for k, v in given.items()}
+    changed = {k: v for k, v in values.items() if v != found.options[k].default}
+    sites = tuple(sites) if isinstance(sites, list) else sites
+    return Bound(found, tuple(sorted(changed.items())), sites, _label(found, changed))
+
+
+def _label(found: Method, changed: Mapping[str, Any]) -> str:
+    first = next(iter(found.options), None)
+    variant = f":{changed[first]}" if first in changed else ""
+    rest = "".join(f",{k}={v}" for k, v in changed.items() if k != first)
+    return found.name + variant + rest
+
+
+def _unknown(found: Method, key: str) -> str:
+    known = ", ".join(found.options) or "none"
+    return (
+        f"method {found.name!r} has no option {key!r} (it has: {known}){near(key, found.options)}"
+    )
+
+
+def convert(owner: str, key: str, value: Any, hint: Any) -> Any:
+    """A value checked against, and text read as, the type of an option."""
+    if hint is None or hint is Any:
+        return value
+    if get_origin(hint) is Literal:
+        for choice in get_args(hint):
+            if value == choice or str(choice) == value:
+                return choice
+        choices = ", ".join(map(str, get_args(hint)))
+        raise OptionError(
+            f"{owner}: {key} is one of {choices}, not {value!r}{near(str(value), map(str, get_args(hint)))}"
+        )
+    if get_origin(hint) in (Union, types.UnionType):
+        return _convert_union(owner, key, value, get_args(hint))
+    return _convert_plain(owner, key, value, hint)
+
+
+def _convert_union(owner: str, key: str, value: Any, hints: tuple[Any, ...]) -> Any:
+    if type(None) in hints and value in (None, "none", "None"):
+        return None
+    for hint in hints:
+        if hint is not type(None):
+            try:
+                return convert(owner, key, value, hint)
+            except OptionError:
+                continue
+    raise OptionError(f"{owner}: {key} cannot be {value!r}")
+
+
+def _convert_plain(owner: str, key: str, value: Any, hint: Any) -> Any:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if hint is bool and isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    if (
+        hint in (int, float)
+        and isinstance(value, (str, int, float))
+        and not isinstance(value, bool)
+    ):
+        try:
+            return (
+                hint(value)
+                if hint is float or float(value).is_integer()
+                else _refuse(owner, key, value, hint)
+            )
+        except ValueError:
+            _refuse(owner, key, value, hint)
+    if hint in (int, float, bool, str) and not isinstance(value, hint):
+        _refuse(owner, key, value, hint)
+    return value
+
+
+def _refuse(owner: str, key: str, value: Any, hint: type) -> Any:
+    raise OptionError(f"{owner}: {key} is a {hint.__name__}, not {value!r}")

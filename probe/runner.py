@@ -1,0 +1,219 @@
+"""The engine of `limelight.maps`, and what a pass method may ask of a model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+
+from .batch import Batch, chunks
+from .errors import MethodError
+from .gather import RAW, Job, Reading, Verdict, gather, jobs_at, needed, results
+from .guard import guarded
+from .layout import Layout
+from .path import Path
+from .probe import Probe
+from .registry import Bound, use
+from .results import About, SaliencyMap
+from .site import Pattern, Site
+from .target import Target
+
+Sites = str | Site | Sequence[str | Site] | None
+
+
+@dataclass(eq=False)
+class Runner:
+    """Passes over one batch of samples: readings, scores, generators.
+
+    site  what the running pass method was asked to read
+    """
+
+    model: nn.Module
+    batch: Batch
+    sites: Sites = None
+    seed: int = 0
+    limit: int = 1 << 30
+    about: About = field(default_factory=About)
+    site: Sites = None
+
+    def generators(self, x: Tensor) -> list[Generator]:
+        """One CPU generator per sample, the same however the batch is split."""
+        index = self.batch.index
+        if len(index) != len(x):
+            raise MethodError(
+                f"generators are one per sample: there are {len(index)}, not {len(x)}"
+            )
+        return [Generator().manual_seed((self.seed * 1_000_003 + i) % (1 << 62)) for i in index]
+
+    def scores(self, x: Tensor, target: Target) -> Tensor:
+        """Scores `b` of inputs without gradients, in micro-batches."""
+        whole, parts = self.batch.with_x(x), []
+        for places in chunks(len(x), self.limit):
+            part = whole.take(places)
+            parts.append(target.take(places)(self.output(part)))
+        return torch.cat(parts)
+
+    def output(self, batch: Batch) -> Any:
+        """The model's output without a graph."""
+        with torch.no_grad(), guarded(self.model, grad=False, evaluate=True):
+            return self.model(*batch.args, **batch.kwargs)
+
+    def classes(self, x: Tensor, target: Target) -> Tensor:
+        """The class index per sample. Raises MethodError when the target is no class."""
+        if target.pick is None:
+            raise MethodError(f"target {target.name!r} is no class, and this method needs one")
+        if target.rows is not None:
+            return target.rows.expand(len(x))
+        return target.pick(self.output(self.batch.with_x(x)), None)
+
+    def maps(
+        self,
+        x: Tensor,
+        target: Target,
+        bounds: Sequence[Bound],
+        sites: Sites = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Readings of site methods, each `b` and the positions, in one pass."""
+        return [r.values for r in self.read(self.batch.with_x(x), target, bounds, sites, weights)]
+
+    def read(
+        self,
+        batch: Batch,
+        target: Target,
+        bounds: Sequence[Bound],
+        sites: Sites = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> list[Reading]:
+        """One forward and one backward per regime for some samples."""
+        with self._probing(batch, bounds, sites, weights) as (probe, jobs):
+            return gather(probe, jobs, target, retain=False)
+
+    @contextmanager
+    def _probing(
+        self,
+        batch: Batch,
+        bounds: Sequence[Bound],
+        sites: Sites,
+        weights: Mapping[str, Tensor] | None,
+    ) -> Iterator[tuple[Probe, list[Job]]]:
+        with Probe(self.model) as probe:
+            wanted = [(bound, self._watch(probe, bound, sites)) for bound in bounds]
+            if weights is None:
+                probe(*batch.args, **batch.kwargs)
+            else:
+                probe.run(
+                    functional_call, self.model, dict(weights), batch.args, dict(batch.kwargs)
+                )
+            yield (
+                probe,
+                [job for bound, patterns in wanted for job in jobs_at(probe, bound, patterns)],
+            )
+
+    def _watch(self, probe: Probe, bound: Bound, sites: Sites) -> list[Pattern]:
+        asked = bound.sites or sites or self.sites or bound.method.sites
+        listed = [asked] if isinstance(asked, (str, Site)) else asked
+        patterns = [p for address in listed for p in probe.resolve(address)]
+        probe.watch(*needed(bound, patterns))
+        return patterns
+
+    def site_maps(
+        self,
+        bounds: Sequence[Bound],
+        wanted: Sequence[Target],
+        samples: Sequence[str],
+        labels: Sequence[str],
+    ) -> tuple[list[SaliencyMap], list[Verdict]]:
+        """All site methods for all targets on one forward; and what the model said."""
+        found: list[SaliencyMap] = []
+        with self._probing(self.batch, bounds, None, None) as (probe, jobs):
+            verdicts = [Verdict.of(t, probe.trace.output, labels) for t in wanted]
+            about = replace(self.about, notes=self.about.notes + _remarks(probe))
+            for i, verdict in enumerate(verdicts):
+                readings = gather(probe, jobs, verdict.target, retain=i < len(wanted) - 1)
+                found += results(readings, verdict, samples, about)
+        return found, verdicts
+
+    def path_maps(
+        self, bounds: Sequence[Bound], verdict: Verdict, samples: Sequence[str]
+    ) -> list[SaliencyMap]:
+        """Path methods; those with equal points share every pass."""
+        groups: dict[Any, list[tuple[Bound, Path]]] = defaultdict(list)
+        for bound in bounds:
+            path = bound()
+            groups[path.points].append((bound, path))
+        ends = [
+            end
+            for points, group in groups.items()
+            for end in self._walk(points, group, verdict.target)
+        ]
+        return results(ends, verdict, samples, self.about)
+
+    def _walk(self, points: Any, group: list[tuple[Bound, Path]], target: Target) -> list[Reading]:
+        x, generators = self.batch.x, self.generators(self.batch.x)
+        bases = [self._base(bound, path) for bound, path in group]
+        states: dict[int, Any] = {}
+        readings: list[Reading] = []
+        for k in range(points.count):
+            moved = torch.stack([points(x[i], k, g) for i, g in enumerate(generators)])
+            readings = self.read(self.batch.with_x(moved), target, bases)
+            owners = [
+                next(g for g, b in zip(group, bases, strict=True) if b is r.job.bound)
+                for r in readings
+            ]
+            for j, (reading, (_, path)) in enumerate(zip(readings, owners, strict=True)):
+                states[j] = path.fold(states.get(j), reading.values, k)
+        return [
+            replace(
+                r,
+                job=replace(r.job, bound=bound),
+                values=path.finish(states[j], points.count, x.cpu()),
+            )
+            for j, (r, (bound, path)) in enumerate(zip(readings, owners, strict=True))
+        ]
+
+    def _base(self, bound: Bound, path: Path) -> Bound:
+        sites = bound.sites or self.sites or bound.method.sites
+        if path.base == "raw":
+            return Bound(RAW, (), sites)  # type: ignore[arg-type]
+        return replace(use(path.base), sites=sites)  # type: ignore[arg-type]
+
+    def pass_maps(
+        self, bound: Bound, verdict: Verdict, samples: Sequence[str]
+    ) -> list[SaliencyMap]:
+        """A method with passes of its own, at each site it was asked for."""
+        x = self.batch.x
+        asked = bound.sites or (
+            bound.method.sites
+            if bound.method.sites == "input"
+            else self.sites or bound.method.sites
+        )
+        with Probe(self.model, grad=False) as probe:
+            listed = [asked] if isinstance(asked, (str, Site)) else asked
+            patterns = [p for address in listed for p in probe.resolve(address)]
+        found = []
+        for pattern in patterns:
+            site = Site(pattern.path, pattern.port, pattern.call or 0, pattern.index, "b c y x")
+            runner = replace(self, site=[site])
+            values = bound.method.function(runner, x, verdict.target, **dict(bound.options))
+            found.append(
+                Reading(
+                    Job.at(bound, site),
+                    values.detach().cpu(),
+                    Layout(site, "y x"),
+                    tuple(x.shape[-2:]),
+                )
+            )
+        return results(found, verdict, samples, self.about)
+
+
+def _remarks(probe: Probe) -> tuple[str, ...]:
+    """What a result must say about the pass it came from."""
+    holes = tuple(f"unseen by the probe: {hole}" for hole in probe.trace.holes)
+    return probe.adapter.notes + tuple(probe.trace.notes) + holes

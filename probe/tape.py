@@ -1,0 +1,200 @@
+"""The graph of one forward: who made which node, what nobody made, and its backwards."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from .errors import ProbeError
+from .ops import tensors
+from .regime import REGIMES, Regime, Rule
+from .trace import Hole, Value
+
+
+class OpRecord(NamedTuple):
+    """An op of the forward and the autograd nodes it made, last one first."""
+
+    name: str
+    place: str
+    nodes: tuple[Node, ...]
+    rectifies: bool
+
+
+class Tape:
+    """The autograd graph of one forward; lives until its probe is left or runs again."""
+
+    def __init__(self) -> None:
+        self.ops: list[OpRecord] = []
+        self.claimed: dict[Node, str] = {}
+        self.roots: list[Node] = []
+        self.regime: Regime = REGIMES["plain"]
+        self._order: list[Node] = []
+
+    def claim(self, outputs: Iterable[Tensor], before: set[Node], place: str) -> tuple[Node, ...]:
+        """Book the nodes between a call's outputs and what its inputs were before it."""
+        found: list[Node] = []
+        todo = [t.grad_fn for t in outputs if t.grad_fn is not None]
+        while todo:
+            node = todo.pop()
+            if node in before or node in self.claimed:
+                continue
+            self.claimed[node] = place
+            found.append(node)
+            todo += [n for n, _ in node.next_functions if n is not None]
+        return tuple(found)
+
+    def close(self, output: Any) -> list[Hole]:
+        """The audit, once the forward has ended: every node that nobody claimed."""
+        self.roots = [t.grad_fn for t in tensors_of(output) if t.grad_fn is not None]
+        holes: dict[Node, Hole] = {}
+        for node in self.order():
+            for parent, _ in node.next_functions:
+                if parent is None or parent in self.claimed or parent in holes:
+                    continue
+                if parent.name() != "torch::autograd::AccumulateGrad":
+                    holes[parent] = Hole(
+                        parent.name(), self.claimed.get(node, "another unseen node")
+                    )
+        for root in self.roots:
+            if root not in self.claimed and root not in holes:
+                holes[root] = Hole(root.name(), "the output")
+        return list(holes.values())
+
+    def drop(self) -> None:
+        """Let go of the graph."""
+        self.ops, self.claimed, self.roots, self._order = [], {}, [], []
+
+    def order(self) -> list[Node]:
+        """All nodes, each after those it leads back to."""
+        if not self._order:
+            done: set[Node] = set()
+            todo: list[tuple[Node, bool]] = [(root, False) for root in self.roots]
+            while todo:
+                node, ready = todo.pop()
+                if ready:
+                    self._order.append(node)
+                elif node not in done:
+                    done.add(node)
+                    todo.append((node, True))
+                    todo += [(n, False) for n, _ in node.next_functions if n is not None]
+        return self._order
+
+    def backward(
+        self,
+        score: Tensor,
+        values: Sequence[Value],
+        receive: Callable[[Value, Tensor], None],
+        regime: Regime,
+        *,
+        retain: bool,
+    ) -> None:
+        """Run one backward of sum(score); hand each value its gradient the moment it arrives.
+
+        It goes back only as far as the values lie. A value that the score does not depend on
+        receives zeros. Raises ProbeError where no gradient can come.
+        """
+        if score.grad_fn is None:
+            raise ProbeError(
+                "the target does not depend on anything differentiable; it was computed under "
+                "no_grad or cut off by detach()"
+            )
+        wanted = self._wanted(values)
+        edges, waiting = self._frontier(wanted)
+        got = {id(v): v for v in values}
+
+        def arrive(value: Value, grad: Tensor | None) -> None:
+            if grad is not None and got.pop(id(value), None) is not None:
+                receive(value, grad)
+
+        with ExitStack() as hooks:
+            for node in waiting:
+                hooks.callback(node.register_prehook(_deliver(wanted[node], arrive)).remove)
+            self._rule(regime, hooks)
+            self.regime = regime
+            hooks.callback(setattr, self, "regime", REGIMES["plain"])
+            places = [GradientEdge(node, nr) for node, nr, _ in edges]
+            grads = (
+                torch.autograd.grad(score.sum(), places, retain_graph=retain, allow_unused=True)
+                if places
+                else ()
+            )
+            for (_, _, value), grad in zip(edges, grads, strict=True):
+                arrive(value, grad)
+        for value in got.values():
+            receive(value, torch.zeros_like(value.act))
+
+    def _wanted(self, values: Sequence[Value]) -> dict[Node, list[tuple[int, Value]]]:
+        wanted: dict[Node, list[tuple[int, Value]]] = defaultdict(list)
+        for value in values:
+            if value.edge is None:
+                raise ProbeError(
+                    f"no gradient reaches {value.site}: its value does not depend on the input, or "
+                    "the model computes it under no_grad or behind detach()"
+                )
+            wanted[value.edge[0]].append((value.edge[1], value))
+        return wanted
+
+    def _frontier(
+        self, wanted: dict[Node, list[tuple[int, Value]]]
+    ) -> tuple[list[tuple[Node, int, Value]], list[Node]]:
+        """Edges to differentiate to (no wanted node lies behind them), and the nodes on the way."""
+        behind: set[Node] = set()
+        edges, waiting = [], []
+        for node in self.order():
+            further = any(n in behind for n, _ in node.next_functions)
+            if node in wanted and not further:
+                edges += [(node, nr, value) for nr, value in wanted[node]]
+            elif node in wanted:
+                waiting.append(node)
+            if further or node in wanted:
+                behind.add(node)
+        return edges, waiting
+
+    def _rule(self, regime: Regime, hooks: ExitStack) -> None:
+        if not regime.rules:
+            return
+        ruled = [(op, rule) for op in self.ops if (rule := regime.rule(op)) is not None]
+        if not ruled:
+            warnings.warn(
+                f"regime {regime.name!r} changes ReLU-like ops, but this network has none: the maps "
+                "equal the plain gradient",
+                stacklevel=6,
+            )
+        for op, rule in ruled:
+            _install(op, rule, regime, hooks)
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors of an output, however it is packed."""
+    from .tree import leaves
+
+    return [t for _, t in leaves(output)] or tensors(output)
+
+
+def _install(op: OpRecord, rule: Rule, regime: Regime, hooks: ExitStack) -> None:
+    if rule.before is not None:
+        hooks.callback(op.nodes[0].register_prehook(rule.before).remove)
+    if rule.after is not None:
+        if len(op.nodes) != 1:
+            raise ProbeError(
+                f"regime {regime.name!r} cannot act on op {op.name!r} at {op.place}: it is made of "
+                f"{len(op.nodes)} autograd nodes; use its one-step form"
+            )
+        hooks.callback(op.nodes[0].register_hook(rule.after).remove)
+
+
+def _deliver(
+    wanted: list[tuple[int, Value]], arrive: Callable[[Value, Tensor | None], None]
+) -> Callable[[tuple[Tensor, ...]], None]:
+    def hook(grads: tuple[Tensor, ...]) -> None:
+        for nr, value in wanted:
+            arrive(value, grads[nr])
+
+    return hook

@@ -1,0 +1,96 @@
+"""What is wanted where: patterns asked for, answered per site and remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from .edit import Edit
+from .site import HEAD_PORTS, Pattern, Site
+
+Keep = Literal["device", "cpu"]
+Place = tuple[str, str, int]
+
+
+class Wish(NamedTuple):
+    """What to do at one site: capture its value, and where to; change it first."""
+
+    capture: bool
+    keep: Keep
+    edits: tuple[tuple[int | None, Edit], ...]
+
+
+@dataclass
+class Wishes:
+    """All patterns that a probe watches and edits."""
+
+    watched: dict[Pattern, Keep] = field(default_factory=dict)
+    edited: list[tuple[Pattern, Edit]] = field(default_factory=list)
+    version: int = 0
+    _cache: dict[Place, Wish | None] = field(default_factory=dict)
+    _heads: dict[str, bool] = field(default_factory=dict)
+    _enters: dict[str, bool] = field(default_factory=dict)
+
+    def watch(self, patterns: Iterable[Pattern], keep: Keep) -> None:
+        self.watched.update(dict.fromkeys(patterns, keep))
+        self._forget()
+
+    def edit(self, pattern: Pattern, edit: Edit) -> None:
+        self.edited.append((pattern, edit))
+        self._forget()
+
+    def _forget(self) -> None:
+        self.version += 1
+        self._cache.clear()
+        self._heads.clear()
+        self._enters.clear()
+
+    def patterns(self) -> list[Pattern]:
+        return [*self.watched, *(pattern for pattern, _ in self.edited)]
+
+    def at(self, path: str, port: str, call: int) -> Wish | None:
+        """What is wanted at a site; None for nothing."""
+        place = (path, port, call)
+        try:
+            return self._cache[place]
+        except KeyError:
+            found = self._cache[place] = self._find(Site(*place))
+            return found
+
+    def _find(self, site: Site) -> Wish | None:
+        edits = tuple((p.index, e) for p, e in self.edited if p.matches(site))
+        keeps = [keep for p, keep in self.watched.items() if p.matches(site)]
+        if not edits and not keeps:
+            return None
+        keep: Keep = "device" if "device" in keeps else "cpu"
+        return Wish(bool(keeps), keep, edits)
+
+    def heads(self, path: str) -> bool:
+        """Whether any head port (q, k, v, map, heads) of a module is wanted."""
+        if path not in self._heads:
+            self._heads[path] = any(
+                p.matches(Site(path, port, p.call or 0))
+                for p in self.patterns()
+                for port in HEAD_PORTS
+            )
+        return self._heads[path]
+
+    def enters(self, path: str) -> bool:
+        """Whether anything that enters a module is wanted."""
+        if path not in self._enters:
+            self._enters[path] = any(
+                p.port.partition(".")[0] == "in" and p.matches(Site(path, p.port, p.call or 0))
+                for p in self.patterns()
+            )
+        return self._enters[path]
+
+    @property
+    def inside(self) -> bool:
+        """Whether anything inside a forward is wanted: ops, marks, heads."""
+        return any(not is_border(p.port) for p in self.patterns())
+
+
+def is_border(port: str) -> bool:
+    """Whether a port is a module's border: `in`, `out`, or one tensor of several there."""
+    return port.partition(".")[0] in ("in", "out")
