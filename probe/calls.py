@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from .runner import Runner, Sites
 from .site import Site
 from .target import Target, by_name, targets, top
 from .trace import Trace
+from .tree import first_tensor
 
 T = TypeVar("T")
 
@@ -50,6 +50,23 @@ def maps(
 
     Order: sample, target, then methods and sites as asked. Raises LimelightErrors.
     """
+    options = {"target": target, "sites": sites, "samples": samples, "batch": batch}
+    return maps_and_output(model, x, methods, seed=seed, about=about, **options)[0]
+
+
+def maps_and_output(
+    model: nn.Module,
+    x: Any,
+    methods: Any,
+    *,
+    target: Any = None,
+    sites: Sites = None,
+    samples: Sequence[str] | None = None,
+    batch: int | str = "auto",
+    seed: int = 0,
+    about: About | None = None,
+) -> tuple[Maps, Tensor]:
+    """As `maps`, and the model's main output, detached."""
     whole, bounds, wanted = _prepare(model, x, methods, target)
     names = [str(i) for i in range(len(whole))] if samples is None else list(samples)
     if len(names) != len(whole):
@@ -57,19 +74,21 @@ def maps(
     said = about or about_model(model, seed)
     size = fitting(model, whole, bounds, sites) if batch == "auto" else int(batch)
     found: list[list[SaliencyMap]] = []
+    outputs: list[Tensor] = []
 
     def run(places: range) -> None:
         part = whole.take(places)
         runner = Runner(model, part, sites, seed, max(size, len(part)), said)
         own = [t.take(places) for t in wanted]
-        found.append(_run(runner, bounds, own, names[places.start : places.stop]))
+        part_maps, output = _run(runner, bounds, own, names[places.start : places.stop])
+        found.append(part_maps)
+        outputs.append(first_tensor(output).detach())
 
     _each(len(whole), size, run)
     ordered = [m for part in found for m in part]
     place = {name: i for i, name in enumerate(names)}
-    return Maps(
-        sorted(ordered, key=lambda m: place[m.sample]) if len(set(names)) == len(names) else ordered
-    )
+    by_sample = sorted(ordered, key=lambda m: place[m.sample])
+    return Maps(by_sample), torch.cat(outputs)
 
 
 def plan(
@@ -152,15 +171,15 @@ def _prepare(
 
 def _run(
     runner: Runner, bounds: list[Bound], wanted: list[Target], names: Sequence[str]
-) -> list[SaliencyMap]:
-    """All methods on one micro-batch."""
+) -> tuple[list[SaliencyMap], Any]:
+    """All methods on one micro-batch; and the model's output."""
     kinds: dict[str, list[Bound]] = {"site": [], "path": [], "pass": []}
     for bound in bounds:
         kinds[bound.method.kind].append(bound)
     labels = adapt(runner.model).labels
     found: list[SaliencyMap] = []
     if kinds["site"]:
-        found, verdicts = runner.site_maps(kinds["site"], wanted, names, labels)
+        found, verdicts, output = runner.site_maps(kinds["site"], wanted, names, labels)
     else:
         output = runner.output(runner.batch)
         verdicts = [Verdict.of(t, output, labels) for t in wanted]
@@ -171,7 +190,7 @@ def _run(
             found += runner.pass_maps(bound, verdict, names)
     turn = {b.name: i for i, b in reversed(list(enumerate(bounds)))}
     titles = {t: i for i, t in reversed(list(enumerate(t for v in verdicts for t in v.titles)))}
-    return sorted(found, key=lambda m: (titles[m.target], turn[m.method]))
+    return sorted(found, key=lambda m: (titles[m.target], turn[m.method])), output
 
 
 def _each(count: int, size: int, run: Callable[[range], None]) -> None:

@@ -129,7 +129,7 @@ class Runner:
         wanted: Sequence[Target],
         samples: Sequence[str],
         labels: Sequence[str],
-    ) -> tuple[list[SaliencyMap], list[Verdict]]:
+    ) -> tuple[list[SaliencyMap], list[Verdict], Any]:
         """All site methods for all targets on one forward; and what the model said."""
         found: list[SaliencyMap] = []
         with self._probing(self.batch, bounds, None, None) as (probe, jobs):
@@ -138,7 +138,7 @@ class Runner:
             for i, verdict in enumerate(verdicts):
                 readings = gather(probe, jobs, verdict.target, retain=i < len(wanted) - 1)
                 found += results(readings, verdict, samples, about)
-        return found, verdicts
+            return found, verdicts, probe.trace.output
 
     def path_maps(
         self, bounds: Sequence[Bound], verdict: Verdict, samples: Sequence[str]

@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all a newcomer needs; both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+PHOTO = $$($(BIN)/python -c 'from importlib.resources import files; print(files("sklearn.datasets.images") / "flower.jpg")')
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test lint types sweep bench clean
+
+demo: .venv/demo
+	@mkdir -p demo
+	@$(BIN)/limelight explain efficientnet_lite0 "$(PHOTO)" --weights imagenet \
+	  --method gradcam --method normgrad --method smoothgrad --target top:2 -o demo/report.html
+
+test: .venv/dev
+	$(BIN)/python -m pytest -m "not sweep" -q
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev .typing/limelight
+	$(BIN)/mypy
+
+sweep: .venv/dev
+	$(BIN)/python -m pytest -m sweep -q -s
+
+bench: .venv/bench
+	$(BIN)/python benchmarks/one_pass.py
+
+clean:
+	rm -rf .venv .typing demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "limelight needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade pip
+
+# One stamp per extra; changed requirements install again.
+.venv/%: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$*]'
+	@touch $@
+
+.typing/limelight:
+	@mkdir -p .typing && ln -sfn .. $@
