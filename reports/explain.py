@@ -12,7 +12,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from ..methods import combine as combine_maps
+from ..methods.combine import How
+from ..methods.combine import combine as combine_maps
 from ..models.fingerprint import fingerprint
 from ..models.images import Picture, read
 from ..models.images import images as folder
@@ -48,12 +49,12 @@ def explain(
     *,
     sites: Sites = None,
     target: Any = None,
-    combine: str | None = None,
+    combine: How | None = None,
     batch: int | str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Explanation:
-    """Maps of photos with all that a reader needs: `explain(m, "dog.jpg", ["gradcam"]).save("dog.html")`.
+    """Maps of photos with all that a reader needs, as a page: `explain(...).save("dog.html")`.
 
     images   one picture or several: paths, PIL images, arrays or bytes
     combine  `product` or `sum`: also one map per method over all its sites
@@ -62,7 +63,8 @@ def explain(
     """
     taken = _take(model, _listed(images))
     about = _about(model, seed)
-    found, top = Maps(), {}
+    found = Maps()
+    top: dict[str, list[Guess]] = {}
     total = len(taken.photos)
     for places in chunks(total, _TOGETHER):
         names = [p.sample for p in taken.photos[places.start : places.stop]]

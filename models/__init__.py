@@ -1,0 +1,27 @@
+"""The zoo: models by name with their weights, photos as inputs, class names."""
+
+from . import alexnet, efficientnet_lite, resnet, vgg, vit, vit_torchvision
+from .card import Card
+from .images import images, read
+from .labels import labels
+from .preprocess import preprocess
+from .registry import load, models
+
+from . import adapters  # isort: skip  # last: it reads the cards of all the others
+
+__all__ = [
+    "Card",
+    "adapters",
+    "alexnet",
+    "efficientnet_lite",
+    "images",
+    "labels",
+    "load",
+    "models",
+    "preprocess",
+    "read",
+    "resnet",
+    "vgg",
+    "vit",
+    "vit_torchvision",
+]

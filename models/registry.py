@@ -1,0 +1,216 @@
+"""Models by name: registration, listing and building with their hyper-parameters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..probe.errors import LimelightError, ModelError, OptionError, near
+from ..probe.plugins import load_group
+from .card import Card, sides
+from .weights import Chosen, choose, fit, no_init
+
+Builder = Callable[..., nn.Module]
+
+# Each row names one hyper-parameter as papers, timm and torchvision spell it; a builder uses one.
+SPELLINGS = (
+    ("img_size", "image_size", "img", "input_size", "input"),
+    ("patch_size", "patch"),
+    ("in_channels", "in_chans"),
+    ("embed_dim", "dim", "hidden_dim"),
+    ("depth", "num_layers"),
+    ("layers", "blocks"),
+    ("num_heads", "heads"),
+    ("num_classes", "classes"),
+    ("norm_eps", "eps", "bn_eps"),
+    ("dropout", "drop_rate"),
+    ("attention_dropout", "attn_drop_rate"),
+    ("pool", "global_pool"),
+    ("width", "width_mult", "width_multiplier", "width_coefficient"),
+    ("depth", "depth_mult", "depth_multiplier", "depth_coefficient"),
+    ("width_per_group", "base_width"),
+)
+PREPROCESSING = ("img_size", "resize", "crop_pct", "interpolation", "mean", "std")
+COUNTS = ("num_classes", "in_channels", "embed_dim", "num_heads", "patch_size")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered model: its card, its builder and what this variant sets."""
+
+    card: Card
+    build: Builder
+    defaults: Mapping[str, object]
+
+
+_entries: dict[str, Entry] = {}
+_other_names: dict[str, str] = {}
+
+
+def model(
+    name: str, *, card: Card, also: tuple[str, ...] = (), **defaults: object
+) -> Callable[[Builder], Builder]:
+    """Register the builder below under `name` (and `also`), with this variant's defaults.
+
+    The builder takes its hyper-parameters as keywords. Raises ModelError when another module
+    already holds the name.
+    """
+
+    def register(build: Builder) -> Builder:
+        for word in (name, *also):
+            _refuse_twin(word, build)
+        _entries[name] = Entry(card, build, defaults)
+        _other_names.update(dict.fromkeys(also, name))
+        return build
+
+    return register
+
+
+def _refuse_twin(name: str, build: Builder) -> None:
+    held = _entries.get(_other_names.get(name, name))
+    if held is not None and held.build.__module__ != build.__module__:
+        raise ModelError(
+            f"model {name!r} is asked for by {build.__module__} but {held.build.__module__} "
+            "already holds it: register it under another name"
+        )
+
+
+def models(pattern: str = "*") -> tuple[Card, ...]:
+    """The cards of all models whose name fits the wildcard pattern, in order of name.
+
+    Raises ModelError when none does.
+    """
+    load_group("limelight.models")
+    names = [name for name in sorted(_entries) if fnmatchcase(name, pattern)]
+    if not names:
+        hint = near(pattern, _entries)
+        raise ModelError(f"no model's name fits {pattern!r} among {len(_entries)}{hint}")
+    return tuple(_entries[name].card for name in names)
+
+
+def load(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    **hyper: object,
+) -> nn.Module:
+    """Build a model of the zoo in eval mode.
+
+    weights   None (random), a tag of the card such as "imagenet", or a file
+              (.safetensors, .pth, .pt, .bin); files never run code
+    hyper     the builder's hyper-parameters, in the paper's, timm's or torchvision's spelling:
+              `num_classes`, `depth`, ...; `img_size`, one side or (height, width), is the
+              size of preprocessed photos, and of the position table where there is one;
+              `mean`, `std`, `interpolation`, `resize` or `crop_pct` replace the card's
+    With another number of classes than the file's, the classifier starts fresh, with a warning.
+    The result carries `.card`. Raises ModelError, OptionError or WeightsError.
+    """
+    entry = _find(name)
+    asked = _spell(entry, hyper)
+    chosen = choose(entry.card, weights)
+    known = _signature(entry.build)
+    given = {key: value for key, value in asked.items() if key in known}
+    built = _build(entry, {**entry.defaults, **given}, trained=chosen is not None)
+    card = _card_for(entry.card, built, asked, chosen)
+    built.card = card  # type: ignore[assignment]
+    if chosen is not None:
+        fit(built, chosen, fresh_head=card.classifier if "num_classes" in asked else "")
+    return built.eval() if device is None else built.eval().to(device)
+
+
+def hyper_parameters(name: str) -> dict[str, object]:
+    """The hyper-parameters of a model and their defaults."""
+    entry = _find(name)
+    return {**_signature(entry.build), **entry.defaults}
+
+
+def _find(name: str) -> Entry:
+    known = _other_names.get(name, name)
+    if known not in _entries:
+        load_group("limelight.models")
+        known = _other_names.get(name, name)
+    if known not in _entries:
+        hint = near(name, [*_entries, *_other_names]) or "; list them with models()"
+        raise ModelError(f"model {name!r} is not in the zoo{hint}")
+    return _entries[known]
+
+
+def _signature(build: Builder) -> dict[str, object]:
+    parameters = inspect.signature(build).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+
+def _spell(entry: Entry, hyper: Mapping[str, object]) -> dict[str, object]:
+    """The hyper-parameters under the builder's own names."""
+    known = {**dict.fromkeys(PREPROCESSING), **_signature(entry.build)}
+    asked: dict[str, object] = {}
+    for word, value in hyper.items():
+        own = word if word in known else _synonym(word, known)
+        if own is None:
+            hint = near(word, known) or "; there are " + ", ".join(known)
+            raise OptionError(f"model {entry.card.name!r} has no hyper-parameter {word!r}{hint}")
+        if own in asked:
+            raise OptionError(f"{word!r} gives {own!r} of {entry.card.name!r} twice: keep one")
+        if own in COUNTS and isinstance(value, int) and value < 1:
+            raise OptionError(f"{word}={value} of {entry.card.name!r} must be at least 1")
+        asked[own] = value
+    return asked
+
+
+def _synonym(word: str, known: Mapping[str, object]) -> str | None:
+    rows = [row for row in SPELLINGS if word in row]
+    return next((other for row in rows for other in row if other in known), None)
+
+
+def _build(entry: Entry, hyper: dict[str, object], *, trained: bool) -> nn.Module:
+    try:
+        if not trained:
+            return entry.build(**hyper)
+        with no_init():
+            return entry.build(**hyper)
+    except LimelightError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError) as error:
+        told = ", ".join(f"{key}={value!r}" for key, value in hyper.items())
+        raise ModelError(
+            f"model {entry.card.name!r} cannot be built with {told}: {error}"
+        ) from error
+
+
+def _card_for(
+    card: Card, built: nn.Module, asked: Mapping[str, object], chosen: Chosen | None
+) -> Card:
+    """The card of this instance: its own size, layers, labels and preprocessing."""
+    changes: dict[str, object] = dict(chosen.source.card) if chosen and chosen.source else {}
+    if isinstance(hidden := getattr(built, "hidden", None), tuple):
+        changes["hidden"] = hidden
+    if asked.get("num_classes", 1000) != 1000:
+        changes["labels"] = ""
+    changes |= _preprocessing(replace(card, **changes), asked)  # type: ignore[arg-type]
+    return replace(card, **changes)  # type: ignore[arg-type]
+
+
+def _preprocessing(card: Card, asked: Mapping[str, object]) -> dict[str, object]:
+    """What the caller changes of the card's size, crop and normalisation."""
+    changes = {key: asked[key] for key in ("resize", "interpolation") if key in asked}
+    if asked.get("in_channels") == 1:
+        changes |= {"mean": (sum(card.mean) / 3,), "std": (sum(card.std) / 3,)}
+    for key in ("mean", "std"):
+        if isinstance(values := asked.get(key), tuple | list):
+            changes[key] = tuple(float(value) for value in values)
+    size = asked.get("img_size", card.size)
+    own = size if isinstance(size, int) else (int(size[0]), int(size[1]))  # type: ignore[index]
+    short, old = min(sides(own)), min(sides(card.size))
+    fraction = asked.get("crop_pct")
+    if isinstance(fraction, float | int):
+        changes.setdefault("resize", max(int(short / fraction), short))
+    if own != card.size:
+        changes.setdefault("resize", max(round(short * card.resize / old), short))
+    return {**changes, "size": own}

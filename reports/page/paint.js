@@ -1,0 +1,139 @@
+// From bytes to colours: decoding, sign, range, interpolation.
+
+const NO_NUMBER = 255;
+const LAST = 254;
+
+function fromBase64(text) {
+  return Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
+}
+
+function valuesOf(map) {
+  if (!map.values) {
+    map.values = Float64Array.from(fromBase64(map.bytes), (code) =>
+      code === NO_NUMBER ? NaN : map.base + code * map.step);
+  }
+  return map.values;
+}
+
+const SIGNS = {
+  both: (v) => v,
+  positive: (v) => (v < 0 ? 0 : v),
+  negative: (v) => (v > 0 ? 0 : -v),
+  absolute: Math.abs,
+};
+
+// The range of some maps after the sign is chosen; null when no map holds a number.
+function limits(maps, sign) {
+  const known = maps.filter((map) => map.range);
+  if (!known.length) return null;
+  const lo = Math.min(...known.map((map) => map.range[0]));
+  const hi = Math.max(...known.map((map) => map.range[1]));
+  const least = lo <= 0 && hi >= 0 ? 0 : Math.min(Math.abs(lo), Math.abs(hi));
+  return {
+    both: [lo, hi],
+    positive: [Math.max(lo, 0), Math.max(hi, 0)],
+    negative: [Math.max(-hi, 0), Math.max(-lo, 0)],
+    absolute: [least, Math.max(Math.abs(lo), Math.abs(hi))],
+  }[sign];
+}
+
+// The scale and the range it spans: a diverging one has zero in its middle.
+function scaleOf(asked, found) {
+  const [lo, hi] = found || [0, 0];
+  const name = asked === "auto" ? (lo < 0 ? "diverging" : "sequential") : asked;
+  if (name !== "diverging") return { name, lo, hi };
+  const most = Math.max(Math.abs(lo), Math.abs(hi));
+  return { name, lo: -most, hi: most };
+}
+
+function stepOf(value, scale) {
+  const width = scale.hi - scale.lo;
+  if (!(width > 0)) return scale.name === "diverging" ? LAST / 2 : 0;
+  return Math.round(Math.min(1, Math.max(0, (value - scale.lo) / width)) * LAST);
+}
+
+// For each of `target` pixels the two neighbours among `source` and the weight of the second.
+function neighbours(source, target, smooth) {
+  const first = new Int32Array(target);
+  const second = new Int32Array(target);
+  const weight = new Float64Array(target);
+  for (let i = 0; i < target; i += 1) {
+    const at = ((i + 0.5) * source) / target;
+    const low = smooth ? Math.floor(at - 0.5) : Math.floor(at);
+    first[i] = Math.min(Math.max(low, 0), source - 1);
+    second[i] = smooth ? Math.min(Math.max(low + 1, 0), source - 1) : first[i];
+    weight[i] = smooth ? at - 0.5 - low : 0;
+  }
+  return { first, second, weight };
+}
+
+// How much of the colour to lay over a photo: weak values let it shine through.
+function cover(step, look) {
+  if (!look.fade) return 255;
+  const strength = look.scale.name === "diverging" ? Math.abs(step - LAST / 2) / (LAST / 2) : step / LAST;
+  return Math.round(255 * (0.22 + 0.78 * Math.sqrt(strength)));
+}
+
+// A canvas of the map in colours; what is no number stays clear.
+function paintMap(map, look, palette, width, height) {
+  const [rows, columns] = map.size;
+  const values = valuesOf(map).map(SIGNS[look.sign]);
+  const across = neighbours(columns, width, look.smooth);
+  const down = neighbours(rows, height, look.smooth);
+  const canvas = document.createElement("canvas");
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(width, height);
+  for (let y = 0, at = 0; y < height; y += 1) {
+    const upper = down.first[y] * columns;
+    const lower = down.second[y] * columns;
+    const v = down.weight[y];
+    for (let x = 0; x < width; x += 1, at += 4) {
+      const left = across.first[x];
+      const right = across.second[x];
+      const u = across.weight[x];
+      let value =
+        (values[upper + left] * (1 - u) + values[upper + right] * u) * (1 - v) +
+        (values[lower + left] * (1 - u) + values[lower + right] * u) * v;
+      if (Number.isNaN(value)) value = values[(v < 0.5 ? upper : lower) + (u < 0.5 ? left : right)];
+      if (Number.isNaN(value)) continue;
+      const step = stepOf(value, look.scale);
+      image.data[at] = palette[step * 3];
+      image.data[at + 1] = palette[step * 3 + 1];
+      image.data[at + 2] = palette[step * 3 + 2];
+      image.data[at + 3] = cover(step, look);
+    }
+  }
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+// Where a map lies in a picture of `width` x `height`: top, left, bottom, right.
+function boxOf(map, width, height) {
+  const box = map.extent.length === 4 ? map.extent : [0, 0, height, width];
+  return { y: box[0], x: box[1], height: box[2] - box[0], width: box[3] - box[1] };
+}
+
+// Photo and map on one canvas whose longer side has `side` pixels at least.
+function drawOver(canvas, photo, map, look, palette, side) {
+  const over = photo && map.kind === "image";
+  const [rows, columns] = map.size;
+  const bare = map.kind === "image" ? boxOf(map, columns, rows) : { width: columns, height: rows };
+  const width = over ? photo.naturalWidth : bare.width;
+  const height = over ? photo.naturalHeight : map.kind === "tokens" ? Math.max(1, columns / 4) : bare.height;
+  const scale = side / Math.max(width, height, 1);
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
+  if (!rows || !columns) return;
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  if (over) context.drawImage(photo, 0, 0, canvas.width, canvas.height);
+  const box = over ? boxOf(map, width, height) : { x: 0, y: 0, width, height };
+  const w = Math.max(1, Math.round(box.width * scale));
+  const h = Math.max(1, Math.round(box.height * scale));
+  const how = { ...look, smooth: look.smooth && map.kind === "image", fade: look.fade && over };
+  context.globalAlpha = over ? look.opacity : 1;
+  context.drawImage(paintMap(map, how, palette, w, h), Math.round(box.x * scale), Math.round(box.y * scale));
+  context.globalAlpha = 1;
+}
