@@ -12,7 +12,10 @@ from torch import Generator, Tensor
 class Points(Hashable, Protocol):
     """The inputs of a path. Equal points are visited once, whoever asks."""
 
-    count: int
+    @property
+    def count(self) -> int:
+        """How many inputs the path has."""
+        ...
 
     def __call__(self, x: Tensor, k: int, generator: Generator) -> Tensor:
         """The k-th input for ONE sample `x` (no batch dimension).

@@ -179,38 +179,41 @@ class Runner:
         ]
 
     def _base(self, bound: Bound, path: Path) -> Bound:
-        sites = bound.sites or self.sites or bound.method.sites
         if path.base == "raw":
-            return Bound(RAW, (), sites)  # type: ignore[arg-type]
+            return Bound(RAW, (), "input")
+        sites = bound.sites or self.sites or bound.method.sites
         return replace(use(path.base), sites=sites)  # type: ignore[arg-type]
 
     def pass_maps(
         self, bound: Bound, verdict: Verdict, samples: Sequence[str]
     ) -> list[SaliencyMap]:
-        """A method with passes of its own, at each site it was asked for."""
-        x = self.batch.x
-        asked = bound.sites or (
-            bound.method.sites
-            if bound.method.sites == "input"
-            else self.sites or bound.method.sites
-        )
-        with Probe(self.model, grad=False) as probe:
-            listed = [asked] if isinstance(asked, (str, Site)) else asked
-            patterns = [p for address in listed for p in probe.resolve(address)]
-        found = []
-        for pattern in patterns:
-            site = Site(pattern.path, pattern.port, pattern.call or 0, pattern.index, "b c y x")
-            runner = replace(self, site=[site])
-            values = bound.method.function(runner, x, verdict.target, **dict(bound.options))
-            found.append(
-                Reading(
-                    Job.at(bound, site),
-                    values.detach().cpu(),
-                    Layout(site, "y x"),
-                    tuple(x.shape[-2:]),
-                )
-            )
+        """A method with passes of its own, sample by sample, at each site it was asked for."""
+        found: list[Reading] = []
+        for site in self._sites_of(bound):
+            parts = []
+            for i in range(len(self.batch)):
+                one = replace(self, batch=self.batch.take([i]), site=[site])
+                target = verdict.target.take([i])
+                parts.append(bound.method.function(one, one.batch.x, target, **dict(bound.options)))
+            values = torch.cat(parts).detach().cpu()
+            plan = Layout(site, "n" if values.ndim == 2 else "y x")
+            size = tuple(self.batch.x.shape[-2:]) if self.batch.x.ndim > 3 else ()
+            found.append(Reading(Job.at(bound, site), values, plan, size))
         return results(found, verdict, samples, self.about)
+
+    def _sites_of(self, bound: Bound) -> list[Site]:
+        """Concrete sites for a pass method; those about the input read the input."""
+        usual = bound.method.sites
+        asked = bound.sites or (usual if usual == "input" else self.sites or usual)
+        listed = [asked] if isinstance(asked, (str, Site)) else asked
+        probe = Probe(self.model, grad=False)
+        patterns = [p for address in listed for p in probe.resolve(address)]
+        return [
+            Site(path, p.port, p.call or 0, p.index)
+            for p in patterns
+            for path in probe.modules
+            if p.matches(Site(path, p.port, p.call or 0))
+        ]
 
 
 def _remarks(probe: Probe) -> tuple[str, ...]:

@@ -1,0 +1,51 @@
+"""Methods: one file each, registered on import; nothing here imports more than torch and numpy."""
+
+from . import (
+    cam,
+    captum,
+    deconvnet,
+    eigencam,
+    eigengradcam,
+    gradcam,
+    gradcam_plus_plus,
+    gradient,
+    guided_backprop,
+    hirescam,
+    input_x_gradient,
+    integrated_gradients,
+    layercam,
+    meta,
+    normgrad,
+    normgrad_proper,
+    occlusion,
+    rise,
+    smoothgrad,
+    xgradcam,
+)
+from .combine import combine
+from .smooth import smooth
+
+__all__ = [
+    "cam",
+    "captum",
+    "combine",
+    "deconvnet",
+    "eigencam",
+    "eigengradcam",
+    "gradcam",
+    "gradcam_plus_plus",
+    "gradient",
+    "guided_backprop",
+    "hirescam",
+    "input_x_gradient",
+    "integrated_gradients",
+    "layercam",
+    "meta",
+    "normgrad",
+    "normgrad_proper",
+    "occlusion",
+    "rise",
+    "smooth",
+    "smoothgrad",
+    "xgradcam",
+]

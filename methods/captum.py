@@ -1,0 +1,266 @@
+"""Captum's algorithms at the input, as one method: `captum:deep_lift`, `captum:kernel_shap`, ...
+
+They run one sample at a time, so that a target is that of its sample and splitting a batch changes
+nothing. Source: Kokhlikyan et al., arXiv 2009.07896.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from ..probe.errors import MethodError, OptionError, near
+from ..probe.guard import guarded
+from ..probe.registry import pass_method
+from .integrated_gradients import Baseline, reference
+from .occlusion import want_pictures
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of one call, as the algorithms below read them."""
+
+    n: int
+    cells: int
+    baseline: Baseline
+    sigma: float
+    window: int
+    stride: int
+    batch: int
+
+
+Arguments = Callable[[Tensor, Settings], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A class of captum.attr and the arguments of its `attribute`.
+
+    hooks   it hooks activation modules
+    slopes  it differentiates
+    """
+
+    name: str
+    arguments: Arguments
+    hooks: bool = False
+    slopes: bool = False
+
+
+def _baseline(x: Tensor, s: Settings) -> Tensor:
+    return reference(x[0], s.baseline)[None]
+
+
+def _plain(x: Tensor, s: Settings) -> dict[str, Any]:
+    return {}
+
+
+def _against(x: Tensor, s: Settings) -> dict[str, Any]:
+    return {"baselines": _baseline(x, s)}
+
+
+def _steps(x: Tensor, s: Settings) -> dict[str, Any]:
+    return {"baselines": _baseline(x, s), "n_steps": s.n, "internal_batch_size": s.batch}
+
+
+def _several(x: Tensor, s: Settings) -> dict[str, Any]:
+    """Eight baselines, the noisy copies of one: the distribution that the SHAP pair expects."""
+    noise = torch.randn(8, *x.shape[1:], dtype=torch.float32).to(x)
+    return {"baselines": _baseline(x, s) + s.sigma * (x.max() - x.min()) * noise}
+
+
+def _shap(x: Tensor, s: Settings) -> dict[str, Any]:
+    return {**_several(x, s), "n_samples": s.n, "stdevs": 0.0}
+
+
+def _cells(x: Tensor, s: Settings) -> dict[str, Any]:
+    return {"feature_mask": grid(x, s.cells), "perturbations_per_eval": s.batch}
+
+
+def _ablate(x: Tensor, s: Settings) -> dict[str, Any]:
+    return {**_cells(x, s), "baselines": _baseline(x, s)}
+
+
+def _sampled(x: Tensor, s: Settings) -> dict[str, Any]:
+    return {**_ablate(x, s), "n_samples": s.n}
+
+
+def _every_subset(x: Tensor, s: Settings) -> dict[str, Any]:
+    if s.cells**2 > 9:
+        raise OptionError(
+            f"captum:shapley_values visits every order of its cells, and cells={s.cells} gives "
+            f"{s.cells**2} of them; take cells=3 or less, or captum:shapley_sampling"
+        )
+    return _ablate(x, s)
+
+
+def _slide(x: Tensor, s: Settings) -> dict[str, Any]:
+    sides = tuple(min(s.window, side) for side in x.shape[2:])
+    steps = tuple(min(s.stride, side) for side in sides)
+    return {
+        "sliding_window_shapes": (x.shape[1], *sides),
+        "strides": (x.shape[1], *steps),
+        "baselines": _baseline(x, s),
+        "perturbations_per_eval": s.batch,
+    }
+
+
+ALGORITHMS = {
+    "saliency": Algorithm("Saliency", _plain, slopes=True),
+    "input_x_gradient": Algorithm("InputXGradient", _plain, slopes=True),
+    "integrated_gradients": Algorithm("IntegratedGradients", _steps, slopes=True),
+    "guided_backprop": Algorithm("GuidedBackprop", _plain, hooks=True, slopes=True),
+    "deconvolution": Algorithm("Deconvolution", _plain, hooks=True, slopes=True),
+    "deep_lift": Algorithm("DeepLift", _against, hooks=True, slopes=True),
+    "deep_lift_shap": Algorithm("DeepLiftShap", _several, hooks=True, slopes=True),
+    "gradient_shap": Algorithm("GradientShap", _shap, slopes=True),
+    "feature_ablation": Algorithm("FeatureAblation", _ablate),
+    "feature_permutation": Algorithm("FeaturePermutation", _cells),
+    "occlusion": Algorithm("Occlusion", _slide),
+    "shapley_sampling": Algorithm("ShapleyValueSampling", _sampled),
+    "shapley_values": Algorithm("ShapleyValues", _every_subset),
+    "lime": Algorithm("Lime", _sampled),
+    "kernel_shap": Algorithm("KernelShap", _sampled),
+}
+_ALSO = {
+    "deeplift": "deep_lift",
+    "deepliftshap": "deep_lift_shap",
+    "shapleyvalue": "shapley_values",
+}
+
+
+@pass_method("captum")
+def captum(
+    runner: Any,
+    x: Tensor,
+    target: Any,
+    *,
+    algorithm: str = "",
+    n: int = 50,
+    cells: int = 7,
+    baseline: Baseline = "zero",
+    sigma: float = 0.1,
+    window: int = 16,
+    stride: int = 8,
+    batch: int = 16,
+) -> Tensor:
+    """An algorithm of captum at the input, its attribution summed over the channels.
+
+    n         steps or samples, where the algorithm takes some
+    cells     the perturbed features are the squares of a cells x cells grid
+    sigma     spread of the eight baselines of gradient_shap and deep_lift_shap, in ranges of x
+    Those that give a cell one number give it to every channel, so the sum counts it per channel.
+    feature_permutation shuffles the pixels within a cell; lime's penalty is 0.01 in units of the
+    score, so small scores may leave zeros. Raises MethodError, OptionError.
+    """
+    found = _find(algorithm)
+    settings = Settings(n, cells, baseline, sigma, window, stride, batch)
+    if min(n, cells, window, stride, batch) < 1 or stride > window:
+        raise OptionError(f"captum counts from 1 and takes stride <= window, not {settings}")
+    want_pictures("captum", x)
+    rows = []
+    for i, generator in enumerate(runner.generators(x)):
+        scored = Scores(runner.model, target.take([i]))
+        rows.append(_attribute(found, scored, x[i : i + 1].detach(), settings, generator))
+    return torch.cat(rows)
+
+
+class Scores(nn.Module):
+    """The model with its target: one score a sample, as captum wants it."""
+
+    def __init__(self, model: nn.Module, target: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.target = target
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.target(self.model(x))
+
+
+def _find(name: str) -> Algorithm:
+    short = {key.replace("_", ""): key for key in ALGORITHMS} | _ALSO
+    key = short.get(name.replace("_", "").lower())
+    if key is None:
+        known = ", ".join(ALGORITHMS)
+        raise MethodError(
+            f"captum has no input-level algorithm {name!r}; write captum: and one of {known}"
+            f"{near(name, ALGORITHMS)}"
+        )
+    return ALGORITHMS[key]
+
+
+def _attribute(
+    found: Algorithm, scored: Scores, x: Tensor, settings: Settings, generator: Generator
+) -> Tensor:
+    from captum import attr
+
+    if found.hooks:
+        _refuse_in_place(found, scored.model)
+    kind = getattr(attr, found.name)
+    with (
+        guarded(scored, grad=True, evaluate=True),
+        seeded(generator, x),
+        warnings.catch_warnings(),
+        torch.enable_grad(),
+    ):
+        warnings.simplefilter("ignore")
+        arguments = found.arguments(x, settings)
+        if found.name == "FeaturePermutation":  # it wants two samples: the sample and its twin
+            tool, given = kind(scored, perm_func=shuffle), x.repeat(2, 1, 1, 1)
+        else:
+            tool, given = kind(scored), x.clone().requires_grad_(found.slopes)
+        try:
+            values = tool.attribute(given, **arguments)
+        except (AssertionError, ImportError, RuntimeError) as error:
+            raise MethodError(
+                f"captum's {found.name} cannot explain this model: {error}; try another algorithm"
+            ) from error
+    return values[:1].detach().sum(1)
+
+
+def _refuse_in_place(found: Algorithm, model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if getattr(module, "inplace", False):
+            raise MethodError(
+                f"captum's {found.name} hooks activations, but {name or 'the model'!r} "
+                f"({type(module).__name__}) works in place; build the model with inplace=False"
+            )
+
+
+def grid(x: Tensor, cells: int) -> Tensor:
+    """Numbers the squares of a cells x cells grid over `1 c y x`: `1 1 y x`."""
+    rows, columns = (torch.arange(side) * min(cells, side) // side for side in x.shape[-2:])
+    squares = rows[:, None] * min(cells, x.shape[-1]) + columns
+    return squares.expand(1, 1, -1, -1).to(x.device)
+
+
+def shuffle(x: Tensor, feature_mask: Tensor) -> Tensor:
+    """The input with the pixels of one feature in random order, all channels alike."""
+    places = feature_mask.expand(1, 1, *x.shape[-2:])[0, 0].bool().flatten().nonzero()[:, 0]
+    order = places[torch.randperm(len(places)).to(places.device)]
+    flat = x.flatten(2).clone()
+    flat[:, :, places] = flat[:, :, order]
+    return flat.reshape(x.shape)
+
+
+@contextmanager
+def seeded(generator: Generator, x: Tensor) -> Iterator[None]:
+    """torch's and numpy's global generators set from `generator`, and put back afterwards."""
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    devices = [x.device] if x.is_cuda else []
+    kept = np.random.get_state()
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(seed)
+        if x.is_cuda:
+            torch.cuda.manual_seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(kept)

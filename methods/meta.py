@@ -1,0 +1,98 @@
+"""Meta saliency: any site method on the model after one step of learning the target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..probe.errors import MethodError, OptionError
+from ..probe.guard import guarded
+from ..probe.registry import pass_method, use
+from ..probe.tree import first_tensor
+
+
+@pass_method("meta", sites="hidden")
+def meta(
+    runner: Any,
+    x: Tensor,
+    target: Any,
+    *,
+    base: str = "normgrad",
+    lr: float = 1e-4,
+    negate: bool = False,
+    steps: int = 1,
+) -> Tensor:
+    """The map of `base` after `steps` of plain gradient descent on the target's cross entropy.
+
+    theta' = theta - lr dL/dtheta for every parameter, in eval mode, for each sample on its own;
+    `negate` ascends instead. The model's weights are never written. Raises MethodError when the
+    target is no class or the step leaves the finite numbers. Source: arXiv 2004.02866, section 4.
+    """
+    bound, classes = use(base), runner.classes(x, target)
+    if bound.method.kind != "site":
+        raise OptionError(f"meta: base is a site method, but {base!r} asks for passes of its own")
+    if steps < 1:
+        raise OptionError(f"meta: steps counts from 1, not {steps}")
+    found = []
+    for i in range(len(x)):
+        one, weights = x[i : i + 1], None
+        for _ in range(steps):
+            weights = inner_step(runner.model, one, classes[i : i + 1], lr, negate, weights)
+        maps = runner.maps(one, target.take([i]), [bound], runner.site, weights=weights)
+        _finite(f"the map of {bound.name!r}", maps[0], lr)
+        found += maps
+    return torch.cat(found)
+
+
+def inner_step(
+    model: nn.Module,
+    x: Tensor,
+    classes: Tensor,
+    lr: float,
+    negate: bool = False,
+    weights: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Parameters by name after one step of gradient descent from `weights`, or the model's own.
+
+    Outputs `b c`; of `b c y x` every position counts as one sample of the same class, of `b n c`
+    the last position is read. Raises MethodError when a new value is not finite.
+    """
+    start = dict(model.named_parameters()) if weights is None else weights
+    leaves = {n: p.detach().requires_grad_(p.is_floating_point()) for n, p in start.items()}
+    asked = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    with guarded(model, grad=False, evaluate=True), torch.enable_grad():
+        loss = _loss(first_tensor(functional_call(model, leaves, (x.detach(),))), classes)
+        slopes = torch.autograd.grad(
+            -loss if negate else loss, list(asked.values()), allow_unused=True
+        )
+    new = {name: leaf.detach() for name, leaf in leaves.items()}
+    for (name, leaf), slope in zip(asked.items(), slopes, strict=True):
+        if slope is not None:
+            new[name] = leaf.detach() - lr * slope
+            _finite(f"parameter {name!r}", new[name], lr)
+    return new
+
+
+def _loss(logits: Tensor, classes: Tensor) -> Tensor:
+    classes = classes.to(logits.device)
+    if logits.ndim == 3:
+        logits = logits[:, -1]
+    if logits.ndim < 2:
+        raise MethodError(
+            f"meta needs class scores b c, but the model's output is {tuple(logits.shape)}; "
+            "choose a method without an inner step"
+        )
+    places = logits.shape[2:]
+    return F.cross_entropy(logits, classes.reshape(-1, *(1,) * len(places)).expand(-1, *places))
+
+
+def _finite(what: str, values: Tensor, lr: float) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise MethodError(
+            f"meta with lr={lr:g} left the finite numbers: {what} holds NaN or "
+            "infinity after the inner step; lower lr"
+        )
