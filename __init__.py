@@ -25,26 +25,26 @@ _HOMES = {
         "top",
     ),
     "probe.results": ("Maps", "SaliencyMap"),
-    "probe.registry": ("method", "methods", "pass_method", "path_method", "use"),
+    "probe.registry": ("list_methods", "method", "pass_method", "path_method", "use"),
     "probe.adapter": ("Adapter", "adapter"),
     "probe.errors": ("LimelightError",),
     "methods": ("combine",),
-    "models": ("images", "load", "models", "preprocess", "read"),
+    "models": ("images", "list_models", "load", "preprocess", "read"),
     "reports": ("explain",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from .methods import combine
-    from .models import images, load, models, preprocess, read
+    from .models import images, list_models, load, preprocess, read
     from .probe.adapter import Adapter, adapter
     from .probe.calls import maps, patch, plan, trace
     from .probe.edit import add, freeze, mean, scale, swap, zero
     from .probe.errors import LimelightError
     from .probe.mark import mark
     from .probe.probe import Probe
-    from .probe.registry import method, methods, pass_method, path_method, use
+    from .probe.registry import list_methods, method, pass_method, path_method, use
     from .probe.results import Maps, SaliencyMap
     from .probe.site import Site
     from .probe.target import (

@@ -5,7 +5,7 @@ from .card import Card
 from .images import images, read
 from .labels import labels
 from .preprocess import preprocess
-from .registry import load, models
+from .registry import list_models, load
 
 from . import adapters  # isort: skip  # last: it reads the cards of all the others
 
@@ -16,8 +16,8 @@ __all__ = [
     "efficientnet_lite",
     "images",
     "labels",
+    "list_models",
     "load",
-    "models",
     "preprocess",
     "read",
     "resnet",

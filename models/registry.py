@@ -81,7 +81,7 @@ def _refuse_twin(name: str, build: Builder) -> None:
         )
 
 
-def models(pattern: str = "*") -> tuple[Card, ...]:
+def list_models(pattern: str = "*") -> tuple[Card, ...]:
     """The cards of all models whose name fits the wildcard pattern, in order of name.
 
     Raises ModelError when none does.
@@ -137,7 +137,7 @@ def _find(name: str) -> Entry:
         load_group("limelight.models")
         known = _other_names.get(name, name)
     if known not in _entries:
-        hint = near(name, [*_entries, *_other_names]) or "; list them with models()"
+        hint = near(name, [*_entries, *_other_names]) or "; list them with list_models()"
         raise ModelError(f"model {name!r} is not in the zoo{hint}")
     return _entries[known]
 

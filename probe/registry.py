@@ -85,8 +85,8 @@ def method(
         wrong = [n for n in needs if n not in NEEDS]
         if wrong or not needs:
             raise MethodError(
-                f"method {name!r} takes {', '.join(wrong) or 'nothing'}; a site method takes some of "
-                f"{', '.join(NEEDS)} and keywords"
+                f"method {name!r} takes {', '.join(wrong) or 'nothing'}; a site method "
+                f"takes some of {', '.join(NEEDS)} and keywords"
             )
         return _add(Method(name, function, "site", sites, regime, needs))
 
@@ -120,7 +120,7 @@ def _add(new: Method) -> Callable:
     return new.function
 
 
-def methods(pattern: str = "*") -> tuple[Method, ...]:
+def list_methods(pattern: str = "*") -> tuple[Method, ...]:
     """The registered methods whose names match, sorted by name."""
     load_group("limelight.methods")
     return tuple(m for n, m in sorted(_methods.items()) if fnmatchcase(n, pattern))
@@ -132,7 +132,8 @@ def find(name: str) -> Method:
         load_group("limelight.methods")
     if name not in _methods:
         raise MethodError(
-            f"method {name!r} is unknown{near(name, _methods) or '; `limelight methods` lists them all'}"
+            f"method {name!r} is unknown"
+            + (near(name, _methods) or "; `limelight methods` lists them all")
         )
     return _methods[name]
 
@@ -152,12 +153,12 @@ def use(spec: str | Callable | Method | Bound, /, **options: Any) -> Bound:
         name, words = _split(spec)
         found = find(name)
         return _bind(found, {**_read(found, words), **options})
-    found = spec if isinstance(spec, Method) else getattr(spec, "limelight", None)
-    if not isinstance(found, Method):
+    method = spec if isinstance(spec, Method) else getattr(spec, "limelight", None)
+    if not isinstance(method, Method):
         raise MethodError(
             f"{spec!r} is no method: give a name, or a function decorated with @limelight.method"
         )
-    return _bind(found, options)
+    return _bind(method, options)
 
 
 def _split(spec: str) -> tuple[str, list[str]]:
@@ -192,9 +193,10 @@ def _bind(found: Method, given: Mapping[str, Any]) -> Bound:
 
 
 def _label(found: Method, changed: Mapping[str, Any]) -> str:
-    first = next(iter(found.options), None)
-    variant = f":{changed[first]}" if first in changed else ""
-    rest = "".join(f",{k}={v}" for k, v in changed.items() if k != first)
+    first = next(iter(found.options), "")
+    named = first in changed and isinstance(changed[first], str)
+    variant = f":{changed[first]}" if named else ""
+    rest = "".join(f",{k}={v}" for k, v in changed.items() if not (named and k == first))
     return found.name + variant + rest
 
 
@@ -213,9 +215,10 @@ def convert(owner: str, key: str, value: Any, hint: Any) -> Any:
         for choice in get_args(hint):
             if value == choice or str(choice) == value:
                 return choice
-        choices = ", ".join(map(str, get_args(hint)))
+        choices = [str(choice) for choice in get_args(hint)]
         raise OptionError(
-            f"{owner}: {key} is one of {choices}, not {value!r}{near(str(value), map(str, get_args(hint)))}"
+            f"{owner}: {key} is one of {', '.join(choices)}, not {value!r}"
+            + near(str(value), choices)
         )
     if get_origin(hint) in (Union, types.UnionType):
         return _convert_union(owner, key, value, get_args(hint))

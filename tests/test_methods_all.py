@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import limelight as ll
-from limelight.probe.registry import methods
+from limelight.probe.registry import list_methods
 
 SPECS = {
     "captum": "captum:gradient_shap,n=4",
@@ -33,7 +33,7 @@ def prepared() -> tuple[nn.Module, Tensor]:
     return net.train(), torch.randn(3, 3, 13, 15)
 
 
-OURS = [m for m in methods() if m.function.__module__.startswith("limelight.methods.")]
+OURS = [m for m in list_methods() if m.function.__module__.startswith("limelight.methods.")]
 NAMES = [m.name for m in OURS]
 
 

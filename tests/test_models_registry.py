@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from limelight.models import Card, load, models
+from limelight.models import Card, list_models, load
 from limelight.models.registry import hyper_parameters, model
 from limelight.probe.errors import ModelError, OptionError
 
 
 def test_every_card_tells_its_sites_in_the_built_model():
-    for card in models():
+    for card in list_models():
         with torch.device("meta"):
             net = load(card.name)
         names = [name for name, _ in net.named_modules()]
@@ -32,11 +32,11 @@ def fits(pattern: str, name: str) -> bool:
 
 
 def test_listing_takes_wildcards():
-    assert [card.name for card in models("resnet*")] == [
+    assert [card.name for card in list_models("resnet*")] == [
         *("resnet101", "resnet18", "resnet34", "resnet50")
     ]
     with pytest.raises(ModelError, match=r"no model's name fits 'resnest'.*'resnet50'"):
-        models("resnest")
+        list_models("resnest")
 
 
 def test_deit_with_other_hyper_parameters():
@@ -120,7 +120,7 @@ def test_preprocessing_can_be_given():
 
 
 def test_no_activation_is_in_place():
-    for card in models():
+    for card in list_models():
         with torch.device("meta"):
             parts = load(card.name).modules()
         assert not any(getattr(part, "inplace", False) for part in parts), card.name
@@ -128,7 +128,7 @@ def test_no_activation_is_in_place():
 
 def test_vgg_layers_follow_the_configuration():
     assert load("vgg16", cfg=(8, "M", 8, 8, "M")).card.hidden == ("features.1", "features.6")
-    bn = next(iter(models("vgg16_bn")))
+    bn = next(iter(list_models("vgg16_bn")))
     assert bn.hidden[-1] == "features.42"
 
 

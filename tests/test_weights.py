@@ -19,7 +19,7 @@ from limelight.models.downloads import fetch, folder
 from limelight.models.efficientnet_names import from_timm
 from limelight.models.files import read_state
 from limelight.models.positions import resize_positions
-from limelight.models.registry import models
+from limelight.models.registry import list_models
 from limelight.models.weights import no_init
 from limelight.probe.errors import WeightsError
 
@@ -255,9 +255,9 @@ def test_a_missing_pip_package_is_named(monkeypatch):
 
 
 def test_published_weights_may_change_the_preprocessing(hub):
-    sources = next(iter(models("resnet50"))).weights
+    sources = next(iter(list_models("resnet50"))).weights
     assert dict(sources["imagenet_v2"].card) == {"resize": 232}
-    assert replace(models("resnet50")[0], **sources["imagenet_v2"].card).resize == 232
+    assert replace(list_models("resnet50")[0], **sources["imagenet_v2"].card).resize == 232
 
 
 def timm_name(name: str, stages: tuple[int, ...]) -> str:
