@@ -1,0 +1,606 @@
+"""The `limelight` command: explain images; list models, methods and sites.
+
+Everything heavy is imported inside the commands, so that `limelight --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from glob import glob
+from importlib import import_module
+from io import TextIOWrapper
+from pathlib import Path
+from time import monotonic
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from . import __version__
+from .probe.errors import (
+    ImageError,
+    LimelightError,
+    ModelError,
+    OptionError,
+    TargetError,
+    near,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from torch import nn
+
+    from .probe.probe import Probe
+    from .probe.registry import Method
+    from .reports.explanation import Explanation
+
+FAILED, USAGE, PARTLY, INTERRUPTED = 1, 2, 3, 130
+_EACH_UP_TO = 20  # pictures with all five guesses on the terminal; beyond, the best one each
+_WITH_OPTIONS = 110  # columns that the methods' table needs to show the options too
+_ONE_LINE = 10_000  # a row stays a row where the output is no terminal
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A name that `limelight models` lists, timm:NAME, torchvision:NAME, or "
+        "module:function for anything that returns a torch.nn.Module.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter of the model; repeatable."),
+]
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog="\b\nExit codes: 0 done, 1 unexpected error, 2 a mistake in what was asked,\n"
+    "3 done but for some images, 130 interrupted.",
+)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error was raised.")
+    ] = False,
+) -> None:
+    """See what a trained network looks at, and which of its parts do the work."""
+    if version:
+        typer.echo(f"limelight {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(epilog='\b\nExamples:\n  limelight models\n  limelight models "resnet*"')
+def models(
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Wildcards: * and ?.")] = "*",
+) -> None:
+    """List the zoo; a single model with its hyper-parameters."""
+    from .models import list_models
+    from .models.card import sides
+    from .models.registry import PREPROCESSING, hyper_parameters
+
+    cards = list_models(pattern)
+    table = _table("name", "size", "weights", "paper")
+    for card in cards:
+        size = " x ".join(str(side) for side in dict.fromkeys(sides(card.size)))
+        table.add_row(card.name, size, ", ".join(card.weights) or "none", card.paper)
+    console = _console()
+    console.print(table)
+    if len(cards) == 1:
+        known = [f"  {name}={value}" for name, value in hyper_parameters(cards[0].name).items()]
+        also = f"  and {', '.join(PREPROCESSING)}"
+        console.print("\n".join([*filter(None, [cards[0].about]), "--set takes", *known, also]))
+
+
+@app.command(epilog='\b\nExamples:\n  limelight methods normgrad\n  limelight methods "*cam*"')
+def methods(
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Wildcards: * and ?.")] = "*",
+    detail: Annotated[bool, typer.Option("--detail", help="Whole descriptions.")] = False,
+) -> None:
+    """List the methods; a single one with its whole description."""
+    from .probe.registry import find, list_methods
+
+    found = list_methods(pattern) or (find(pattern),)
+    console = _console()
+    if detail or len(found) == 1:
+        console.print("\n\n".join(_described(one) for one in found))
+        return
+    roomy = console.width >= _WITH_OPTIONS
+    table = _table("name", "kind", "reads", *(["options"] * roomy), "what it shows")
+    for one in found:
+        options = [", ".join(_options(one))] * roomy
+        table.add_row(one.name, one.kind, one.sites, *options, one.summary)
+    console.print(table)
+    if not roomy:
+        console.print("Options: limelight methods NAME, or --detail.")
+
+
+def _described(method: Method) -> str:
+    import inspect
+
+    head = f"{method.name}: a {method.kind} method; reads at {method.sites} unless told"
+    options = "".join(f"\n  {option}" for option in _options(method))
+    told = inspect.getdoc(method.function) or ""
+    return f"{head}{options}\n\n" + "\n".join(f"  {line}".rstrip() for line in told.splitlines())
+
+
+def _options(method: Method) -> list[str]:
+    return [
+        f"{name}: {_type(option.annotation)} = {_value(option.default)}"
+        for name, option in method.options.items()
+    ]
+
+
+def _type(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "|".join(str(choice) for choice in get_args(hint))
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def _value(value: object) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value) or "''"
+
+
+@app.command(
+    epilog='\b\nExamples:\n  limelight sites resnet18\n  limelight sites vit_b_16 "**.*norm*"\n'
+    "  limelight sites torchvision:resnet18 layer1.0 --ops"
+)
+def sites(
+    model: Model,
+    pattern: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PATTERN",
+            help="* stays within a name, ** crosses dots. [default: hidden and heads]",
+        ),
+    ] = None,
+    ops: Annotated[bool, typer.Option("--ops", help="Also the operations inside.")] = False,
+    settings: Settings = None,
+) -> None:
+    """List where a model can be read.
+
+    Axes and shapes are those of one zero image of the model's size.
+    """
+    from .models.recipe import recipe
+    from .probe.probe import Probe
+    from .probe.site import parse
+
+    net = _model(model, "none", _hyper(settings))
+    how = recipe(net)
+    with Probe(net, grad=False) as probe:
+        _watch(probe, pattern, ops)
+        _run_zero(probe, model, (1, len(how.mean), *how.size))
+    words = {w: [parse(s) for s in _word(probe, w)] for w in ("hidden", "heads", "last")}
+    table = _table("site", "axes", "shape", "part of")
+    for site, value in probe.trace.items():
+        named = [w for w, patterns in words.items() if any(p.matches(site) for p in patterns)]
+        shape = " x ".join(map(str, value.act.shape)) or "1"
+        table.add_row(str(site), site.axes, shape, ", ".join(named))
+    _console().print(table)
+    for note in (*probe.adapter.notes, *how.notes):
+        _say(f"note: {note}")
+
+
+def _word(probe: Probe, word: str) -> tuple[str, ...]:
+    """The sites that a word means in this model, none where it has none."""
+    known = probe.adapter
+    if word == "heads":
+        return tuple(f"{path}:heads" for path in known.heads)
+    return known.hidden if word == "hidden" else known.final or known.hidden[-1:]
+
+
+def _watch(probe: Probe, pattern: str | None, ops: bool) -> None:
+    usual = [w for w in ("hidden", "heads") if _word(probe, w)] or ["**"]
+    found = [p for a in ([pattern] if pattern else usual) for p in probe.resolve(a)]
+    probe.watch(*found)
+    if ops:
+        probe.watch(*(replace(p, port="**") for p in found))
+
+
+def _run_zero(probe: Probe, name: str, shape: tuple[int, ...]) -> None:
+    import torch
+
+    weight = next((p for p in probe.model.parameters() if p.is_floating_point()), torch.empty(0))
+    try:
+        probe(torch.zeros(shape).to(weight))
+    except LimelightError:
+        raise
+    except Exception as error:
+        size = " x ".join(map(str, shape))
+        raise ModelError(f"model {name!r} does not run on an image {size}: {error}") from error
+
+
+@app.command(
+    epilog="\b\nExamples:\n  limelight explain efficientnet_lite0 dog.jpg -o dog.html\n"
+    '  limelight explain resnet50 "photos/*.jpg" -m normgrad:scaling -m smoothgrad,n=32 \\\n'
+    '    --site "layer?" --target top:3 --target "margin:daisy,bee" --combine product'
+)
+def explain(
+    model: Model,
+    image: Annotated[
+        list[str], typer.Argument(metavar="IMAGE", help="Files, folders and quoted wildcards.")
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAME[:VARIANT][,OPTION=VALUE]",
+            help="Repeatable; see `limelight methods`. [default: gradcam and normgrad]",
+        ),
+    ] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--site",
+            "-s",
+            metavar="SITE",
+            help="Where to read: an address, wildcards, or hidden, last, heads, input; repeatable; "
+            "see `limelight sites MODEL`. [default: each method's usual place]",
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            "-t",
+            metavar="CLASS|top[:N]|margin:A,B",
+            help="What to explain: a class by number or name, the N likeliest, or one class "
+            "against another; repeatable. [default: top]",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            metavar="TAG|FILE|none",
+            help="Published weights, a file, or random ones. [default: imagenet; for "
+            "module:function what it returns]",
+        ),
+    ] = None,
+    settings: Settings = None,
+    combine: Annotated[
+        str | None,
+        typer.Option(metavar="product|sum", help="Also one map per method over all its sites."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="[default: cuda where there is one, else cpu]")
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Images at a time, or auto.")] = "auto",
+    seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+    maps: Annotated[
+        Path | None, typer.Option(help="Also the maps: .parquet, .safetensors or a .png sheet.")
+    ] = None,
+) -> int:
+    """Show what a model looks at in images, on one HTML page."""
+    _writable(out, "-o", (".html", ".htm"))
+    if maps is not None:
+        _writable(maps, "--maps", (".parquet", ".safetensors", ".png"))
+    from .probe.registry import convert, use
+    from .reports import explain as run
+
+    how = combine and convert("explain", "--combine", combine, Literal["product", "sum"])
+    what = [_target(t) for t in target or ("top",)]
+    bound = [use(m) for m in method or ("gradcam", "normgrad")]
+    size = int(batch) if batch.isdecimal() else batch
+    pictures = _images(image)
+    with _progress(f"loading {model}") as tell:
+        net = _model(model, weights, _hyper(settings), device)
+        options: dict[str, Any] = {"combine": how, "batch": size, "seed": seed, "progress": tell}
+        found = run(net, pictures, bound, sites=site, target=what, **options)
+        written = [found.save(out)]
+        if maps is not None:
+            written.append(found.maps.save(maps))
+    return _report(found, written)
+
+
+def _writable(path: Path, option: str, endings: tuple[str, ...]) -> None:
+    """Raise OptionError, before any work, where a result could not be written."""
+    if path.suffix.lower() not in endings:
+        known = f"{', '.join(endings[:-1])} or {endings[-1]}"
+        raise OptionError(f"{option} {str(path)!r} must end in {known}")
+    if path.is_dir():
+        raise OptionError(f"{option} {str(path)!r} is a folder: name a file in it")
+    folder = path.expanduser().parent
+    if not folder.is_dir():
+        raise OptionError(f"{option} {str(path)!r}: folder {str(folder)!r} does not exist; make it")
+    if not os.access(folder, os.W_OK):
+        raise OptionError(f"{option} {str(path)!r}: folder {str(folder)!r} cannot be written to")
+
+
+def _images(words: Sequence[str]) -> list[Path]:
+    """Files, what folders hold, and what wildcards match, each once."""
+    from .models import images
+
+    found: list[Path] = []
+    for word in words:
+        path = Path(word).expanduser()
+        if path.is_dir():
+            found += images(path)
+        elif set("*?[") & set(word) and not path.exists():
+            matched = [Path(p) for p in sorted(glob(str(path), recursive=True))]
+            found += [p for p in matched if p.is_file()]
+            if not any(p.is_file() for p in matched):
+                raise ImageError(f"no files match {word!r}: check the pattern and the folder")
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def _target(text: str) -> Any:
+    """A target from `207`, `daisy`, `top`, `top:3` or `margin:daisy,bee`."""
+    from .probe.target import label, margin, top
+
+    word, colon, rest = text.partition(":")
+    if word == "top":
+        if colon and not rest.isdecimal():
+            raise TargetError(f"target {text!r} is not understood: write top:3 for the three best")
+        return top(int(rest or 1))
+    if word == "margin" and colon:
+        pair = [_class(side) for side in rest.split(",")]
+        if len(pair) != 2:
+            raise TargetError(f"target {text!r} is not understood: write margin:daisy,bee")
+        return margin(*pair)
+    return label(_class(text))
+
+
+def _class(text: str) -> str | int:
+    word = text.strip()
+    return int(word) if word.removeprefix("-").isdecimal() else word
+
+
+def _hyper(settings: Sequence[str] | None) -> dict[str, object]:
+    """`NAME=VALUE` words as hyper-parameters: numbers, lists, true, false, none, else text."""
+    found: dict[str, object] = {}
+    for word in settings or ():
+        name, equals, text = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise OptionError(f"--set {word!r} is not understood: write --set img_size=96")
+        if name in ("name", "weights", "device"):
+            raise OptionError(f"--set {name} is no hyper-parameter: see --weights and --device")
+        found[name] = _read(text)
+    return found
+
+
+def _read(text: str) -> object:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    with suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text)
+    return text
+
+
+def _model(
+    spec: str, weights: str | None, hyper: Mapping[str, object], device: str | None = "cpu"
+) -> nn.Module:
+    """The model that MODEL means, on its device."""
+    import torch
+
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=place)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise OptionError(f"device {place!r} cannot be used here: {reason}") from error
+    if ":" in spec:
+        return _foreign(spec, weights, hyper).eval().to(place)
+    from .models import load
+
+    chosen = None if weights == "none" else weights or "imagenet"
+    return load(spec, chosen, device=place, **hyper)
+
+
+def _foreign(spec: str, weights: str | None, hyper: Mapping[str, object]) -> nn.Module:
+    """A model from timm, torchvision or any importable function; a weights file must fit it."""
+    from torch import nn
+
+    from .models.card import Card
+    from .models.weights import choose, fit
+
+    source, _, name = spec.partition(":")
+    libraries = {"timm": _timm, "torchvision": _torchvision}
+    published = source in libraries and weights in (None, "imagenet")
+    make = libraries[source](name, published) if source in libraries else _import(source, name)
+    try:
+        net = make if isinstance(make, nn.Module) else make(**hyper)
+    except Exception as error:
+        told = _one_line(f"{type(error).__name__}: {error}")
+        raise ModelError(f"model {spec!r} could not be built ({told})") from error
+    if not isinstance(net, nn.Module):
+        raise ModelError(f"{spec!r} gives a {type(net).__name__}, not a torch.nn.Module")
+    chosen = None if published or weights in (None, "none") else choose(Card(spec, ""), weights)
+    if chosen is not None:
+        fit(net, chosen)
+    return net
+
+
+def _timm(name: str, published: bool) -> Callable[..., Any]:
+    timm = _library("timm")
+    if not timm.is_model(name):
+        hint = near(name.partition(".")[0], timm.list_models())
+        raise ModelError(f"timm has no model {name!r}{hint}")
+    return partial(timm.create_model, name, pretrained=published)
+
+
+def _torchvision(name: str, published: bool) -> Callable[..., Any]:
+    library = _library("torchvision.models")
+    known = library.list_models()
+    if name not in known:
+        raise ModelError(f"torchvision has no model {name!r}{near(name, known)}")
+    return partial(library.get_model, name, weights="DEFAULT" if published else None)
+
+
+def _library(name: str) -> ModuleType:
+    package = name.partition(".")[0]
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{package} is not installed here: pip install {package}") from error
+    except Exception as error:
+        told = _one_line(f"{type(error).__name__}: {error}")
+        raise ModelError(f"{package} could not be imported ({told}): install it anew") from error
+
+
+def _import(source: str, name: str) -> Any:
+    """What `module:name` means, the current folder included."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = import_module(source)
+    except Exception as error:
+        told = _one_line(f"{type(error).__name__}: {error}")
+        raise ModelError(f"module {source!r} could not be imported ({told})") from error
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            hint = near(part, dir(found))
+            raise ModelError(f"{source!r} holds no {name!r}{hint}")
+        found = getattr(found, part)
+    return found
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A line on stderr with what is done, the rate and the time left; none in a pipe."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    words = TextColumn("{task.description}", markup=False)
+    rate = TextColumn("{task.fields[rate]}", markup=False)
+    columns = (SpinnerColumn(), words, BarColumn(20), MofNCompleteColumn(), rate)
+    console = _console(stderr=True)
+    hidden = not console.is_terminal
+    start = monotonic()
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden
+    ) as bar:
+        task = bar.add_task(text, total=None, rate="")
+
+        def tell(done: int, total: int, name: str) -> None:
+            rate = f"{done / (monotonic() - start):.1f}/s"
+            bar.update(task, description=name, completed=done, total=total, rate=rate)
+
+        yield tell
+
+
+def _report(found: Explanation, written: Sequence[Path]) -> int:
+    """Print the likeliest classes and where the results lie; name what was left out."""
+    console = _console()
+    many = len(found.photos) > _EACH_UP_TO
+    table = _table("image", "class", "number", "probability")
+    for photo in found.photos:
+        for rank, guess in enumerate(found.top.get(photo.sample, ())[: 1 if many else None]):
+            share = f"{guess.probability:.1%}"
+            table.add_row("" if rank else photo.sample, guess.label, str(guess.index), share)
+    if table.row_count:
+        console.print(table)
+    for path in written:
+        size = path.stat().st_size / 1e6
+        console.print(f"{path}: {len(found.maps)} maps, {size:.1f} MB", soft_wrap=True)
+    for name, reason in found.skipped:
+        _say(reason if name in reason else f"{name}: {reason}")
+    return PARTLY if found.skipped else 0
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Plain text; on no terminal rows are not wrapped, unless COLUMNS asks for it."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _ONE_LINE
+    return console
+
+
+def _table(*heads: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, head in enumerate(heads):
+        table.add_column(head, no_wrap=not place, overflow="fold")
+    return table
+
+
+def _say(text: str) -> None:
+    print(f"limelight: {_one_line(text)}", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _warned(message: Warning | str, *_: Any, **__: Any) -> None:
+    _say(f"note: {message}")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    words = list(sys.argv[1:] if args is None else args)
+    debug = "--traceback" in words
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.showwarning = _warned
+        try:
+            code = _run([word for word in words if word != "--traceback"])
+        except Exception as error:
+            code = _told(error)
+            if debug:
+                traceback.print_exception(error)
+    return code
+
+
+def _run(words: list[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(words, prog_name="limelight", standalone_mode=False) or 0
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _say("interrupted")
+    return code
+
+
+def _told(error: Exception) -> int:
+    """Say in one sentence what went wrong; the exit code for it."""
+    if isinstance(error, _UsageError):
+        context = error.ctx
+        where = context.command_path if context else "limelight"
+        _say(f"{error.format_message().rstrip('.')}; see `{where} --help`")
+        return USAGE
+    if isinstance(error, (LimelightError, OSError)):
+        _say(str(error))
+        return USAGE
+    _say(f"unexpected {type(error).__name__}: {error}; run again with --traceback to see where")
+    return FAILED
+
+
+# typer carries a copy of click in its newer versions: its errors by way of one it exports
+_UsageError: Any = typer.BadParameter.__mro__[1]
