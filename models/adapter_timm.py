@@ -52,14 +52,20 @@ def _hidden(model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _features(model: nn.Module) -> tuple[str, ...]:
-    """The modules of `feature_info`, where they all exist."""
+    """The modules of `feature_info`; lists are opened, as they have no output."""
     info = getattr(model, "feature_info", None) or ()
     listed = getattr(info, "info", info)
-    names = [str(row.get("module", "")) for row in listed if isinstance(row, Mapping)]
-    known = {name for name, _ in model.named_modules() if name}
-    return tuple(name for name in names if name in known)
+    names = tuple(str(row.get("module", "")) for row in listed if isinstance(row, Mapping))
+    known = dict(model.named_modules())
+    found: list[str] = []
+    for name in names:
+        if name and name in known:
+            inner = isinstance(known[name], nn.ModuleList)
+            found += _children(model, (name,)) if inner else (name,)
+    return tuple(found)
 
 
 def _children(model: nn.Module, names: tuple[str, ...]) -> tuple[str, ...]:
     """The parts of some modules, in order."""
-    return tuple(f"{name}.{n}" for name in names for n, _ in model.get_submodule(name).named_children())
+    parts = ((name, model.get_submodule(name)) for name in names)
+    return tuple(f"{name}.{n}" for name, part in parts for n, _ in part.named_children())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 from ..probe.adapter import Adapter, adapter
@@ -58,6 +60,6 @@ def _hidden(model: nn.Module, names: list[str]) -> tuple[tuple[str, ...], tuple[
 
 def _before_pools(model: nn.Module) -> tuple[str, ...]:
     """The last activation of each stage of a plain chain."""
-    parts = list(model.get_submodule("features").named_children())
-    pairs = zip(parts, parts[1:], strict=False)
-    return tuple(f"features.{n}" for (n, _), (_, after) in pairs if isinstance(after, nn.MaxPool2d))
+    parts = model.get_submodule("features").named_children()
+    pairs = pairwise(parts)
+    return tuple(f"features.{n}" for (n, _), (_, m) in pairs if isinstance(m, nn.MaxPool2d))

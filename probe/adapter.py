@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
+from .guess import attention, first_norm, layers, prefix_tokens
 from .plugins import load_group
 
 
@@ -18,6 +19,8 @@ class Adapter:
     heads    modules that hold attention (their ports q, k, v, map and heads)
     prefix   leading tokens that are not patches (class, distillation, register tokens)
     last     channels-last maps: sites whose 4-D values are `b y x c`
+    final    what the word `last` means, where it is not the last hidden site: a classifier that
+             reads the class token alone leaves no gradient at the patches of the last block
     labels   class names, index for index
     notes    what had to be guessed; carried into every result
     """
@@ -27,6 +30,7 @@ class Adapter:
     heads: tuple[str, ...] = ()
     prefix: int | None = None
     last: bool = False
+    final: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -47,22 +51,31 @@ def adapter(read: Reader) -> Reader:
 def adapt(model: nn.Module) -> Adapter:
     """The adapter of a model: its family's, or a generic one that says what it guessed."""
     load_group("limelight.models")
-    for read in _readers:
-        found = read(model)
-        if found is not None:
-            return found
-    return Adapter("unknown", hidden=guess_hidden(model), notes=("layers guessed",))
+    inner = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    found = next((a for read in _readers if (a := read(inner)) is not None), None)
+    return _seen_through(found or _guess(inner))
 
 
-def guess_hidden(model: nn.Module) -> tuple[str, ...]:
-    """The outermost chains of composite blocks; where there are none, every convolution or linear."""
-    for path, module in model.named_modules():
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) >= 2:
-            blocks = [
-                n for n, child in module.named_children() if any(True for _ in child.children())
-            ]
-            if len(blocks) >= 2:
-                return tuple(f"{path}.{n}" if path else n for n in blocks)
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    layers = tuple(n for n, m in model.named_modules() if isinstance(m, kinds))
-    return layers or tuple(n for n, m in model.named_modules() if isinstance(m, nn.Linear))
+def _guess(model: nn.Module) -> Adapter:
+    hidden, kind = layers(model)
+    prefix = prefix_tokens(model)
+    return Adapter(
+        "unknown",
+        hidden=hidden,
+        heads=attention(model),
+        prefix=prefix,
+        final=first_norm(model, hidden) if prefix else (),
+        notes=(f"layers guessed: {kind}",),
+    )
+
+
+def _seen_through(found: Adapter) -> Adapter:
+    """Paths without the names that compiled parts add."""
+
+    def clean(paths: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(path.replace("_orig_mod.", "") for path in paths)
+
+    if not any("_orig_mod" in path for path in found.hidden + found.heads + found.final):
+        return found
+    hidden, heads, final = clean(found.hidden), clean(found.heads), clean(found.final)
+    return replace(found, hidden=hidden, heads=heads, final=final)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -27,14 +27,15 @@ def guess_axes(shape: Sequence[int], size: Sequence[int]) -> str:
 
 
 def _channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
+    return _fits(shape[1:3], size) and not _fits(shape[2:], size)
+
+
+def _fits(map_size: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether rows and columns of a map have the picture's proportions."""
     if len(size) < 2:
         return False
-    rows, columns = size[-2:]
-
-    def fits(y: int, x: int) -> bool:
-        return abs(y * columns - x * rows) < max(rows, columns)
-
-    return fits(shape[1], shape[2]) and not fits(shape[2], shape[3])
+    (y, x), (rows, columns) = map_size, size[-2:]
+    return abs(y * columns - x * rows) < max(rows, columns)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def layout(site: Site, shape: Sequence[int], size: Sequence[int], adapter: Adapt
             f"{site} has shape {tuple(shape)} and no positions to draw a map over; choose a site "
             "before the pooling, or a token sequence"
         )
+    if adapter.last and len(shape) == 4 and _fits(shape[1:3], size):
+        site, order = replace(site, axes="b y x c"), ["b", "y", "x", "c"]
     places = [a for a in order if a not in ("b", "c")]
     if places == ["n"]:
         grid = find_grid(shape[order.index("n")], size, adapter.prefix)

@@ -1,0 +1,134 @@
+"""What a model's module tree tells of its layers, attention and tokens, without running it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import nn
+
+_LISTS = (nn.ModuleList, nn.Sequential)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_STAGES = ("blocks", "layers", "stages")
+_PARTS = ("Channel", "Spatial", "Pool", "Output", "Gate", "Conv", "Proj", "Outlook", "Covariance")
+# softmax attention in five dimensions, by einsum or with heads folded into the batch; or none
+_UNSEEN = (
+    "RelativePositionalMultiHead", "HieraMaskUnit", "CvtSelf", "Bloom", "Disentangled", "Linear",
+    "Bilinear", "Bottleneck", "Halo", "NonLocal", "Split", "Selective", "Coord", "Factor",
+    "Additive", "MultiQuery", "Strip", "Cascaded", "XLNetRelative", "RwkvSelf",
+)  # fmt: skip
+_BEFORE = ("norm1", "ln_1", "norm_1", "layernorm_before", "layer_norm1", "layer_norm_1")
+_PREFIXES = (
+    "cls_token", "class_token", "class_embedding", "dist_token", "distillation_token",
+    "reg_token", "register_tokens",
+)  # fmt: skip
+
+
+def layers(model: nn.Module) -> tuple[tuple[str, ...], str]:
+    """What a layer-wise method may mean by layers, and in words what they are."""
+    found = tuple(blocks(model))
+    if found:
+        return found, "the outermost blocks"
+    found = tuple(n for n, m in model.named_modules() if isinstance(m, _CONVOLUTIONS))
+    if found:
+        return found, "every convolution"
+    found = tuple(n for n, m in model.named_modules() if isinstance(m, nn.Linear))
+    return found, "every linear layer"
+
+
+def blocks(module: nn.Module, path: str = "") -> list[str]:
+    """The outermost blocks below a module, in order; stages are opened, blocks are not."""
+    found: list[str] = []
+    named = ((n, getattr(c, "_orig_mod", c)) for n, c in module.named_children())
+    parts = [(n, c) for n, c in named if _composite(c) and n[:3] != "aux"]
+    kinds = Counter(type(c) for _, c in parts if not isinstance(c, _LISTS) or _convolves(c))
+    chain = isinstance(module, _LISTS)
+    for name, part in parts:
+        place = f"{path}.{name}" if path else name
+        repeated = chain or kinds[type(part)] > 1
+        if isinstance(part, _LISTS):
+            whole = repeated and not isinstance(part, nn.ModuleList)
+            found += blocks(part, place) or [place] * whole
+        elif repeated:
+            found += _stage(part, place, opened=not chain) or [place]
+        else:
+            found += blocks(part, place)
+    return found
+
+
+def _stage(part: nn.Module, path: str, *, opened: bool) -> list[str]:
+    """The blocks of a stage; none where the part is a block itself.
+
+    opened   whether a list by any name makes a stage, as in two stacks that stand side by side
+    """
+    for name, inner in part.named_children():
+        if isinstance(inner, nn.ModuleList) if opened else name in _STAGES:
+            kinds = {type(c) for c in inner.children() if _composite(c)}
+            if isinstance(inner, _LISTS) and kinds and (len(kinds) == 1 or name != "layers"):
+                return blocks(inner, f"{path}.{name}")
+    return []
+
+
+def _composite(module: nn.Module) -> bool:
+    """Whether a module has parts and, somewhere in them, a matrix of weights."""
+    return bool(module._modules) and any(p.ndim > 1 for p in module.parameters())
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(isinstance(c, _CONVOLUTIONS) for c in module.children())
+
+
+def attention(model: nn.Module) -> tuple[str, ...]:
+    """Modules named after attention, the innermost of those that lie in one another."""
+    named = {n: type(m).__name__ for n, m in model.named_modules() if _attends(m)}
+    outer = {parent for name in named for parent in _parents(name)}
+    return tuple(
+        n for n, kind in named.items() if n not in outer and not any(w in kind for w in _UNSEEN)
+    )
+
+
+def _attends(module: nn.Module) -> bool:
+    name = type(module).__name__
+    return (
+        ("Attention" in name or "Attn" in name)
+        and bool(module._modules)
+        and not name.endswith("Block")
+        and not any(word in name for word in _PARTS)
+    )
+
+
+def _parents(name: str) -> Iterator[str]:
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def prefix_tokens(model: nn.Module) -> int | None:
+    """How many learned tokens stand before the patches, by their parameters; None without any."""
+    found = {
+        name.rstrip("_0123456789"): parameter.shape[-2] if parameter.ndim > 1 else 1
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and name.rstrip("_0123456789") in _PREFIXES
+    }
+    return sum(found.values()) or None
+
+
+def first_norm(model: nn.Module, hidden: Sequence[str]) -> tuple[str, ...]:
+    """The norm that the last hidden block begins with; nothing where it begins otherwise."""
+    for path in hidden[-1:]:
+        for name, part in model.get_submodule(path).named_children():
+            if "norm" in type(part).__name__.lower():
+                return (f"{path}.{name}",) if name in _BEFORE else ()
+    return ()
+
+
+def expand(model: nn.Module, patterns: Iterable[str]) -> tuple[str, ...]:
+    """The modules that site patterns mean, pattern by pattern, in the model's order."""
+    from .site import Site, parse
+
+    names = [name for name, _ in model.named_modules()]
+    asked = [parse(pattern) for pattern in patterns]
+    return tuple(
+        name for one in asked for name in names if one.matches(Site(name, one.port, one.call or 0))
+    )
