@@ -9,8 +9,7 @@ from ..probe.registry import method
 
 def weigh(act: Tensor, weights: Tensor, relu: bool) -> Tensor:
     """sum_c w_c x_c, clamped at 0 when `relu`; act `b c` and positions, weights `b c`."""
-    weights = weights.reshape(*weights.shape, *(1,) * (act.ndim - 2))
-    summed = (weights * act).sum(1)
+    summed = (weights.unsqueeze(1) @ act.flatten(2)).reshape(len(act), *act.shape[2:])
     return summed.clamp(min=0) if relu else summed
 
 

@@ -8,16 +8,17 @@ parts are sites. A written-out softmax(q k') v is recognised by its three ops.
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import SiteError
 from .eye import SPECIAL, Eye
+from .multihead import multi_head_attention
 from .ops import Op
+from .recording import Recording
 from .site import Site
 from .trace import Value
 
@@ -52,53 +53,70 @@ def _fused(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
     axes = HEADS if call["query"].ndim == 4 else ""
     for name, port in (("query", "q"), ("key", "k"), ("value", "v")):
         call[name] = recording.visit(frame.path, port, number, call[name], axes)
-    out = _map(eye, call, number)
+    out = _map(recording, call, number)
     if out is None:
         out = eye.call(op, func, (), call)
-    return recording.visit(frame.path, "heads", number, out, axes)
+    out = recording.visit(frame.path, "heads", number, out, axes)
+    _differentiable(recording, frame.path, number, call["query"])
+    return out
 
 
-def _map(eye: Eye, call: dict[str, Any], number: int) -> Tensor | None:
+def _map(recording: Recording, call: dict[str, Any], number: int) -> Tensor | None:
     """Offer the map as a lazy site; when somebody edits it, compute the heads from the edit."""
-    recording, path = eye.recording, eye.recording.frames[-1].path
+    path = recording.frames[-1].path
     wish = recording.wishes.at(path, "map", number)
     if wish is None:
         return None
-    q, k, v = call["query"], call["key"], call["value"]
-    options = {n: x for n, x in call.items() if n not in ("query", "key", "value", "dropout_p")}
     if wish.edits:
-        before = {t.grad_fn for t in (q, k, v) if t.grad_fn is not None}
-        attention = mixing(q, k, options)
-        recording.tape.claim([attention], before, f"the map of {recording.place}")
-        attention = recording.visit(path, "map", number, attention, MAP)
-        out = attention @ _grouped(v, q)
-        recording.tape.claim([out], before, f"the heads of {recording.place}")
-        return out
-    parts = (
-        Value(Site(path, "q", number), q.detach(), None),
-        Value(Site(path, "k", number), k.detach(), None),
-    )
-    recording.guard(parts)
-    recording.lazy(
-        Site(path, "map", number, None, MAP),
-        lambda: mixing(parts[0].act, parts[1].act, options),
-        _map_gradient(recording.trace.values_by_site, path, number, q),
-    )
+        return _edited(recording, call, number)
+    mask = call.get("attn_mask")
+    given = {"query": call["query"], "key": call["key"]} | ({} if mask is None else {"mask": mask})
+    parts = {n: Value(Site(path, n, number), x.detach(), None) for n, x in given.items()}
+    options = _options(call)
+    recording.guard(parts.values())
+
+    def read() -> Tensor:
+        own = {**options, "attn_mask": parts["mask"].act} if "mask" in parts else options
+        return mixing(parts["query"].act, parts["key"].act, own)
+
+    recording.lazy(Site(path, "map", number, None, MAP), read)
     return None
 
 
-def _map_gradient(
-    values: dict[Site, Value], path: str, number: int, q: Tensor
-) -> Callable[[], Tensor | None]:
-    """d score / d map = dO V', which no fused kernel ever forms."""
+def _edited(recording: Recording, call: dict[str, Any], number: int) -> Tensor:
+    """The heads, computed from an edited map. Dropout is left out."""
+    path = recording.frames[-1].path
+    q, k, v = call["query"], call["key"], call["value"]
+    before = {t.grad_fn for t in (q, k, v) if t.grad_fn is not None}
+    attention = mixing(q, k, _options(call))
+    recording.tape.claim([attention], before, f"the map of {recording.place}")
+    attention = recording.visit(path, "map", number, attention, MAP)
+    out = attention @ _grouped(v, q)
+    recording.tape.claim([out], before, f"the heads of {recording.place}")
+    return out
+
+
+def _options(call: dict[str, Any]) -> dict[str, Any]:
+    return {n: x for n, x in call.items() if n not in ("query", "key", "value", "dropout_p")}
+
+
+def _differentiable(recording: Recording, path: str, number: int, q: Tensor) -> None:
+    """Give a lazy map its gradient, d score / d map = dO V', which no fused kernel ever forms."""
+    values = recording.trace.values_by_site
+    attention, heads, v = (values.get(Site(path, p, number)) for p in ("map", "heads", "v"))
+    if attention is None or attention.held is not None or not recording.grad:
+        return
 
     def read() -> Tensor | None:
-        heads, v = values.get(Site(path, "heads", number)), values.get(Site(path, "v", number))
-        if heads is None or v is None or heads.grad is None:
-            return None
-        return heads.grad @ _grouped(v.act, q).transpose(-1, -2)
+        if heads is None or v is None:
+            raise SiteError(
+                f"the gradient of {site} is made from the heads and v of the same "
+                f"attention; watch '{path}:heads' and '{path}:v' as well"
+            )
+        return None if heads.grad is None else heads.grad @ _grouped(v.act, q).transpose(-1, -2)
 
-    return read
+    site, q = attention.site, q.detach()[..., :0, :0]  # only its number of heads is needed
+    attention.gradient = read
 
 
 def _grouped(v: Tensor, q: Tensor) -> Tensor:
@@ -108,18 +126,34 @@ def _grouped(v: Tensor, q: Tensor) -> Tensor:
 
 
 def _softmax(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
-    frame = eye.recording.frames[-1]
-    if not frame.heads or frame.product is None:
+    recording = eye.recording
+    frame = next((f for f in recording.frames[:-3:-1] if f.product is not None), None)
+    if frame is None or frame.product is None:  # an nn.Softmax runs in a frame of its own
         return eye.call(op, func, args, kwargs)
-    recording, (q, k) = eye.recording, frame.product
+    q, k = frame.product
     out = eye.call(op, func, args, kwargs)
     if not isinstance(out, Tensor) or out.ndim != 4:
         return out
     number = recording.count(frame.path, "heads")
-    recording.visit(frame.path, "q", number, q, HEADS)
-    recording.visit(frame.path, "k", number, k.transpose(-1, -2), HEADS)
+    _show(recording, Site(frame.path, "q", number, None, HEADS), q)
+    _show(recording, Site(frame.path, "k", number, None, HEADS), k, flipped=True)
     frame.softmax = recording.visit(frame.path, "map", number, out, MAP)
     return frame.softmax
+
+
+def _show(recording: Recording, site: Site, x: Tensor, *, flipped: bool = False) -> None:
+    """Capture what has entered a product already. Raises SiteError when it should be edited."""
+    wish = recording.wishes.at(site.path, site.port, site.call)
+    if wish is not None and wish.edits:
+        raise SiteError(
+            f"{site} cannot be edited: this attention is written out, and is recognised only once "
+            "q and k have been multiplied; edit the module that makes them, or the map"
+        )
+    recording.visit(site.path, site.port, site.call, x, site.axes)
+    value = recording.trace.values_by_site.get(site)
+    if flipped and value is not None and value.held is not None:
+        value.flipped = True
+        value.hold(value.held.transpose(-1, -2))
 
 
 def _matmul(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
@@ -142,94 +176,6 @@ def _multi_head(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
     call.apply_defaults()
     with eye:
         return multi_head_attention(**call.arguments)
-
-
-def multi_head_attention(
-    query: Tensor, key: Tensor, value: Tensor, embed_dim_to_check: int, num_heads: int,
-    in_proj_weight: Tensor | None, in_proj_bias: Tensor | None, bias_k: Tensor | None,
-    bias_v: Tensor | None, add_zero_attn: bool, dropout_p: float, out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None, training: bool = True, key_padding_mask: Tensor | None = None,
-    need_weights: bool = True, attn_mask: Tensor | None = None,
-    use_separate_proj_weight: bool = False, q_proj_weight: Tensor | None = None,
-    k_proj_weight: Tensor | None = None, v_proj_weight: Tensor | None = None,
-    static_k: Tensor | None = None, static_v: Tensor | None = None,
-    average_attn_weights: bool = True, is_causal: bool = False,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """`F.multi_head_attention_forward` written as ops that a probe can see; the same values.
-
-    query: n b c, key and value: m b c (or without b) -> n b c, and the weights when asked.
-    """
-    batched = query.ndim == 3
-    if not batched:
-        query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
-        key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
-    if use_separate_proj_weight:
-        weights = (q_proj_weight, k_proj_weight, v_proj_weight)
-    else:
-        weights = in_proj_weight.chunk(3)  # type: ignore[union-attr]
-    biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
-    q, k, v = (
-        F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)
-    )
-    if bias_k is not None and bias_v is not None:
-        k = torch.cat([k, bias_k.expand(1, k.shape[1], -1)])
-        v = torch.cat([v, bias_v.expand(1, v.shape[1], -1)])
-    q = _split(q, num_heads)
-    k = _split(k, num_heads) if static_k is None else _static(static_k, num_heads)
-    v = _split(v, num_heads) if static_v is None else _static(static_v, num_heads)
-    if add_zero_attn:
-        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
-    mask = _mask(q, k, attn_mask, key_padding_mask, num_heads)
-    out, attention = _attend(q, k, v, mask, dropout_p if training else 0.0, need_weights)
-    out = out.permute(2, 0, 1, 3).flatten(2)
-    out = F.linear(out, out_proj_weight, out_proj_bias)
-    if attention is not None and average_attn_weights:
-        attention = attention.mean(1)
-    if not batched:
-        out, attention = out.squeeze(1), None if attention is None else attention.squeeze(0)
-    return out, attention
-
-
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, weights: bool
-) -> tuple[Tensor, Tensor | None]:
-    if not weights:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout), None
-    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
-    attention = F.softmax(scores if mask is None else scores + mask, dim=-1)
-    attention = F.dropout(attention, dropout) if dropout else attention
-    return attention @ v, attention
-
-
-def _split(x: Tensor, heads: int) -> Tensor:
-    """n b (h d) -> b h n d"""
-    return x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
-
-
-def _static(x: Tensor, heads: int) -> Tensor:
-    """(b h) n d -> b h n d"""
-    return x.unflatten(0, (-1, heads))
-
-
-def _mask(
-    q: Tensor, k: Tensor, mask: Tensor | None, padding: Tensor | None, heads: int
-) -> Tensor | None:
-    """One additive mask; positions that a bias or a zero key has added are never masked."""
-    if mask is not None:
-        mask = _additive(mask, q)
-        mask = mask.unflatten(0, (-1, heads)) if mask.ndim == 3 else mask[None, None]
-        mask = F.pad(mask, (0, k.shape[2] - mask.shape[-1]))
-    if padding is not None:
-        closed = _additive(padding, q)[:, None, None, :]
-        closed = F.pad(closed, (0, k.shape[2] - closed.shape[-1]))
-        mask = closed if mask is None else mask + closed
-    return mask
-
-
-def _additive(mask: Tensor, q: Tensor) -> Tensor:
-    if mask.dtype != torch.bool:
-        return mask.to(q.dtype)
-    return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, float("-inf"))
 
 
 SPECIAL.update(

@@ -2,112 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from threading import get_ident
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .recording import Recording
 from .tree import exchange, leaves
 
-if TYPE_CHECKING:
-    from .probe import Probe
-
 
 def names_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by path; compiled wrappers are seen through, scripts are not looked into."""
+    """Every module by path; compiled wrappers are seen through, scripts take no hooks."""
     found: dict[str, nn.Module] = {}
-    closed: list[str] = []
     for name, module in model.named_modules(remove_duplicate=False):
         path = ".".join(word for word in name.split(".") if word != "_orig_mod")
-        if type(module).__name__ == "OptimizedModule" or any(path.startswith(c) for c in closed):
-            continue
-        found.setdefault(path, module)
-        if isinstance(module, torch.jit.ScriptModule):
-            closed.append(path + "." if path else "")
+        if type(module).__name__ != "OptimizedModule" and not isinstance(
+            module, torch.jit.ScriptModule
+        ):
+            found.setdefault(path, module)
     return found
 
 
+class Running:
+    """What the hooks of a probe look at: the forward now recorded, and modules that are framed.
+
+    Hooks refer to this and not to their probe, so that a probe and its values die together.
+    """
+
+    __slots__ = ("framed", "recording")
+
+    def __init__(self) -> None:
+        self.recording: Recording | None = None
+        self.framed: set[str] = set()
+
+    @property
+    def here(self) -> Recording | None:
+        """The forward recorded in this thread."""
+        recording = self.recording
+        return recording if recording is not None and recording.thread == get_ident() else None
+
+
 class Borders:
-    """The hooks of one probe; they do nothing unless that probe is running, in its own thread."""
+    """The hooks of one probe; they do nothing unless that probe is running, in its own thread.
 
-    def __init__(self, probe: Probe, stack: ExitStack) -> None:
-        self.probe, self.stack = probe, stack
-        self.framed: set[nn.Module] = set()
-        self.plain: dict[nn.Module, set[str]] = {}
+    They are registered once. Taking them off and putting them on again is dictionary work.
+    """
 
-    def frame(self, modules: dict[nn.Module, str]) -> None:
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.looked: dict[str, set[str]] = {}
+        self._places: list[tuple[dict[int, Any], int, Any]] = []
+
+    def frame(self, modules: Mapping[nn.Module, str]) -> None:
         """Follow the forward through all modules: enter, leave, and both borders."""
+        now = self.running
         for module, path in modules.items():
-            if module in self.framed:
+            if path in now.framed:
                 continue
-            self.framed.add(module)
-            handles = (
-                module.register_forward_pre_hook(self._enter(path), with_kwargs=True),
-                module.register_forward_hook(self._leave(path), always_call=True),
-            )
-            for handle in handles:
-                self.stack.callback(handle.remove)
+            now.framed.add(path)
+            enter, leave = _enter(now, path), _leave(now, path)
+            self._note(module.register_forward_pre_hook(enter, with_kwargs=True))
+            self._note(module.register_forward_hook(leave, always_call=True))
 
     def watch(self, module: nn.Module, path: str, ports: set[str]) -> None:
         """Look at single borders only, without following the forward."""
-        new = ports - self.plain.setdefault(module, set())
-        self.plain[module] |= new
+        new = ports - self.looked.setdefault(path, set())
+        self.looked[path] |= new
         if "in" in new:
-            handle = module.register_forward_pre_hook(
-                self._enter(path, follow=False), with_kwargs=True
-            )
-            self.stack.callback(handle.remove)
+            look = _enter(self.running, path, follow=False)
+            self._note(module.register_forward_pre_hook(look, with_kwargs=True))
         if "out" in new:
-            handle = module.register_forward_hook(self._plain_leave(path))
-            self.stack.callback(handle.remove)
+            look = _plain_leave(self.running, path)
+            self._note(module.register_forward_hook(look, always_call=True))
 
-    def _enter(self, path: str, *, follow: bool = True) -> Callable[..., Any]:
-        probe = self.probe
+    def _note(self, handle: RemovableHandle) -> None:
+        for reference in (handle.hooks_dict_ref, *handle.extra_dict_ref):
+            table = reference()
+            if table is not None and handle.id in table:
+                self._places.append((table, handle.id, table[handle.id]))
 
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            recording = probe.running
-            if recording is None:
-                return None
-            if follow:
-                recording.enter(path)
-                call = recording.frames[-1].call
-            elif module in self.framed:
-                return None
-            else:
-                call = recording.count(path, "in")
-            return _visit_inputs(recording, path, call, args, kwargs)
+    def take_off(self) -> None:
+        """Remove all hooks from the model."""
+        for table, key, _ in self._places:
+            table.pop(key, None)
 
-        return hook
+    def put_on(self) -> None:
+        """Give the model its hooks back."""
+        for table, key, hook in self._places:
+            table[key] = hook
 
-    def _leave(self, path: str) -> Callable[..., Any]:
-        probe = self.probe
 
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            recording = probe.running
-            if recording is None:
-                return None
+def _enter(now: Running, path: str, *, follow: bool = True) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        recording = now.here
+        if recording is None:
+            return None
+        if follow:
+            recording.enter(path)
             call = recording.frames[-1].call
-            out = None if output is None else _visit_outputs(recording, path, call, output)
+        elif path in now.framed:
+            return None
+        else:
+            call = recording.count(path, "in")
+        return _visit_inputs(recording, path, call, args, kwargs)
+
+    return hook
+
+
+def _leave(now: Running, path: str) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        recording = now.here
+        if recording is None:
+            return None
+        call = recording.call_of(path)
+        try:
+            return None if output is None else _visit_outputs(recording, path, call, output)
+        finally:
             recording.leave(path)
-            return out
 
-        return hook
+    return hook
 
-    def _plain_leave(self, path: str) -> Callable[..., Any]:
-        probe = self.probe
 
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            recording = probe.running
-            if recording is None or module in self.framed:
-                return None
-            call = recording.calls[path]
-            recording.calls[path] = call + 1
-            return _visit_outputs(recording, path, call, output)
+def _plain_leave(now: Running, path: str) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        recording = now.recording
+        if recording is None or recording.thread != get_ident() or path in now.framed:
+            return None
+        call = recording.calls.get(path, 0)
+        recording.calls[path] = call + 1
+        if type(output) is Tensor:
+            new = recording.visit(path, "out", call, output)
+            return None if new is output else new
+        return None if output is None else _visit_outputs(recording, path, call, output)
 
-        return hook
+    return hook
 
 
 def _visit_outputs(recording: Recording, path: str, call: int, output: Any) -> Any:
@@ -115,7 +146,8 @@ def _visit_outputs(recording: Recording, path: str, call: int, output: Any) -> A
     if isinstance(output, Tensor):
         new = recording.visit(path, "out", call, output)
         return None if new is output else new
-    main = next((place for place, _ in leaves(output)), None)
+    places = dict(leaves(output))
+    main = "logits" if "logits" in places else _first_float(places)
 
     def look(place: str, x: Tensor) -> Tensor:
         x = recording.visit(path, "out", call, x) if place == main else x
@@ -128,13 +160,18 @@ def _visit_outputs(recording: Recording, path: str, call: int, output: Any) -> A
 def _visit_inputs(recording: Recording, path: str, call: int, args: Any, kwargs: Any) -> Any:
     if not recording.wishes.enters(path):
         return None
-    main = next((p for p, x in leaves((*args, kwargs)) if x.is_floating_point()), None)
+    whole = (*args, kwargs)
+    skip = path == "" and recording.tokens  # its input is what the embeddings return
+    main = None if skip else _first_float(dict(leaves(whole)))
 
     def look(place: str, x: Tensor) -> Tensor:
         x = recording.visit(path, "in", call, x) if place == main else x
         name = place.partition(".")[2] if place.startswith(f"{len(args)}.") else place
         return recording.visit(path, f"in.{name}", call, x)
 
-    whole = (*args, kwargs)
     changed = exchange(whole, look)
     return None if changed is whole else (changed[:-1], changed[-1])
+
+
+def _first_float(places: dict[str, Tensor]) -> str | None:
+    return next((p for p, x in places.items() if x.is_floating_point()), next(iter(places), None))

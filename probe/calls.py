@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from .adapter import adapt
 from .batch import Batch, chunks
+from .classes import by_name
 from .edit import Edit
-from .errors import LimelightError
+from .errors import LimelightError, OptionError
 from .gather import Verdict
 from .plan import Plan, fitting, is_out_of_memory, make_plan
 from .probe import Probe
@@ -22,7 +23,7 @@ from .registry import Bound, use
 from .results import About, Maps, SaliencyMap
 from .runner import Runner, Sites
 from .site import Site
-from .target import Target, by_name, targets, top
+from .target import Target, targets, top
 from .trace import Trace
 from .tree import first_tensor
 
@@ -72,13 +73,13 @@ def maps_and_output(
     if len(names) != len(whole):
         raise LimelightError(f"{len(names)} sample names were given for {len(whole)} samples")
     said = about or about_model(model, seed)
-    size = fitting(model, whole, bounds, sites) if batch == "auto" else int(batch)
+    size = fitting(model, whole, bounds, sites) if batch == "auto" else _size(batch)
     found: list[list[SaliencyMap]] = []
     outputs: list[Tensor] = []
 
-    def run(places: range) -> None:
+    def run(places: range, limit: int) -> None:
         part = whole.take(places)
-        runner = Runner(model, part, sites, seed, max(size, len(part)), said)
+        runner = Runner(model, part, sites, seed, limit, said)
         own = [t.take(places) for t in wanted]
         part_maps, output = _run(runner, bounds, own, names[places.start : places.stop])
         found.append(part_maps)
@@ -145,7 +146,7 @@ def about_model(model: nn.Module, seed: int = 0) -> About:
 
 
 def _versions() -> tuple[tuple[str, str], ...]:
-    found = [("torch", torch.__version__)]
+    found = [("torch", str(torch.__version__))]
     for name in ("limelight", "torchvision", "timm", "transformers", "captum"):
         try:
             found.append((name, version(name)))
@@ -183,31 +184,44 @@ def _run(
     else:
         output = runner.output(runner.batch)
         verdicts = [Verdict.of(t, output, labels) for t in wanted]
-    for verdict in verdicts:
-        if kinds["path"]:
-            found += runner.path_maps(kinds["path"], verdict, names)
-        for bound in kinds["pass"]:
-            found += runner.pass_maps(bound, verdict, names)
     turn = {b.name: i for i, b in reversed(list(enumerate(bounds)))}
-    titles = {t: i for i, t in reversed(list(enumerate(t for v in verdicts for t in v.titles)))}
-    return sorted(found, key=lambda m: (titles[m.target], turn[m.method])), output
+    ordered: list[SaliencyMap] = []
+    each = len(found) // len(verdicts)
+    for i, verdict in enumerate(verdicts):
+        own = found[i * each : (i + 1) * each]
+        if kinds["path"]:
+            own += runner.path_maps(kinds["path"], verdict, names)
+        for bound in kinds["pass"]:
+            own += runner.pass_maps(bound, verdict, names)
+        ordered += sorted(own, key=lambda m: turn[m.method])
+    return ordered, output
 
 
-def _each(count: int, size: int, run: Callable[[range], None]) -> None:
-    """Run over all samples; when memory fills, halve what runs at a time and go on."""
-    todo = list(reversed(chunks(count, max(1, size))))
+def _size(batch: int | str) -> int:
+    if not isinstance(batch, int) or batch < 1:
+        raise OptionError(f"batch is 'auto' or a number of samples from 1, not {batch!r}")
+    return batch
+
+
+def _each(count: int, size: int, run: Callable[[range, int], None]) -> None:
+    """Run over all samples; when memory fills, halve what runs at a time and go on.
+
+    run(places, limit): some samples, and how many copies of one may pass the model at a time.
+    """
+    todo = list(reversed(chunks(count, size)))
     while todo:
         places = todo.pop()
         full = False
         try:
-            run(places)
+            run(places, size)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or len(places) == 1:
+            if not is_out_of_memory(error) or size == 1:
                 raise
             full = True
         if full:  # outside the except, whose traceback holds the tensors
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            half = places.start + len(places) // 2
-            todo += [range(half, places.stop), range(places.start, half)]
+            size = max(1, size // 2)
+            parts = chunks(len(places), size)
+            todo += [places[part.start : part.stop] for part in reversed(parts)]

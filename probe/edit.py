@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .errors import SiteError
-from .site import Site
+from .errors import OptionError, SiteError
+from .site import HEAD_PORTS, Site
 from .trace import Trace, index_dim
 
 Edit = Callable[[Tensor, Site], Tensor]
@@ -29,21 +29,18 @@ def freeze(value: Tensor, site: Site) -> Tensor:
 
 
 def mean(over: Trace | str = "batch") -> Edit:
-    """Replace by the mean over the batch, over positions too (`"all"`), or over another trace's batch."""
+    """Replace by the mean over the batch (`"all"`: positions too), or over another trace's."""
+
+    if not isinstance(over, Trace) and over not in ("batch", "all"):
+        raise OptionError(f"mean is taken over 'batch', 'all' or a trace, not {over!r}")
 
     def edit(value: Tensor, site: Site) -> Tensor:
         if isinstance(over, Trace):
-            other = over[site].act.to(value)
-            return _fit(other.mean(0, keepdim=True), value, site)
-        dims = (
-            (0,)
-            if over == "batch"
-            else tuple(range(value.ndim - 1 if site.index is None else value.ndim))
-        )
-        if over == "all" and site.index is None:
-            keep = index_dim(site, value.ndim)
-            dims = tuple(d for d in range(value.ndim) if d != keep)
-        return value.mean(dims, keepdim=True).expand_as(value)
+            return over[site].act.to(value).mean(0, keepdim=True)
+        if over == "batch":
+            return value.mean(0, keepdim=True)
+        keep = index_dim(site, value.ndim) if site.index is None else None
+        return value.mean([d for d in range(value.ndim) if d != keep], keepdim=True)
 
     return _named(edit, f"mean({'another trace' if isinstance(over, Trace) else over})")
 
@@ -52,7 +49,8 @@ def add(vector: Tensor | float) -> Edit:
     """Add a number or a tensor: `c` numbers go to the channels, other shapes broadcast."""
 
     def edit(value: Tensor, site: Site) -> Tensor:
-        if isinstance(vector, Tensor) and vector.ndim == 1 and site.index is None:
+        channels = site.index is None and site.port not in HEAD_PORTS
+        if isinstance(vector, Tensor) and vector.ndim == 1 and channels:
             shape = [1] * value.ndim
             shape[index_dim(site, value.ndim)] = -1
             return value + vector.to(value).reshape(shape)
@@ -64,7 +62,7 @@ def add(vector: Tensor | float) -> Edit:
 def scale(factor: Tensor | float) -> Edit:
     """Multiply by a number or a tensor that broadcasts."""
     return _named(
-        lambda value, site: value * factor,
+        lambda value, site: value * (factor.to(value) if isinstance(factor, Tensor) else factor),
         f"scale({factor if isinstance(factor, float | int) else '...'})",
     )
 
@@ -81,10 +79,8 @@ def apply(edit: Edit, value: Tensor, site: Site) -> Tensor:
     dim = index_dim(site, value.ndim)
     if not -value.shape[dim] <= site.index < value.shape[dim]:
         raise SiteError(f"{site} cannot be edited: there are {value.shape[dim]} of them")
-    whole = value.clone()
     part = value.select(dim, site.index)
-    whole.select(dim, site.index).copy_(_fit(edit(part, site), part, site))
-    return whole
+    return value.select_scatter(_fit(edit(part, site), part, site), dim, site.index)
 
 
 def name_of(edit: Edit) -> str:
@@ -98,14 +94,15 @@ def _fit(new: Tensor, value: Tensor, site: Site) -> Tensor:
             f"the edit at {site} returned {type(new).__name__}; it must return a tensor"
         )
     try:
-        shaped = new.expand_as(value)
+        shaped = new if new.shape == value.shape else new.expand_as(value)
     except RuntimeError:
         raise SiteError(
-            f"the edit at {site} returned shape {tuple(new.shape)} where {tuple(value.shape)} is needed"
+            f"the edit at {site} returned shape {tuple(new.shape)} where "
+            f"{tuple(value.shape)} is needed"
         ) from None
     return shaped.to(value.dtype)
 
 
 def _named(edit: Edit, name: str) -> Edit:
-    edit.__name__ = name  # type: ignore[attr-defined]
+    edit.__name__ = name
     return edit

@@ -13,16 +13,15 @@ from .ops import Op
 def _embedding(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
     recording = eye.recording
     out = eye.call(op, func, args, kwargs)
-    if not isinstance(out, Tensor) or (recording.lifted and not recording.tokens):
+    if not isinstance(out, Tensor) or not recording.tokens:
         return out
-    recording.tokens = True
     if recording.grad and not out.requires_grad:
         leaf = out.detach().requires_grad_()
         out = leaf.clone()
         recording.lifted.append(leaf)
         recording.tape.claim([out], set(), "the embedding")
     return recording.visit(
-        "", "in", recording.count("", "in"), out, "b n c" if out.ndim == 3 else ""
+        "", "in", recording.count("", "embedded"), out, "b n c" if out.ndim == 3 else ""
     )
 
 

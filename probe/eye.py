@@ -10,16 +10,18 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from .errors import ProbeError
+from .guard import refuse_checkpoint, refuse_reentrant
+from .kept import Call, keep, operand
 from .mark import mark
-from .ops import Op, describe, rectifies, tensors
+from .ops import RESHAPES, Op, describe, rectifies, tensors
+from .presets import kept
 from .recording import Recording, Stop
 from .site import Site
-from .tape import OpRecord
 from .trace import Hole
 
 _ops: dict[Any, Op | None] = {}
 _NEW = object()
+_transforms = torch._C._functorch.peek_interpreter_stack
 
 Special = Callable[["Eye", Op, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 SPECIAL: dict[str, Special] = {}
@@ -31,7 +33,7 @@ class Eye(TorchFunctionMode):
     def __init__(self, recording: Recording) -> None:
         super().__init__()
         self.recording = recording
-        self.lean = not recording.grad and not recording.inside
+        self.lean = recording.lean
         self.hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -42,14 +44,15 @@ class Eye(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         if self.recording.stopped:
             raise Stop
+        kwargs = kwargs or {}
+        if self.lean and not (op.inplace or op.switch is not None or "out" in kwargs):
+            return func(*args, **kwargs)
         if func is mark:
             return self._mark(*args)
-        kwargs = kwargs or {}
-        if self.lean:
-            if op.inplace or op.switch is not None or "out" in kwargs:
-                return self._overwrite(op, func, args, kwargs)
+        if _transforms() is not None:
             return func(*args, **kwargs)
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        if self.lean:
+            self._protect(op, args, kwargs)
             return func(*args, **kwargs)
         special = SPECIAL.get(op.name)
         return (
@@ -64,10 +67,11 @@ class Eye(TorchFunctionMode):
         frame = recording.frames[-1]
         number = frame.counts[op.name]
         frame.counts[op.name] = number + 1
-        before = self._before(op, args, kwargs) if recording.grad else set()
-        out = self._overwrite(op, func, args, kwargs)
         if recording.grad:
-            self._claim(op, args, kwargs, out, before, f"{op.name}.{number} in {recording.place}")
+            out = self._run(op, func, args, kwargs, f"{op.name}.{number} in {recording.place}")
+        else:
+            self._protect(op, args, kwargs)
+            out = func(*args, **kwargs)
         result = args[0] if out is None and op.name == "setitem" else out
         if recording.inside and isinstance(result, Tensor):
             recording.seen.add(Site(frame.path, f"{op.name}.{number}", frame.call))
@@ -78,61 +82,80 @@ class Eye(TorchFunctionMode):
 
     def _put_back(self, op: Op, args: Any, kwargs: Any, out: Any, old: Tensor, new: Tensor) -> Any:
         """An edited result; written into the old one where the op worked in place."""
-        if op.overwrites(args, kwargs) or "out" in kwargs:
+        if op.targets(args, kwargs):
             before = {n for n in (old.grad_fn, new.grad_fn) if n is not None}
             old.copy_(new)
             self.recording.tape.claim([old], before, "an edit in place")
             return out
         return new
 
-    def _before(self, op: Op, args: Any, kwargs: Any) -> set[Node]:
+    def _run(self, op: Op, func: Any, args: Any, kwargs: Any, place: str) -> Any:
+        """Run an op where a graph is built, and book the nodes it makes."""
+        before, tape = self._before(op, args, kwargs, place), self.recording.tape
+        call = self._keep(op, args, kwargs)
+        lost = self._protect(op, args, kwargs)
+        rectifying = rectifies(op, args, kwargs)
+        for target in op.targets(args, kwargs) if rectifying else ():
+            lost = target if target._is_view() else lost
+        if lost is None or op.name in RESHAPES or "out" in kwargs:
+            out = func(*args, **kwargs)
+            results = tensors(out if out is not None else args[:1])
+            made = tape.claim(results, before, place)
+            tape.record(op.name, place, made, rectifying, self._with_result(call, results))
+            return out
+        twin = lost.clone()
+        tape.claim([twin], before, place)
+        given = kwargs if args else {**kwargs, "input": twin}
+        out = func(*(twin, *args[1:])[: len(args)], **given)
+        made = tape.claim([twin], before, place)
+        tape.record(op.name, place, made, rectifying, self._with_result(call, [twin]))
+        lost.copy_(twin)
+        tape.claim([lost], before, place)
+        return None if out is None else lost
+
+    def _keep(self, op: Op, args: Any, kwargs: Any) -> Call | None:
+        """Hold what the op's relevance rule will need."""
+        if not (self.recording.relevance and kept(op.name)):
+            return None
+        call = keep(op, args, kwargs)
+        self.recording.guard(o.value for o in call.operands)
+        return call
+
+    def _with_result(self, call: Call | None, results: list[Tensor]) -> Call | None:
+        if call is not None and results:
+            call.out = operand(results[0])
+            self.recording.guard([call.out.value])
+        return call
+
+    def _before(self, op: Op, args: Any, kwargs: Any, place: str) -> set[Node]:
+        """The nodes that made the inputs of a call."""
         inputs = tensors(args) + tensors(kwargs)
         if not torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+            refuse_reentrant(self.recording.place)
             self._hole(f"no_grad around {op.name}")
         if torch._C._autograd._top_saved_tensors_default_hooks(False) != self.hooks:
-            self._refuse_checkpoint()
+            refuse_checkpoint(self.recording.place)
+        for t in inputs:
+            self.recording.tape.claim_view(t, place)
         nodes = {t.grad_fn for t in inputs}
         if op.inplace or op.switch is not None:
             nodes |= {t._base.grad_fn for t in inputs if t._base is not None}
-        nodes.discard(None)
-        return nodes  # type: ignore[return-value]
-
-    def _refuse_checkpoint(self) -> None:
-        raise ProbeError(
-            f"{self.recording.place} runs under saved-tensor hooks (torch.utils.checkpoint or "
-            "offloading), whose recomputation the probe cannot follow; switch checkpointing off "
-            "in the model, or probe with grad=False"
-        )
-
-    def _claim(
-        self, op: Op, args: Any, kwargs: Any, out: Any, before: set[Node], place: str
-    ) -> None:
-        outputs = tensors(out) if out is not None else tensors(args[:1])
-        nodes = self.recording.tape.claim(outputs, before, place)
-        if nodes:
-            record = OpRecord(op.name, place, nodes, rectifies(op, args, kwargs))
-            self.recording.tape.ops.append(record)
+        return {node for node in nodes if node is not None}
 
     def _hole(self, what: str) -> None:
         hole = Hole(what, self.recording.place)
         if hole not in self.recording.trace.holes:
             self.recording.trace.holes.append(hole)
 
-    def _overwrite(self, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run an op; if it writes in place, save captured values first."""
-        target = kwargs.get("out")
-        if target is None and op.overwrites(args, kwargs) and args:
-            target = args[0]
-        if not isinstance(target, Tensor) or not self.recording.about_to_overwrite(target):
-            return func(*args, **kwargs)
-        twin = target.clone()
-        out = func(twin, *args[1:], **kwargs)
-        target.copy_(out if isinstance(out, Tensor) else twin)
-        return None if out is None else target
+    def _protect(self, op: Op, args: Any, kwargs: Any) -> Tensor | None:
+        """Save captured values that a call writes over; the view among them that must be cloned."""
+        lost = None
+        if op.inplace or op.switch is not None or "out" in kwargs:
+            for target in op.targets(args, kwargs):
+                lost = target if self.recording.about_to_overwrite(target) else lost
+        return lost
 
     def _mark(self, name: str, x: Tensor) -> Tensor:
         recording = self.recording
-        if self.lean:
-            return x
         path = recording.frames[-1].path
         return recording.visit(path, name, recording.count(path, name), x)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .classes import by_name
 from .errors import MethodError, SiteError
 from .layout import Layout, layout
 from .registry import Bound, Method, use
 from .results import About, Maps, SaliencyMap
 from .site import Pattern, Site, parse
-from .target import Target, by_name, targets, top
+from .target import Target, targets, top
 from .trace import Value
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def jobs_at(probe: Probe, bound: Bound, patterns: Sequence[Pattern]) -> list[Job
     """A method at every captured site of its patterns. Raises SiteError when there is none."""
     if bound.method.kind != "site":
         raise MethodError(
-            f"method {bound.name!r} needs passes of its own; run it with limelight.maps(model, x, ...)"
+            f"method {bound.name!r} needs passes of its own; "
+            "run it with limelight.maps(model, x, ...)"
         )
     values = {v.site: v for p in patterns for v in probe.values([p])}
     if not values:
@@ -94,11 +96,11 @@ def jobs_at(probe: Probe, bound: Bound, patterns: Sequence[Pattern]) -> list[Job
 def gather(probe: Probe, jobs: Sequence[Job], target: Target, *, retain: bool) -> list[Reading]:
     """Run the backwards that the jobs need for one target: one per regime."""
     readings: dict[int, Reading] = {}
-    by_regime: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    by_regime: dict[Any, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     with torch.no_grad():
         for i, job in enumerate(jobs):
-            if "grad" in job.bound.method.needs:
-                by_regime[job.bound.method.regime][id(job.value)].append(i)
+            if {"grad", "relevance"} & set(job.bound.method.needs):
+                by_regime[job.bound.regime][id(job.value)].append(i)
             else:
                 readings[i] = _read(probe, job, None)
     for turn, (regime, at) in enumerate(by_regime.items(), 1):
@@ -127,6 +129,7 @@ def _read(probe: Probe, job: Job, grad: Tensor | None) -> Reading:
     given = {
         "act": lambda: plan.canonical(value.act.to(grad.device) if grad is not None else value.act),
         "grad": lambda: plan.canonical(grad),  # type: ignore[arg-type]
+        "relevance": lambda: plan.canonical(grad),  # type: ignore[arg-type]
         "inputs": lambda: _inputs(probe, value),
         "module": lambda: probe.modules[value.site.path],
     }
@@ -135,8 +138,8 @@ def _read(probe: Probe, job: Job, grad: Tensor | None) -> Reading:
     if not isinstance(result, Tensor) or result.shape[:1] != (batch,):
         found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise MethodError(
-            f"method {job.bound.name!r} at {value.site} must return one map per sample, {batch} first, "
-            f"but returned {found}"
+            f"method {job.bound.name!r} at {value.site} must return one map per sample, "
+            f"{batch} first, but returned {found}"
         )
     reading = Reading(job, result.detach().cpu(), plan, probe.size)
     if result.ndim - 1 != len(reading.axes.split()):

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from .errors import ProbeError
 
@@ -57,6 +58,24 @@ def _refuse_inference(model: nn.Module) -> None:
                 f"weight {name!r} was made in torch.inference_mode() and can take part in no "
                 "gradient; build or load the model outside it, or probe with grad=False"
             )
+
+
+def refuse_checkpoint(place: str) -> None:
+    """Raise ProbeError: `place` runs a part that its backward will compute again."""
+    raise ProbeError(
+        f"{place} runs under saved-tensor hooks (torch.utils.checkpoint or offloading), whose "
+        "recomputation the probe cannot follow; switch checkpointing off in the model, or probe "
+        "with grad=False"
+    )
+
+
+def refuse_reentrant(place: str) -> None:
+    """Raise ProbeError inside a reentrant checkpoint, whose forward looks like plain no_grad."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is CheckpointFunction.forward.__code__:
+            refuse_checkpoint(place)
+        frame = frame.f_back  # type: ignore[assignment]
 
 
 @contextmanager

@@ -36,7 +36,13 @@ _SPELLINGS = {
 
 RECTIFIERS = {
     "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish",
-    "hardtanh", "softplus", "prelu", "rrelu", "threshold",
+    "softplus", "prelu", "rrelu", "threshold",
+}  # fmt: skip
+
+# In place, but they write no value: shapes, flags, storages.
+RESHAPES = {
+    "squeeze", "unsqueeze", "t", "transpose", "swapaxes", "swapdims", "as_strided", "detach",
+    "resize", "resize_as", "set",
 }  # fmt: skip
 
 
@@ -56,6 +62,13 @@ class Op:
             return False
         return bool(args[self.switch] if len(args) > self.switch else kwargs.get("inplace"))
 
+    def targets(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+        """The tensors that this call writes into."""
+        written = tensors(kwargs.get("out"))
+        if self.overwrites(args, kwargs):
+            written += tensors(args[0] if args else kwargs.get("input"))
+        return written
+
 
 def describe(function: Callable[..., Any]) -> Op | None:
     """The op a function is; None for attribute reads and other calls that compute nothing."""
@@ -67,7 +80,7 @@ def describe(function: Callable[..., Any]) -> Op | None:
         return None
     dunder = name.startswith("__") and name.endswith("__")
     word = name.strip("_") if dunder else name
-    inplace = word.startswith("i") and word in _INPLACE_DUNDERS if dunder else word.endswith("_")
+    inplace = word in _INPLACE_DUNDERS if dunder else word.endswith("_")
     word = word.rstrip("_").lstrip("_")
     return Op(_SPELLINGS.get(word, word), inplace or word == "setitem", _switch(function))
 
@@ -92,10 +105,11 @@ def rectifies(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a call is ReLU-like: it keeps what is positive and dampens what is not."""
     if op.name in RECTIFIERS:
         return True
-    if op.name in ("clamp", "clamp_min"):
-        low = args[1] if len(args) > 1 else kwargs.get("min")
-        return isinstance(low, (int, float)) and low == 0
-    return False
+    name = {"clamp": "min", "clamp_min": "min", "hardtanh": "min_val"}.get(op.name)
+    if name is None:
+        return False
+    low = args[1] if len(args) > 1 else kwargs.get(name)
+    return isinstance(low, (int, float)) and low == 0
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -9,7 +9,7 @@ with Probe(net) as p:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,24 +20,33 @@ from torch import Tensor, nn
 from . import attention as _attention  # noqa: F401  (registers what Eye re-expresses)
 from . import embedding as _embedding  # noqa: F401
 from .adapter import Adapter, adapt
-from .border import Borders, names_of
+from .border import Borders, Running, names_of
+from .classes import by_name
 from .edit import Edit
 from .errors import ProbeError
 from .eye import Eye
 from .guard import eager, guarded
-from .ops import tensors
+from .lift import lift, picture_size, starts_with_tokens
+from .presets import Preset
 from .recording import Recording, Stop
 from .regime import regime as regime_named
+from .relevance import propagate
 from .site import Pattern, Site, no_match, parse
 from .target import Target, targets
 from .trace import Trace, Value
 from .tree import exchange
-from .watch import Keep, Place, Wishes, is_border
+from .watch import Keep, Place, Wishes
+from .words import resolve
 
 if TYPE_CHECKING:
     from .results import Maps
 
 _open: list[Probe] = []
+EVERYWHERE = ("**", "**:**")
+_FLEX = (
+    "this model computes its attention by FlexAttention, which has no gradient on this device; "
+    "load it with attn_implementation='sdpa' or 'eager', or probe with grad=False"
+)
 
 
 class Probe:
@@ -45,21 +54,32 @@ class Probe:
 
     grad      build a graph, so that gradients and maps can be asked for (weights are frozen)
     evaluate  run in eval mode
+    relevance  also hold what relevance rules need, so that the relevance regime can be asked for
 
     Values outlive the `with`; graphs do not. What a model caches by itself is not undone.
     """
 
-    def __init__(self, model: nn.Module, *, grad: bool = True, evaluate: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, *, grad: bool = True, evaluate: bool = True, relevance: bool = False
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise ProbeError(f"a probe needs a torch.nn.Module, not {type(model).__name__}")
         self.model = model
-        self.grad, self.evaluate = grad, evaluate
-        self.running: Recording | None = None
+        self.grad, self.evaluate, self.relevance = grad, evaluate, relevance
         self.wishes = Wishes()
         self._last: Recording | None = None
         self._complete: tuple[int, set[Place]] | None = None
+        self._calm: int | None = None
         self._stack: ExitStack | None = None
-        self._borders: Borders | None = None
+        self._now = Running()
+        self._borders = Borders(self._now)
+        self._hooked: tuple[int, bool] | None = None
+        self._known: dict[str, nn.Module] = {}
+
+    @property
+    def running(self) -> Recording | None:
+        """The forward that is being recorded."""
+        return self._now.recording
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
@@ -74,6 +94,10 @@ class Probe:
         return first
 
     @cached_property
+    def _aliases(self) -> dict[str, str]:
+        return {p: self._canonical[m] for p, m in self.modules.items() if p != self._canonical[m]}
+
+    @cached_property
     def adapter(self) -> Adapter:
         """What the model's family calls its layers and tokens."""
         return adapt(self.model)
@@ -82,9 +106,22 @@ class Probe:
         if self._stack is not None:
             raise ProbeError("this probe is already open; leave its `with` before entering again")
         self._stack = guarded(self.model, grad=self.grad, evaluate=self.evaluate)
-        self._borders = Borders(self, self._stack)
+        self._look_again()
+        self._borders.put_on()
+        self._stack.callback(self._borders.take_off)
         _open.append(self)
         return self
+
+    def _look_again(self) -> None:
+        """Forget what was learnt about the model if its modules are no longer the same."""
+        present = dict(self.model.named_modules())
+        if self._known and present != self._known:
+            for name in ("modules", "_canonical", "_aliases", "adapter"):
+                vars(self).pop(name, None)
+            self._now = Running()
+            self._borders = Borders(self._now)
+            self._hooked = self._complete = self._calm = None
+        self._known = present
 
     def __exit__(
         self,
@@ -92,7 +129,7 @@ class Probe:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        stack, self._stack, self._borders = self._stack, None, None
+        stack, self._stack = self._stack, None
         self._drop_graph()
         in_order = _open[-1:] == [self]
         _open.remove(self)
@@ -111,7 +148,7 @@ class Probe:
             self._last.tape.drop()
 
     def watch(self, *addresses: str | Site | Pattern, keep: Keep = "device") -> Probe:
-        """Ask for sites, wildcards allowed; `hidden`, `last`, `heads` and `input` are words for them.
+        """Ask for sites; wildcards and the words `hidden`, `last`, `heads`, `input` are allowed.
 
         keep="cpu" moves captured values off the device. Raises SiteError when nothing matches.
         """
@@ -119,7 +156,7 @@ class Probe:
         return self
 
     def edit(self, edits: Mapping[str | Site, Edit]) -> Probe:
-        """Change values as they pass: `{"blocks.3.attn:heads.6": zero}`. Later edits come on top."""
+        """Change values as they pass: `{"blocks.3.attn:heads.6": zero}`; later edits on top."""
         for address, edit in edits.items():
             for pattern in self.resolve(address):
                 self.wishes.edit(pattern, edit)
@@ -127,37 +164,7 @@ class Probe:
 
     def resolve(self, address: str | Site | Pattern) -> list[Pattern]:
         """The patterns an address or a word means in this model. Raises SiteError."""
-        pattern = parse(address)
-        if (
-            pattern.port in ("out", "heads")
-            and pattern.path not in self.modules
-            and pattern.concrete
-        ):
-            words = self._word(str(address))
-            if words:
-                return [p for word in words for p in self.resolve(word)]
-        if pattern == parse("input"):
-            return [Pattern("", "in", 0)]
-        found = [
-            m
-            for p, m in self.modules.items()
-            if pattern.matches(Site(p, pattern.port, pattern.call or 0))
-        ]
-        if not found:
-            raise no_match(address, self.modules)
-        names = {self._canonical[module] for module in found}
-        if all(pattern.matches(Site(n, pattern.port, pattern.call or 0)) for n in names):
-            return [pattern]
-        return [Pattern(name, pattern.port, pattern.call, pattern.index) for name in sorted(names)]
-
-    def _word(self, address: str) -> tuple[str, ...]:
-        if address == "hidden":
-            return self.adapter.hidden
-        if address == "last":
-            return self.adapter.hidden[-1:]
-        if address == "heads":
-            return tuple(f"{path}:heads" for path in self.adapter.heads)
-        return ()
+        return resolve(address, self.modules, self._canonical, lambda: self.adapter)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model under the probe and return its output (None after an early stop)."""
@@ -169,21 +176,27 @@ class Probe:
         Float tensors among the arguments become the inputs that gradients are taken for; where
         there are none, the outputs of embeddings do.
         """
-        if self._stack is None or self._borders is None:
+        if self._stack is None:
             raise ProbeError("a probe runs only inside its `with`: `with Probe(model) as p: p(x)`")
         if self.running is not None:
             raise ProbeError(
                 "this probe is already running; it cannot run itself from inside a forward"
             )
         self._drop_graph()
+        size = picture_size(args, kwargs)
         recording = Recording(
-            self.wishes, grad=self.grad, pending=self._pending(), size=_picture_size(args, kwargs)
+            self.wishes,
+            grad=self.grad,
+            pending=self._pending(),
+            size=size,
+            relevance=self.relevance,
         )
+        recording.trace.aliases = self._aliases
+        recording.tokens = starts_with_tokens(args, kwargs)
         self._hook(recording)
         self._last = recording
         with torch.inference_mode(False), torch.set_grad_enabled(self.grad), eager():
-            if self.grad:
-                args, kwargs = _lift(recording, args, kwargs)
+            args, kwargs = lift(recording, args, kwargs)
             output = self._record(recording, function, args, kwargs)
         recording.trace.output = output
         self._finish(recording, output)
@@ -192,26 +205,44 @@ class Probe:
     def _record(
         self, recording: Recording, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
-        self.running = recording
+        self._now.recording = recording
         try:
-            with Eye(recording):
-                return function(*args, **kwargs)
+            with self._eye(recording):
+                output = function(*args, **kwargs)
         except Stop:
             return None
+        except Exception as error:
+            if recording.stopped:  # the model swallowed the stop and stumbled over the rest
+                return None
+            if recording.grad and "FlexAttention" in str(error):
+                raise ProbeError(_FLEX) from error
+            raise
+        else:
+            return None if recording.stopped else output
         finally:
-            self.running = None
+            self._now.recording = None
+
+    def _eye(self, recording: Recording) -> AbstractContextManager[Any]:
+        """The mode that sees all ops.
+
+        Where only borders are wanted it guards values against ops in place, and once a forward had
+        none it is spared; values that are overwritten all the same say so when read.
+        """
+        spared = recording.lean and self._calm == self.wishes.version
+        return nullcontext() if spared else Eye(recording)
 
     def _hook(self, recording: Recording) -> None:
-        borders = self._borders
-        if borders is None:
+        framed = recording.grad or recording.inside
+        if self._hooked == (self.wishes.version, framed):
             return
-        if recording.grad or recording.inside:
-            borders.frame(self._canonical)
+        self._hooked = self.wishes.version, framed
+        if framed:
+            self._borders.frame(self._canonical)
             return
         for pattern in self.wishes.patterns():
             for module, path in self._canonical.items():
                 if pattern.matches(Site(path, pattern.port, pattern.call or 0)):
-                    borders.watch(module, path, {pattern.port.partition(".")[0]})
+                    self._borders.watch(module, path, {pattern.port.partition(".")[0]})
 
     def _pending(self) -> set[Place] | None:
         """The sites after which a forward without gradients may stop; None if that is unknown."""
@@ -224,15 +255,19 @@ class Probe:
             for p in self.wishes.watched
             if p.concrete and p.call is not None
         ]
-        return set(concrete) if len(concrete) == len(self.wishes.watched) else None  # type: ignore[arg-type]
+        return set(concrete) if len(concrete) == len(self.wishes.watched) else None
 
     def _finish(self, recording: Recording, output: Any) -> None:
         trace = recording.trace
+        if recording.lean:
+            calm = not (recording.wrote or recording.overtaken)
+            self._calm = self.wishes.version if calm else None
         if not recording.stopped:
+            reached = (*trace, *(site for site, _ in trace.edits))
+            places = {(site.path, site.port) for site in reached}
             for pattern in self.wishes.patterns():
-                if not any(
-                    pattern.matches(s) for s in (*trace, *(site for site, _ in trace.edits))
-                ):
+                named = pattern.call is None and (pattern.path, pattern.port) in places
+                if not named and not any(pattern.matches(s) for s in reached):
                     raise no_match(pattern, [*trace, *recording.seen])
             self._complete = (self.wishes.version, {(s.path, s.port, s.call) for s in trace})
         if self.grad:
@@ -258,19 +293,20 @@ class Probe:
         target: Target | Callable[[Any], Tensor] | int | str,
         *,
         regime: str = "plain",
-        sites: Sequence[str | Site] = ("**", "**:**"),
+        sites: Sequence[str | Site] = EVERYWHERE,
         retain: bool = True,
     ) -> Trace:
         """Take the gradient of a target at the watched sites; it is then `trace[site].grad`."""
         values = self.values(sites)
-        self.differentiate(targets(target)[0], values, _keep_gradient, regime=regime, retain=retain)
+        if tuple(sites) == EVERYWHERE:
+            values = [v for v in values if v.edge is not None] or values
+        chosen = targets(target)[0].resolve(by_name(self.adapter.labels))
+        self.differentiate(chosen, values, _keep_gradient, regime=regime, retain=retain)
         return self.trace
 
-    def values(self, sites: Sequence[str | Site | Pattern] = ("**", "**:**")) -> list[Value]:
+    def values(self, sites: Sequence[str | Site | Pattern] = EVERYWHERE) -> list[Value]:
         """The captured values that can have a gradient of their own, in execution order."""
-        patterns = [
-            p for s in sites for p in (self.resolve(s) if s not in ("**", "**:**") else [parse(s)])
-        ]
+        patterns = [p for s in sites for p in ([parse(s)] if s in EVERYWHERE else self.resolve(s))]
         trace = self.trace
         return [
             v
@@ -284,10 +320,10 @@ class Probe:
         values: Sequence[Value],
         receive: Callable[[Value, Tensor], None],
         *,
-        regime: str = "plain",
+        regime: str | Preset = "plain",
         retain: bool = True,
     ) -> Tensor:
-        """One backward; `receive(value, grad)` is called as each gradient arrives. Returns scores `b`."""
+        """One backward; `receive(value, grad)` gets each gradient as it arrives. Returns scores."""
         recording = self._ran()
         if not self.grad or not recording.tape.roots:
             raise ProbeError(
@@ -296,7 +332,10 @@ class Probe:
             )
         with torch.inference_mode(False), torch.enable_grad():
             score = target(recording.trace.output)
-            recording.tape.backward(score, values, receive, regime_named(regime), retain=retain)
+            if isinstance(regime, Preset):
+                propagate(recording, score, values, receive, regime)
+            else:
+                recording.tape.backward(score, values, receive, regime_named(regime), retain=retain)
         return score.detach()
 
     def maps(
@@ -318,28 +357,3 @@ class Probe:
 
 def _keep_gradient(value: Value, grad: Tensor) -> None:
     value.gradient = grad.detach()
-
-
-def _picture_size(args: Any, kwargs: Any) -> tuple[int, ...]:
-    """Rows and columns of the first image-like argument."""
-    for tensor in tensors((args, kwargs)):
-        if tensor.ndim in (4, 5) and tensor.is_floating_point():
-            return tuple(tensor.shape[-2:])
-    return ()
-
-
-def _lift(recording: Recording, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Float arguments as non-leaf copies that require a gradient."""
-
-    def lift(_: str, x: Tensor) -> Tensor:
-        if not (x.is_floating_point() or x.is_complex()):
-            return x
-        leaf = x.detach().clone() if x.is_inference() else x.detach()
-        leaf = leaf.requires_grad_()
-        copy = leaf.clone()
-        recording.lifted.append(leaf)
-        recording.tape.claim([copy], set(), "the input")
-        return copy
-
-    lifted: tuple[Any, Any] = exchange((args, kwargs), lift)
-    return lifted

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -17,6 +19,9 @@ from .tape import Tape
 from .trace import Trace, Value
 from .watch import Place, Wish, Wishes
 
+_plainly = torch._C.DisableTorchFunction
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
 
 class Stop(BaseException):
     """Ends a forward whose wanted sites have all been seen. No `except Exception` catches it."""
@@ -25,7 +30,7 @@ class Stop(BaseException):
 class Frame:
     """A module whose forward is running."""
 
-    __slots__ = ("call", "counts", "heads", "path", "softmax", "product")
+    __slots__ = ("call", "counts", "heads", "path", "product", "softmax")
 
     def __init__(self, path: str, call: int, heads: bool) -> None:
         self.path, self.call, self.heads = path, call, heads
@@ -34,13 +39,26 @@ class Frame:
         self.softmax: Tensor | None = None
 
 
+@lru_cache(maxsize=4096)
+def _site(
+    path: str, port: str, call: int, axes: str, shape: tuple[int, ...], size: tuple[int, ...]
+) -> Site:
+    return Site(path, port, call, None, axes or guess_axes(shape, size))
+
+
 class Recording:
     """The state of one forward under a probe."""
 
     def __init__(
-        self, wishes: Wishes, *, grad: bool, pending: set[Place] | None, size: tuple[int, ...]
+        self,
+        wishes: Wishes,
+        *,
+        grad: bool,
+        pending: set[Place] | None,
+        size: tuple[int, ...],
+        relevance: bool = False,
     ) -> None:
-        self.wishes, self.grad, self.size = wishes, grad, size
+        self.wishes, self.grad, self.size, self.relevance = wishes, grad, size, relevance
         self.trace, self.tape = Trace(), Tape()
         self.frames: list[Frame] = [Frame("", 0, False)]
         self.calls: Counter[str | tuple[str, str]] = Counter()
@@ -48,8 +66,10 @@ class Recording:
         self.stopped = False
         self.seen: set[Site] = set()
         self.lifted: list[Tensor] = []
-        self.tokens = False
+        self.tokens = False  # gradients start at embeddings, not at float inputs
+        self.thread = get_ident()
         self.inside = wishes.inside
+        self.wrote = False  # an op has worked in place
         self._fresh: list[Value] = []
         self._held: dict[int, list[Value]] = defaultdict(list)
 
@@ -63,20 +83,40 @@ class Recording:
         wish = self.wishes.at(path, port, call)
         if wish is None:
             return x
-        with torch._C.DisableTorchFunction():
-            if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        with _plainly():
+            if _is_wrapped(x):
                 return x
-            site = Site(path, port, call, None, axes or guess_axes(x.shape, self.size))
+            site = _site(path, port, call, axes, x.shape, self.size)
             for index, edit in wish.edits:
                 x = self._edit(edit, x, replace(site, index=index))
             if wish.capture:
                 self.capture(site, x, wish)
+        if self.pending is not None:
+            self._reached((path, port, call))
+        return x
+
+    def _reached(self, place: Place) -> None:
+        """Stop the forward when this was the last wanted site."""
         if self.pending is not None and not self.grad:
-            self.pending.discard((path, port, call))
+            self.pending.discard(place)
             if not self.pending:
                 self.stopped = True
                 raise Stop
-        return x
+
+    @property
+    def lean(self) -> bool:
+        """Whether the borders of modules are all that is wanted."""
+        return not (self.grad or self.inside or self.embeds)
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether a captured value has been written over unseen."""
+        return any(value.stale for value in self._fresh)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the output of embeddings is wanted as the input."""
+        return self.tokens and self.wishes.enters("")
 
     def _edit(self, edit: Any, x: Tensor, site: Site) -> Tensor:
         before = {x.grad_fn} if x.grad_fn is not None else set()
@@ -89,18 +129,16 @@ class Recording:
         """Keep a value and the place of its gradient."""
         edge = (x.grad_fn, x.output_nr) if self.grad and x.grad_fn is not None else None
         act = x.detach()
-        value = Value(site, act if wish.keep == "device" else act.cpu(), edge)
+        here = wish.keep == "device"
+        value = Value(site, act if here else act.cpu(), edge)
         self.trace.values_by_site[site] = value
-        if wish.keep == "device" or act.device.type == "cpu":
+        if here or act.device.type == "cpu":
             self._fresh.append(value)
 
-    def lazy(
-        self, site: Site, act: Callable[[], Tensor], grad: Callable[[], Tensor | None]
-    ) -> None:
+    def lazy(self, site: Site, act: Callable[[], Tensor]) -> None:
         """Keep a value that is computed when read."""
-        value = Value(site, act, None)
-        value.gradient = grad
-        self.trace.values_by_site[site] = value
+        self.trace.values_by_site[site] = Value(site, act, None)
+        self._reached((site.path, site.port, site.call))
 
     def guard(self, values: Iterable[Value]) -> None:
         """Protect values that are kept beside the trace from being overwritten in place."""
@@ -112,6 +150,7 @@ class Recording:
         True when a captured value is the very view that is written: its gradient would be lost
         unless the op runs on a clone that is copied back.
         """
+        self.wrote = True
         for value in self._fresh:
             if value.held is not None:
                 self._held[value.held.untyped_storage()._cdata].append(value)
@@ -133,6 +172,10 @@ class Recording:
         call = self.calls[path]
         self.calls[path] = call + 1
         self.frames.append(Frame(path, call, self.wishes.heads(path)))
+
+    def call_of(self, path: str) -> int:
+        """Which call of a module is running."""
+        return next((f.call for f in reversed(self.frames) if f.path == path), 0)
 
     def leave(self, path: str) -> None:
         """Pop the frames down to a module's, whatever was raised in between."""

@@ -22,7 +22,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from .errors import MethodError, OptionError, near
 from .plugins import load_group
 
-NEEDS = ("act", "grad", "inputs", "module")
+NEEDS = ("act", "grad", "relevance", "inputs", "module")
 Kind = Literal["site", "path", "pass"]
 
 
@@ -34,7 +34,7 @@ class Method:
     function: Callable[..., Any]
     kind: Kind
     sites: str
-    regime: str = "plain"
+    regime: str | Callable[..., Any] = "plain"
     needs: tuple[str, ...] = ()
 
     @property
@@ -62,6 +62,14 @@ class Bound:
     label: str = field(default="", compare=False)
 
     @property
+    def regime(self) -> Any:
+        """The backward it reads: a regime's name, or what its options make of one."""
+        if isinstance(self.method.regime, str):
+            return self.method.regime
+        defaults = {n: p.default for n, p in self.method.options.items()}
+        return self.method.regime(**{**defaults, **dict(self.options)})
+
+    @property
     def name(self) -> str:
         return self.label or self.method.name
 
@@ -73,11 +81,12 @@ _methods: dict[str, Method] = {}
 
 
 def method(
-    name: str, *, sites: str = "hidden", regime: str = "plain"
+    name: str, *, sites: str = "hidden", regime: str | Callable[..., Any] = "plain"
 ) -> Callable[[Callable], Callable]:
     """Register a site method. `sites`: where it reads unless told, `hidden`, `last` or `input`.
 
-    The positional parameters say what it needs: any of act, grad, inputs, module.
+    The positional parameters say what it needs: any of act, grad, relevance, inputs, module.
+    A regime is a name, or a function from the method's options to one.
     """
 
     def register(function: Callable) -> Callable:
@@ -153,12 +162,12 @@ def use(spec: str | Callable | Method | Bound, /, **options: Any) -> Bound:
         name, words = _split(spec)
         found = find(name)
         return _bind(found, {**_read(found, words), **options})
-    method = spec if isinstance(spec, Method) else getattr(spec, "limelight", None)
-    if not isinstance(method, Method):
+    chosen = spec if isinstance(spec, Method) else getattr(spec, "limelight", None)
+    if not isinstance(chosen, Method):
         raise MethodError(
             f"{spec!r} is no method: give a name, or a function decorated with @limelight.method"
         )
-    return _bind(method, options)
+    return _bind(chosen, options)
 
 
 def _split(spec: str) -> tuple[str, list[str]]:

@@ -76,7 +76,7 @@ class SaliencyMap:
             round(self.extent[3] - self.extent[1]),
         )
         smooth = {} if mode == "nearest" else {"align_corners": False}
-        values = F.interpolate(self.values.float()[None, None], size, mode=mode, **smooth)  # type: ignore[arg-type]
+        values = F.interpolate(self.values.float()[None, None], size, mode=mode, **smooth)
         return replace(self, values=values[0, 0])
 
 
@@ -146,7 +146,7 @@ class Maps(Sequence[SaliencyMap]):
         return pandas.DataFrame([_row(m) for m in self._maps], columns=_COLUMNS)
 
     def save(self, path: str | Path) -> Path:
-        """Write `.safetensors` or `.parquet` (lossless, reads back with `load`), or a `.png` sheet."""
+        """Write `.safetensors` or `.parquet` (lossless, for `load`), or a `.png` sheet."""
         from . import storage
 
         return storage.save(self, Path(path))

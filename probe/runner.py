@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -103,18 +103,21 @@ class Runner:
         sites: Sites,
         weights: Mapping[str, Tensor] | None,
     ) -> Iterator[tuple[Probe, list[Job]]]:
-        with Probe(self.model) as probe:
+        needs = {need for bound in bounds for need in bound.method.needs}
+        with Probe(self.model, relevance="relevance" in needs) as probe:
             wanted = [(bound, self._watch(probe, bound, sites)) for bound in bounds]
             if weights is None:
                 probe(*batch.args, **batch.kwargs)
             else:
-                probe.run(
-                    functional_call, self.model, dict(weights), batch.args, dict(batch.kwargs)
-                )
+                probe.run(self._call(weights), *batch.args, **batch.kwargs)
             yield (
                 probe,
                 [job for bound, patterns in wanted for job in jobs_at(probe, bound, patterns)],
             )
+
+    def _call(self, weights: Mapping[str, Tensor]) -> Callable[..., Any]:
+        """The model with other weights; they are no inputs of it."""
+        return lambda *args, **kwargs: functional_call(self.model, dict(weights), args, kwargs)
 
     def _watch(self, probe: Probe, bound: Bound, sites: Sites) -> list[Pattern]:
         asked = bound.sites or sites or self.sites or bound.method.sites

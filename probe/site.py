@@ -58,14 +58,15 @@ class Pattern:
 
     @property
     def concrete(self) -> bool:
-        return not set("*?") & set(self.path + self.port)
+        text = self.path + self.port
+        return "*" not in text and "?" not in text
 
     def matches(self, site: Site) -> bool:
         """Whether this pattern means `site` (its index aside)."""
         return (
             (self.call is None or self.call == site.call)
-            and _glob(self.path).fullmatch(site.path) is not None
-            and _glob(self.port).fullmatch(site.port) is not None
+            and _means(self.path, site.path)
+            and _means(self.port, site.port)
         )
 
     def __str__(self) -> str:
@@ -102,6 +103,11 @@ def _parse(address: str) -> Pattern:
         port, index = name, int(tail)
     call = None if found["call"] is None else int(found["call"])
     return Pattern(path, port, call, index)
+
+
+def _means(pattern: str, name: str) -> bool:
+    wild = "*" in pattern or "?" in pattern
+    return _glob(pattern).fullmatch(name) is not None if wild else pattern == name
 
 
 @lru_cache(maxsize=4096)

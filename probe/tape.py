@@ -10,12 +10,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 
 from .errors import ProbeError
+from .kept import Call
 from .ops import tensors
-from .regime import REGIMES, Regime, Rule
+from .regime import Regime, Rule
 from .trace import Hole, Value
+
+Wanted = dict[Node, list[tuple[int, Value]]]
+Arrive = Callable[[Value, Tensor | None], None]
 
 
 class OpRecord(NamedTuple):
@@ -25,6 +30,7 @@ class OpRecord(NamedTuple):
     place: str
     nodes: tuple[Node, ...]
     rectifies: bool
+    call: Call | None = None
 
 
 class Tape:
@@ -34,7 +40,6 @@ class Tape:
         self.ops: list[OpRecord] = []
         self.claimed: dict[Node, str] = {}
         self.roots: list[Node] = []
-        self.regime: Regime = REGIMES["plain"]
         self._order: list[Node] = []
 
     def claim(self, outputs: Iterable[Tensor], before: set[Node], place: str) -> tuple[Node, ...]:
@@ -50,8 +55,29 @@ class Tape:
             todo += [n for n, _ in node.next_functions if n is not None]
         return tuple(found)
 
+    def claim_view(self, x: Tensor, place: str) -> None:
+        """Book a view's node that torch made anew because its base was written in place."""
+        if x._is_view() and x.grad_fn is not None and x.grad_fn not in self.claimed:
+            base = x._base.grad_fn if x._base is not None else None
+            if base in self.claimed and not isinstance(x.grad_fn, BackwardCFunction):
+                self.claim([x], {base}, place)
+
+    def record(
+        self,
+        name: str,
+        place: str,
+        nodes: tuple[Node, ...],
+        rectifies: bool,
+        call: Call | None = None,
+    ) -> None:
+        """Keep an op and its nodes, for the rules of a regime."""
+        if nodes:
+            self.ops.append(OpRecord(name, place, nodes, rectifies, call))
+
     def close(self, output: Any) -> list[Hole]:
         """The audit, once the forward has ended: every node that nobody claimed."""
+        for t in tensors_of(output):
+            self.claim_view(t, "the output")
         self.roots = [t.grad_fn for t in tensors_of(output) if t.grad_fn is not None]
         holes: dict[Node, Hole] = {}
         for node in self.order():
@@ -100,62 +126,60 @@ class Tape:
         It goes back only as far as the values lie. A value that the score does not depend on
         receives zeros. Raises ProbeError where no gradient can come.
         """
-        if score.grad_fn is None:
-            raise ProbeError(
-                "the target does not depend on anything differentiable; it was computed under "
-                "no_grad or cut off by detach()"
-            )
-        wanted = self._wanted(values)
-        edges, waiting = self._frontier(wanted)
+        _check(score)
         got = {id(v): v for v in values}
 
         def arrive(value: Value, grad: Tensor | None) -> None:
             if grad is not None and got.pop(id(value), None) is not None:
-                receive(value, grad)
+                receive(value, grad.transpose(-1, -2) if value.flipped else grad)
 
         with ExitStack() as hooks:
-            for node in waiting:
-                hooks.callback(node.register_prehook(_deliver(wanted[node], arrive)).remove)
-            self._rule(regime, hooks)
-            self.regime = regime
-            hooks.callback(setattr, self, "regime", REGIMES["plain"])
-            places = [GradientEdge(node, nr) for node, nr, _ in edges]
-            grads = (
-                torch.autograd.grad(score.sum(), places, retain_graph=retain, allow_unused=True)
-                if places
-                else ()
-            )
-            for (_, _, value), grad in zip(edges, grads, strict=True):
-                arrive(value, grad)
+            self._flow(score, _by_node(values), arrive, regime, hooks, retain)
         for value in got.values():
             receive(value, torch.zeros_like(value.act))
 
-    def _wanted(self, values: Sequence[Value]) -> dict[Node, list[tuple[int, Value]]]:
-        wanted: dict[Node, list[tuple[int, Value]]] = defaultdict(list)
-        for value in values:
-            if value.edge is None:
-                raise ProbeError(
-                    f"no gradient reaches {value.site}: its value does not depend on the input, or "
-                    "the model computes it under no_grad or behind detach()"
-                )
-            wanted[value.edge[0]].append((value.edge[1], value))
-        return wanted
+    def _flow(
+        self,
+        score: Tensor,
+        wanted: Wanted,
+        arrive: Arrive,
+        regime: Regime,
+        hooks: ExitStack,
+        retain: bool,
+    ) -> None:
+        """Differentiate to the frontier; hooks tell what arrives on the way there."""
+        frontier, waiting, more = self._frontier(wanted)
+        for node in waiting:
+            hooks.callback(node.register_prehook(_deliver(wanted[node], arrive)).remove)
+        self._rule(regime, hooks)  # after them: a site reads what arrives at it, unruled
+        ends = [(node, nr, value) for node in frontier for nr, value in wanted[node]]
+        places = [GradientEdge(node, nr) for node, nr, _ in ends] + more
+        if not places:
+            return
+        grads = torch.autograd.grad(score.sum(), places, retain_graph=retain, allow_unused=True)
+        for (_, _, value), grad in zip(ends, grads, strict=False):
+            arrive(value, grad)
 
-    def _frontier(
-        self, wanted: dict[Node, list[tuple[int, Value]]]
-    ) -> tuple[list[tuple[Node, int, Value]], list[Node]]:
-        """Edges to differentiate to (no wanted node lies behind them), and the nodes on the way."""
+    def _frontier(self, wanted: Wanted) -> tuple[list[Node], list[Node], list[GradientEdge]]:
+        """Nodes to differentiate to (no wanted one lies behind them), and those on the way.
+
+        And what else autograd must compute: a write into a part of a tensor (CopySlices) fails in
+        torch when the gradient of what is written is wanted but that of the tensor is not.
+        """
         behind: set[Node] = set()
-        edges, waiting = [], []
+        frontier: list[Node] = []
+        waiting: list[Node] = []
+        writes: list[tuple[Node | None, int]] = []
         for node in self.order():
             further = any(n in behind for n, _ in node.next_functions)
-            if node in wanted and not further:
-                edges += [(node, nr, value) for nr, value in wanted[node]]
-            elif node in wanted:
-                waiting.append(node)
+            if node in wanted:
+                (waiting if further else frontier).append(node)
+            if further and node.name().endswith("CopySlices"):
+                writes.append(node.next_functions[0])
             if further or node in wanted:
                 behind.add(node)
-        return edges, waiting
+        more = [GradientEdge(n, nr) for n, nr in writes if n is not None and n not in behind]
+        return frontier, waiting, more
 
     def _rule(self, regime: Regime, hooks: ExitStack) -> None:
         if not regime.rules:
@@ -163,12 +187,32 @@ class Tape:
         ruled = [(op, rule) for op in self.ops if (rule := regime.rule(op)) is not None]
         if not ruled:
             warnings.warn(
-                f"regime {regime.name!r} changes ReLU-like ops, but this network has none: the maps "
-                "equal the plain gradient",
-                stacklevel=6,
+                f"regime {regime.name!r} changes ReLU-like ops, but this network has none: "
+                "the maps equal the plain gradient",
+                stacklevel=7,
             )
         for op, rule in ruled:
             _install(op, rule, regime, hooks)
+
+
+def _check(score: Tensor) -> None:
+    if score.grad_fn is None:
+        raise ProbeError(
+            "the target does not depend on anything differentiable; it was computed under "
+            "no_grad or cut off by detach()"
+        )
+
+
+def _by_node(values: Sequence[Value]) -> Wanted:
+    wanted: Wanted = defaultdict(list)
+    for value in values:
+        if value.edge is None:
+            raise ProbeError(
+                f"no gradient reaches {value.site}: its value does not depend on the input, or "
+                "the model computes it under no_grad or behind detach()"
+            )
+        wanted[value.edge[0]].append((value.edge[1], value))
+    return wanted
 
 
 def tensors_of(output: Any) -> list[Tensor]:
@@ -191,7 +235,7 @@ def _install(op: OpRecord, rule: Rule, regime: Regime, hooks: ExitStack) -> None
 
 
 def _deliver(
-    wanted: list[tuple[int, Value]], arrive: Callable[[Value, Tensor | None], None]
+    wanted: list[tuple[int, Value]], arrive: Arrive
 ) -> Callable[[tuple[Tensor, ...]], None]:
     def hook(grads: tuple[Tensor, ...]) -> None:
         for nr, value in wanted:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import TargetError, near
+from .classes import (
+    Names,
+    Of,
+    Which,
+    dense,
+    interleave,
+    picked,
+    read_classes,
+    scaled,
+    scores,
+)
+from .errors import TargetError
 from .tree import first_tensor
-
-Names = Callable[[str], int]
-Which = int | str | Sequence[int | str] | Tensor
-Of = Literal["logit", "probability", "log_probability"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,43 +29,55 @@ class Target:
     """A scalar per sample.
 
     name   how results call it when a sample has no better name
-    read   (output, rows) -> `b`
+    read   (output, rows) -> `b`; with a mask (output, rows, mask)
     rows   what differs from sample to sample, first dimension `b`, or 1 for all alike
     words  class names still to be looked up, in the places of `rows` that hold -1
     pick   output -> class index per sample, where a class is meant
+    mask   a region `b y x`, or `1 y x` for all alike
     """
 
     name: str
-    read: Callable[[Any, Tensor | None], Tensor]
+    read: Callable[..., Tensor]
     rows: Tensor | None = None
     words: tuple[str, ...] = ()
     pick: Callable[[Any, Tensor | None], Tensor] | None = None
+    mask: Tensor | None = None
 
     def __call__(self, output: Any) -> Tensor:
         """The scores, shape `b`. Raises TargetError when the output does not fit."""
         if self.words:
             raise TargetError(f"target {self.name!r} names classes; resolve(names) must come first")
-        score = self.read(output, self.rows)
         batch = first_tensor(output).shape[0] if first_tensor(output).ndim else 1
+        self.check(batch)
+        score = self.read(output, *(_usable(t) for t in self._own()))
         if not isinstance(score, Tensor) or score.shape != (batch,):
             found = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise TargetError(
-                f"target {self.name!r} must give one number per sample, shape ({batch},), but gave {found}"
+                f"target {self.name!r} must give one number per sample, shape ({batch},), "
+                f"but gave {found}"
             )
         return score
 
+    def _own(self) -> tuple[Tensor | None, ...]:
+        return (self.rows,) if self.mask is None else (self.rows, self.mask)
+
     def take(self, samples: Sequence[int] | Tensor) -> Target:
         """The target of some samples of the batch, in that order, repeats allowed."""
-        if self.rows is None or len(self.rows) == 1:
-            return self
-        return replace(self, rows=self.rows[torch.as_tensor(samples)])
+        places = torch.as_tensor(samples)
+        rows, mask = (
+            t if t is None or len(t) == 1 else t[places.to(t.device)]
+            for t in (self.rows, self.mask)
+        )
+        return replace(self, rows=rows, mask=mask)
 
     def check(self, batch: int) -> None:
         """Raise TargetError when the target speaks of another number of samples."""
-        if self.rows is not None and len(self.rows) not in (1, batch):
-            raise TargetError(
-                f"target {self.name!r} is given for {len(self.rows)} samples, but the batch has {batch}"
-            )
+        for own in (self.rows, self.mask):
+            if own is not None and len(own) not in (1, batch):
+                raise TargetError(
+                    f"target {self.name!r} is given for {len(own)} samples, "
+                    f"but the batch has {batch}"
+                )
 
     def resolve(self, index: Names) -> Target:
         """The target with class names looked up by `index`."""
@@ -73,8 +92,7 @@ class Target:
         """The target held to the classes it picks here, so that perturbed passes keep them."""
         if self.pick is None or self.rows is not None:
             return self
-        rows = self.pick(output, None).cpu()
-        return replace(self, rows=rows, pick=lambda output, rows: rows)
+        return replace(self, rows=self.pick(output, None).cpu(), pick=_given)
 
     def titles(self, output: Any, labels: Sequence[str]) -> list[str]:
         """How to call the target of each sample: `daisy (985)`, or its name."""
@@ -84,6 +102,18 @@ class Target:
         classes = self.pick(output, self.rows).expand(batch).tolist()
         plain = self.name if self.name.startswith("top") else ""
         return [title(c, labels) if not plain else f"{plain}: {title(c, labels)}" for c in classes]
+
+
+def _usable(rows: Tensor | None) -> Tensor | None:
+    """Tensors made in inference mode can take part in no gradient; their copies can."""
+    return rows.clone() if rows is not None and rows.is_inference() else rows
+
+
+def _given(output: Any, rows: Tensor | None) -> Tensor:
+    """The classes that were named when the target was made."""
+    if rows is None:
+        raise TargetError("the target names no class")
+    return rows
 
 
 def title(index: int, labels: Sequence[str]) -> str:
@@ -97,7 +127,7 @@ def label(which: Which, *, of: Of = "logit") -> Target:
     Outputs `b c`; `b c y x` sums the class over positions; `b n c` reads the last position.
     `of` takes the probability or its logarithm (softmax over c) instead of the logit.
     """
-    rows, words = _rows(which)
+    rows, words = read_classes(which)
     name = (
         f"class {which}"
         if isinstance(which, int)
@@ -107,10 +137,10 @@ def label(which: Which, *, of: Of = "logit") -> Target:
     )
     return Target(
         name,
-        lambda output, rows: _pick(_scale(scores(output), of), rows),
+        lambda output, rows: picked(scaled(scores(output), of), rows),
         rows,
         words,
-        lambda output, rows: rows,  # type: ignore[arg-type, return-value]
+        _given,
     )
 
 
@@ -135,28 +165,34 @@ def ranked(rank: int, *, of: Of = "logit") -> Target:
     name = f"top {rank + 1}" if rank >= 0 else "least" if rank == -1 else f"bottom {-rank}"
     return Target(
         name,
-        lambda o, rows: _pick(_scale(scores(o), of), pick(o, rows) if rows is None else rows),
+        lambda o, rows: picked(scaled(scores(o), of), pick(o, rows) if rows is None else rows),
         pick=pick,
     )
 
 
 def margin(a: Which, b: Which, *, of: Of = "logit") -> Target:
     """Score of `a` minus score of `b`."""
-    first, second = _rows(a), _rows(b)
-    size = max(len(first[0]), len(second[0]))
+    first, second = read_classes(a), read_classes(b)
+    sizes = {len(first[0]), len(second[0])}
+    size = max(sizes)
+    if not sizes <= {1, size}:
+        raise TargetError(
+            f"margin takes one class or as many as samples on each side, not {len(first[0])} and "
+            f"{len(second[0])}"
+        )
     rows = torch.stack([r.expand(size) for r in (first[0], second[0])], 1)
-    words = _interleave(rows, first, second)
+    words = interleave(rows, first, second)
 
     def read(output: Any, rows: Tensor | None) -> Tensor:
-        scaled = _scale(scores(output), of)
-        return _pick(scaled, rows[:, 0]) - _pick(scaled, rows[:, 1])  # type: ignore[index]
+        both = scaled(scores(output), of)
+        return picked(both, rows[:, 0]) - picked(both, rows[:, 1])  # type: ignore[index]
 
     return Target(f"{a} - {b}", read, rows, words)
 
 
 def token(which: Which, position: int = -1, *, of: Of = "logit") -> Target:
     """The score of a token at a position of a language model's output `b n v`."""
-    rows, words = _rows(which)
+    rows, words = read_classes(which)
 
     def read(output: Any, rows: Tensor | None) -> Tensor:
         logits = first_tensor(output)
@@ -165,41 +201,39 @@ def token(which: Which, position: int = -1, *, of: Of = "logit") -> Target:
                 f"token(position={position}) needs an output b n v with that position, "
                 f"but the output is {tuple(logits.shape)}"
             )
-        return _pick(_scale(logits[:, position], of), rows)
+        return picked(scaled(logits[:, position], of), rows)
 
     return Target(f"token {which!r} at {position}", read, rows, words)
 
 
 def pixel(y: int, x: int, which: Which) -> Target:
     """The score of a class at one place of a dense output `b c y x`."""
-    rows, words = _rows(which)
+    rows, words = read_classes(which)
 
     def read(output: Any, rows: Tensor | None) -> Tensor:
-        dense = _dense(output)
-        if not (-dense.shape[2] <= y < dense.shape[2] and -dense.shape[3] <= x < dense.shape[3]):
-            raise TargetError(
-                f"pixel ({y}, {x}) lies outside the output of {tuple(dense.shape[2:])}"
-            )
-        return _pick(dense[:, :, y, x], rows)
+        field = dense(output)
+        height, width = field.shape[2:]
+        if not (-height <= y < height and -width <= x < width):
+            raise TargetError(f"pixel ({y}, {x}) lies outside the output of {(height, width)}")
+        return picked(field[:, :, y, x], rows)
 
     return Target(f"{which} at ({y}, {x})", read, rows, words)
 
 
 def region(mask: Tensor, which: Which) -> Target:
     """The score of a class summed over a region of a dense output; mask `y x` or `b y x`."""
-    rows, words = _rows(which)
+    rows, words = read_classes(which)
     marks = mask if mask.ndim == 3 else mask[None]
 
-    def read(output: Any, rows: Tensor | None) -> Tensor:
-        dense = _dense(output)
-        if marks.shape[1:] != dense.shape[2:] or len(marks) not in (1, len(dense)):
+    def read(output: Any, rows: Tensor | None, marks: Tensor) -> Tensor:
+        field = dense(output)
+        if marks.shape[1:] != field.shape[2:]:
             raise TargetError(
-                f"a mask of {tuple(mask.shape)} does not fit an output {tuple(dense.shape)}"
+                f"a mask of {tuple(mask.shape)} does not fit an output {tuple(field.shape)}"
             )
-        inside = dense * marks[:, None].to(dense)
-        return _pick(inside.sum((2, 3)), rows)
+        return picked((field * marks[:, None].to(field)).sum((2, 3)), rows)
 
-    return Target(f"{which} in a region", read, rows, words)
+    return Target(f"{which} in a region", read, rows, words, mask=marks)
 
 
 def similar(embedding: Tensor) -> Target:
@@ -224,7 +258,7 @@ def targets(spec: Any) -> tuple[Target, ...]:
         return (spec,)
     if isinstance(spec, (int, str)):
         return (label(spec),)
-    if isinstance(spec, (list, tuple)):
+    if isinstance(spec, (list, tuple)) and spec:
         return tuple(t for one in spec for t in targets(one))
     if callable(spec):
         name = getattr(spec, "__name__", type(spec).__name__)
@@ -232,82 +266,3 @@ def targets(spec: Any) -> tuple[Target, ...]:
     raise TargetError(
         f"{spec!r} is no target: give a class, limelight.top(), or a function of the output"
     )
-
-
-def scores(output: Any) -> Tensor:
-    """The class scores `b c` in whatever a model returns."""
-    logits = first_tensor(output)
-    if logits.ndim == 1:
-        return logits[:, None]
-    if logits.ndim == 3:
-        return logits[:, -1]
-    if logits.ndim > 3:
-        return logits.flatten(2).sum(2)
-    if logits.ndim == 2:
-        return logits
-    raise TargetError("a class was asked for, but the model returns a single number for the batch")
-
-
-def _dense(output: Any) -> Tensor:
-    dense = first_tensor(output)
-    if dense.ndim != 4:
-        raise TargetError(
-            f"a place needs a dense output b c y x, but the output is {tuple(dense.shape)}"
-        )
-    return dense
-
-
-def _scale(logits: Tensor, of: Of) -> Tensor:
-    if of == "logit":
-        return logits
-    return logits.softmax(1) if of == "probability" else logits.log_softmax(1)
-
-
-def _pick(logits: Tensor, rows: Tensor | None) -> Tensor:
-    classes = rows.to(logits.device).expand(len(logits))  # type: ignore[union-attr]
-    wrong = classes[(classes >= logits.shape[1]) | (classes < 0)]
-    if len(wrong):
-        raise TargetError(
-            f"class {wrong[0].item()} was asked, but the model has {logits.shape[1]} classes"
-        )
-    return logits.gather(1, classes[:, None])[:, 0]
-
-
-def _rows(which: Which) -> tuple[Tensor, tuple[str, ...]]:
-    if isinstance(which, Tensor):
-        return which.reshape(-1).long().cpu(), ()
-    several: Iterable[int | str] = [which] if isinstance(which, (int, str)) else which
-    listed = list(several)
-    if not listed or any(isinstance(w, int) and w < 0 for w in listed):
-        raise TargetError(f"classes are named or counted from 0, not {which!r}")
-    words = tuple(w for w in listed if isinstance(w, str))
-    return torch.tensor([-1 if isinstance(w, str) else int(w) for w in listed]), words
-
-
-def _interleave(rows: Tensor, first: tuple, second: tuple) -> tuple[str, ...]:
-    """The words of two columns in the order in which `resolve` meets their -1."""
-    columns = [_spread(side, len(rows)) for side in (first, second)]
-    return tuple(w for pair in zip(*columns, strict=True) for w in pair if w is not None)
-
-
-def _spread(side: tuple[Tensor, tuple[str, ...]], size: int) -> list[str | None]:
-    words = iter(side[1])
-    listed = [next(words) if r == -1 else None for r in side[0].tolist()]
-    return listed * (size if len(listed) == 1 else 1)
-
-
-def by_name(labels: Sequence[str]) -> Names:
-    """Look class names up in a list, upper and lower case alike."""
-
-    def index(name: str) -> int:
-        found = [i for i, text in enumerate(labels) if text.lower() == name.lower()]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise TargetError(
-                f"class name {name!r} is ambiguous: it names {found}; give the number"
-            )
-        hint = near(name, labels) if labels else "; this model has no class names, give the number"
-        raise TargetError(f"class name {name!r} is unknown{hint}")
-
-    return index

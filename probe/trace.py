@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -30,7 +30,7 @@ class Value:
     `act` raises ProbeError when something the probe could not see has overwritten it.
     """
 
-    __slots__ = ("_act", "_version", "edge", "gradient", "site")
+    __slots__ = ("_act", "_version", "edge", "flipped", "gradient", "site")
 
     def __init__(
         self, site: Site, act: Tensor | Callable[[], Tensor], edge: tuple[Node, int] | None
@@ -38,7 +38,9 @@ class Value:
         self.site = site
         self.edge = edge
         self.gradient: Tensor | Callable[[], Tensor | None] | None = None
-        self.hold(act)
+        self.flipped = False  # its edge carries the transpose (keys, which enter as k')
+        self._act = act
+        self._version = act._version if isinstance(act, Tensor) else 0
 
     def hold(self, act: Tensor | Callable[[], Tensor]) -> None:
         """Keep an activation, or a function that computes it when it is read."""
@@ -51,11 +53,16 @@ class Value:
         return self._act if isinstance(self._act, Tensor) else None
 
     @property
+    def stale(self) -> bool:
+        """Whether the stored tensor was overwritten after it had been captured."""
+        return isinstance(self._act, Tensor) and self._act._version != self._version
+
+    @property
     def act(self) -> Tensor:
         if not isinstance(self._act, Tensor):
             self.hold(self._act())
             return self.act
-        if self._act._version != self._version:
+        if self.stale:
             raise ProbeError(
                 f"the value at {self.site} was overwritten where the probe cannot see (a script or "
                 f"another thread); watch an earlier site, or rewrite that in-place operation"
@@ -68,14 +75,14 @@ class Value:
 
     def at(self, index: int | None) -> Value:
         """One head or channel of the value."""
-        if index is None:
+        if index is None or index == self.site.index:
             return self
         site = Site(self.site.path, self.site.port, self.site.call, index, self.site.axes)
         dim, act = index_dim(self.site, self.act.ndim), self.act
         if not -act.shape[dim] <= index < act.shape[dim]:
             raise SiteError(f"{site} was asked, but {self.site} has {act.shape[dim]} of them")
         part = Value(site, act.select(dim, index), None)
-        part.gradient = None if self.grad is None else self.grad.select(dim, index)
+        part.gradient = lambda: None if self.grad is None else self.grad.select(dim, index)
         return part
 
     def __repr__(self) -> str:
@@ -97,6 +104,7 @@ class Trace(Mapping[Site, Value]):
     """Values by site, in the order in which the forward reached them.
 
     `trace["layer1.0"]` is the one Value an address means; `where` takes wildcards.
+    aliases: second names of modules and their first.
     """
 
     values_by_site: dict[Site, Value] = field(default_factory=dict)
@@ -104,9 +112,10 @@ class Trace(Mapping[Site, Value]):
     edits: list[tuple[Site, str]] = field(default_factory=list)
     holes: list[Hole] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, address: str | Site | Pattern) -> Value:
-        pattern = parse(address)
+        pattern = self._read(address)
         found = [v for s, v in self.values_by_site.items() if pattern.matches(s)]
         if not found:
             raise no_match(address, self.values_by_site)
@@ -120,21 +129,34 @@ class Trace(Mapping[Site, Value]):
 
     def where(self, address: str | Site | Pattern) -> Trace:
         """The part of the trace that an address with wildcards means. Raises SiteError if none."""
-        pattern = parse(address)
+        pattern = self._read(address)
         found = {s: v for s, v in self.values_by_site.items() if pattern.matches(s)}
         if not found:
             raise no_match(address, self.values_by_site)
         if pattern.index is not None:
             parts = [v.at(pattern.index) for v in found.values()]
             found = {v.site: v for v in parts}
-        return Trace(found, self.output, self.edits, self.holes, self.notes)
+        return replace(self, values_by_site=found)
+
+    def _read(self, address: str | Site | Pattern) -> Pattern:
+        """An address as a pattern; a module's second name stands for its first."""
+        pattern = parse(address)
+        if pattern.path not in self.aliases:
+            return pattern
+        return replace(pattern, path=self.aliases[pattern.path])
 
     def __contains__(self, address: object) -> bool:
-        pattern = parse(address)  # type: ignore[arg-type]
+        pattern = self._read(address)  # type: ignore[arg-type]
         return any(pattern.matches(s) for s in self.values_by_site)
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.values_by_site)
+
+    def items(self) -> ItemsView[Site, Value]:
+        return self.values_by_site.items()
+
+    def values(self) -> ValuesView[Value]:
+        return self.values_by_site.values()
 
     def __len__(self) -> int:
         return len(self.values_by_site)

@@ -34,7 +34,7 @@ def first_tensor(value: Any) -> Tensor:
 
 
 def exchange(value: Any, change: Callable[[str, Tensor], Tensor], path: str = "") -> Any:
-    """The same structure with `change(place, tensor)` for each tensor; `value` itself if none changed."""
+    """The structure with `change(place, tensor)` per tensor; `value` itself if none changed."""
     if isinstance(value, Tensor):
         return change(path, value)
     parts = {
@@ -61,10 +61,10 @@ def _rebuild(value: Any, parts: list[Any]) -> Any:
         return type(value)(*parts)
     if isinstance(value, (list, tuple)):
         return type(value)(parts)
-    twin = copy.copy(value)
+    twin: Any = copy.copy(value)
     if isinstance(value, Mapping):
         for key, part in zip(value, parts, strict=True):
-            twin[key] = part  # type: ignore[index]
+            twin[key] = part
     else:
         for f, part in zip(dataclasses.fields(value), parts, strict=True):
             object.__setattr__(twin, f.name, part)

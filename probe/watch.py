@@ -28,13 +28,26 @@ class Wishes:
     watched: dict[Pattern, Keep] = field(default_factory=dict)
     edited: list[tuple[Pattern, Edit]] = field(default_factory=list)
     version: int = 0
+    _named: dict[tuple[str, str], list[Pattern]] = field(default_factory=dict)
+    _wild: list[Pattern] = field(default_factory=list)
     _cache: dict[Place, Wish | None] = field(default_factory=dict)
+    _ports: dict[str, list[Pattern]] = field(default_factory=dict)
     _heads: dict[str, bool] = field(default_factory=dict)
     _enters: dict[str, bool] = field(default_factory=dict)
 
     def watch(self, patterns: Iterable[Pattern], keep: Keep) -> None:
-        self.watched.update(dict.fromkeys(patterns, keep))
+        for pattern in patterns:
+            if pattern not in self.watched:
+                self._file(pattern)
+            self.watched[pattern] = keep
         self._forget()
+
+    def _file(self, pattern: Pattern) -> None:
+        """Where `_find` looks: patterns that name their place are not searched one by one."""
+        if pattern.concrete:
+            self._named.setdefault((pattern.path, pattern.port), []).append(pattern)
+        else:
+            self._wild.append(pattern)
 
     def edit(self, pattern: Pattern, edit: Edit) -> None:
         self.edited.append((pattern, edit))
@@ -43,6 +56,7 @@ class Wishes:
     def _forget(self) -> None:
         self.version += 1
         self._cache.clear()
+        self._ports.clear()
         self._heads.clear()
         self._enters.clear()
 
@@ -60,18 +74,30 @@ class Wishes:
 
     def _find(self, site: Site) -> Wish | None:
         edits = tuple((p.index, e) for p, e in self.edited if p.matches(site))
-        keeps = [keep for p, keep in self.watched.items() if p.matches(site)]
+        near = (*self._named.get((site.path, site.port), ()), *self._wild)
+        keeps = [self.watched[p] for p in near if p.matches(site)]
         if not edits and not keeps:
             return None
         keep: Keep = "device" if "device" in keeps else "cpu"
         return Wish(bool(keeps), keep, edits)
+
+    def _with_port(self, *names: str) -> list[Pattern]:
+        """The patterns that may mean one of these ports, or a part of it."""
+        key = names[0]
+        if key not in self._ports:
+            self._ports[key] = [
+                p
+                for p in self.patterns()
+                if "*" in p.port or "?" in p.port or p.port.partition(".")[0] in names
+            ]
+        return self._ports[key]
 
     def heads(self, path: str) -> bool:
         """Whether any head port (q, k, v, map, heads) of a module is wanted."""
         if path not in self._heads:
             self._heads[path] = any(
                 p.matches(Site(path, port, p.call or 0))
-                for p in self.patterns()
+                for p in self._with_port(*HEAD_PORTS)
                 for port in HEAD_PORTS
             )
         return self._heads[path]
@@ -80,8 +106,10 @@ class Wishes:
         """Whether anything that enters a module is wanted."""
         if path not in self._enters:
             self._enters[path] = any(
-                p.port.partition(".")[0] == "in" and p.matches(Site(path, p.port, p.call or 0))
-                for p in self.patterns()
+                p.matches(Site(path, port, p.call or 0))
+                for p in self._with_port("in")
+                for port in ("in", p.port)
+                if port.partition(".")[0] == "in"
             )
         return self._enters[path]
 

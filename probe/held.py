@@ -1,0 +1,72 @@
+"""Fused attention with its map held: what the values receive, without an n x n map in memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ROWS = 512
+
+
+def held_values(q: Tensor, k: Tensor, v: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
+    """g_v = A' g with A = softmax(scale q k' + mask), in blocks of query rows.
+
+    q: b h n d, k v: b h' m d with h' dividing h -> the gradient of v, its shape.
+    """
+    times = q.shape[-3] // k.shape[-3] if q.ndim > 3 else 1
+    keys = k.repeat_interleave(times, -3) if times > 1 else k
+    out = torch.zeros(
+        (*g.shape[:-2], v.shape[-2], v.shape[-1]), dtype=torch.float32, device=g.device
+    )
+    for start in range(0, q.shape[-2], _ROWS):
+        rows = slice(start, start + _ROWS)
+        out += rows_of_map(q, keys, options, rows).transpose(-1, -2) @ g[..., rows, :].float()
+    if times > 1:
+        out = out.unflatten(-3, (-1, times)).sum(-3)
+    return out.to(v.dtype)
+
+
+def rows_of_map(q: Tensor, k: Tensor, options: dict[str, Any], rows: slice) -> Tensor:
+    """Some rows of the attention map, float32."""
+    scale = options.get("scale") or 1 / math.sqrt(q.shape[-1])
+    scores = (q[..., rows, :].float() * scale) @ k.float().transpose(-1, -2)
+    mask = options.get("attn_mask")
+    if options.get("is_causal"):
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        part = mask[..., rows, :] if mask.shape[-2] != 1 else mask
+        scores = scores.masked_fill(~part, -math.inf) if part.dtype == torch.bool else scores + part
+    return scores.softmax(-1).nan_to_num(0.0)
+
+
+def shared_relevance(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, options: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """AttnLRP: the plain gradients of q, k and v, a quarter, a quarter and a half of them."""
+    kept = {n: x for n, x in options.items() if n not in ("query", "key", "value", "dropout_p")}
+    with torch.enable_grad():
+        parts = [x.detach().requires_grad_() for x in (q, k, v)]
+        out = torch.nn.functional.scaled_dot_product_attention(*parts, **kept)
+        gq, gk, gv = torch.autograd.grad(out, parts, g)
+    return gq / 4, gk / 4, gv / 2
+
+
+def stepwise_relevance(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, options: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both products halved between their operands, R unchanged through the softmax."""
+    times = q.shape[-3] // k.shape[-3] if q.ndim > 3 else 1
+    keys, values = (x.repeat_interleave(times, -3) if times > 1 else x for x in (k, v))
+    whole = slice(0, q.shape[-2])
+    attention = rows_of_map(q, keys, options, whole)
+    arrived = attention * (g.float() @ values.float().transpose(-1, -2)) / 2
+    scores = q.float() @ keys.float().transpose(-1, -2)
+    back = torch.where(scores == 0, 0.0, arrived / (scores + 1e-9)) / 2
+    gq, gk = back @ keys.float(), back.transpose(-1, -2) @ q.float()
+    gv = attention.transpose(-1, -2) @ g.float() / 2
+    if times > 1:
+        gk, gv = (x.unflatten(-3, (-1, times)).sum(-3) for x in (gk, gv))
+    return gq.to(q.dtype), gk.to(k.dtype), gv.to(v.dtype)

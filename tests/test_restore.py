@@ -1,0 +1,190 @@
+"""A model is exactly as it was after a probe: hooks, flags, gradients, modes, weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import limelight as ll
+from limelight.probe.errors import ProbeError, SiteError
+
+
+def make_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Flatten(),
+        nn.Linear(144, 5),
+    )  # fmt: skip
+
+
+def snapshot(net: nn.Module) -> dict[str, Any]:
+    hooks = {
+        f"{name}.{kind}": dict(getattr(module, kind))
+        for name, module in net.named_modules()
+        for kind in vars(module)
+        if kind.endswith(("_hooks", "with_kwargs", "always_called"))
+    }
+    flags = {
+        f"{n}.{k}": v
+        for n, m in net.named_modules()
+        for k, v in vars(m).items()
+        if isinstance(v, bool)
+    }
+    tensors = dict(net.state_dict())
+    return {
+        **hooks,
+        **flags,
+        **{n: (t.clone(), t._version) for n, t in tensors.items()},
+        **{f"{n} requires": p.requires_grad for n, p in net.named_parameters()},
+        **{f"{n} grad": p.grad for n, p in net.named_parameters()},
+    }
+
+
+def assert_same(old: dict[str, Any], new: dict[str, Any]) -> None:
+    assert old.keys() == new.keys()
+    for key, value in old.items():
+        if isinstance(value, tuple):
+            assert torch.equal(value[0], new[key][0]), key
+            assert value[1] == new[key][1], key
+        elif isinstance(value, torch.Tensor):
+            assert value is new[key], key
+        else:
+            assert value == new[key], key
+
+
+class TroubleError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+def test_everything_is_put_back(grad, fails):
+    net, x, fired = make_net().train(), torch.randn(2, 3, 8, 8), []
+    net[1].eval()
+    net[0].bias.requires_grad_(False)
+    net.memory_efficient = net[2].use_checkpoint = True
+    net(x).sum().backward()
+    kept = net[0].weight.grad
+    net[0].register_forward_pre_hook(lambda *a: fired.append("pre"))
+    net[0].register_forward_hook(lambda *a: fired.append("post"))
+    net[4].register_full_backward_hook(lambda *a: fired.append("back"))
+    before = snapshot(net)
+
+    def raise_(value, site):
+        raise TroubleError
+
+    def probe() -> None:
+        with ll.Probe(net, grad=grad) as p:
+            p.watch("**").edit({"3": raise_ if fails else ll.scale(1.0)})
+            assert not net.training
+            assert not net[3].training
+            p(x)
+            if grad:
+                p.backward(1)
+                assert fired == ["pre", "post", "back"]
+
+    if fails:
+        with pytest.raises(TroubleError):
+            probe()
+    else:
+        probe()
+    assert fired[:2] == ["pre", "post"]
+    assert_same(before, snapshot(net))
+    assert net[0].weight.grad is kept
+    assert not net[1].training
+    assert net[2].use_checkpoint is True
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_train_mode_is_kept_when_asked():
+    net, x = make_net().train(), torch.randn(2, 3, 8, 8)
+    with ll.Probe(net, evaluate=False) as p:
+        p.watch("3")
+        p(x)
+        assert net[3].training
+        assert (p.trace["3"].act == 0).float().mean() > 0.4
+
+
+def test_hooks_that_change_values_are_seen_with_their_change():
+    net, x = make_net().eval(), torch.randn(2, 3, 8, 8)
+    net[0].register_forward_hook(lambda m, a, y: y * 0)
+    trace = ll.trace(net, x, "0", target=1)
+    assert not trace["0"].act.any()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_modes_around_everything(mode):
+    net = make_net().eval()
+    expected = ll.trace(net, torch.ones(2, 3, 8, 8), "*", target=1)
+    with mode():
+        x = torch.ones(2, 3, 8, 8)
+        trace = ll.trace(net, x, "*", target=1)
+        kept = ll.trace(net, x, "*")
+        found = ll.maps(net, x, "gradcam", sites="0", target=1)
+        assert not torch.is_grad_enabled()
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+    for site, value in expected.items():
+        assert torch.equal(value.grad, trace[site].grad)
+        assert torch.equal(value.act, kept[site].act)
+        assert not kept[site].act.is_inference()
+    assert len(found) == 2
+
+
+def test_inference_mode_with_ids_and_in_place_inputs():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(9, 4)
+
+        def forward(self, ids, bias):
+            bias += 1
+            return self.words(ids).sum(1) + bias
+
+    net = Net()
+    with torch.inference_mode():
+        given = (torch.tensor([[1, 2]]), torch.zeros(1, 4))
+        assert ll.trace(net, given, "words", target=0)["words"].grad is not None
+        assert ll.trace(net, given, "words")["words"].act.shape == (1, 2, 4)
+
+
+def test_weights_made_in_inference_mode_are_refused():
+    with torch.inference_mode():
+        net = make_net().eval()
+    with pytest.raises(ProbeError) as error, ll.Probe(net):
+        pass
+    assert str(error.value) == (
+        "weight '0.weight' was made in torch.inference_mode() and can take part in no gradient; "
+        "build or load the model outside it, or probe with grad=False"
+    )
+    assert ll.trace(net, torch.randn(1, 3, 8, 8), "0")["0"].act.shape == (1, 4, 6, 6)
+    with ll.Probe(make_net()):
+        pass
+
+
+def test_an_error_while_opening_restores_as_well():
+    net = make_net().train()
+    with torch.inference_mode():
+        net.register_buffer("late", torch.ones(1))
+    before = [p.requires_grad for p in net.parameters()]
+    with pytest.raises(ProbeError, match="'late' was made"), ll.Probe(net):
+        pass
+    assert net.training
+    assert [p.requires_grad for p in net.parameters()] == before
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_a_scripted_part_keeps_its_mode():
+    script = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)).train())
+    net = nn.Sequential(script, nn.Linear(3, 2)).train()
+    with ll.Probe(net) as p:
+        p.watch("1")
+        p(torch.randn(2, 3))
+        assert not net[0].training
+        with pytest.raises(SiteError, match="'0' matched nothing in this model"):
+            p.watch("0")
+    assert net[0].training
+    assert all(m.training for m in net.modules())
