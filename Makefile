@@ -38,7 +38,7 @@ clean:
 
 # One stamp per extra; changed requirements install again.
 .venv/%: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$*]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt -e '.[$*]'
 	@touch $@
 
 .typing/limelight:

@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation (Bach et al. 2015) through any op, by presets or single rules."""
+"""Layer-wise relevance propagation (Bach et al. 2015) through any op, by presets or rules."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def regime(
     bias: bool,
     pool: Any,
     unknown: Any,
+    through: str | tuple[str, ...],
 ) -> Preset:
     """The preset that the options of `lrp` mean."""
     if isinstance(preset, Preset):
@@ -53,9 +54,10 @@ def regime(
         conv=tune(base.conv),
         linear=tune(base.linear),
         first=tune(base.first),
-        init=init,
-        pool=pool,
-        unknown=unknown,
+        init=base.init if init == "logit" else init,
+        pool=base.pool if pool == "winner" else pool,
+        unknown=base.unknown if unknown == "error" else unknown,
+        through=((through,) if isinstance(through, str) else through) or base.through,
     )
 
 
@@ -72,16 +74,19 @@ def lrp(
     bias: bool = True,
     pool: Literal["winner", "unpool-overwrite"] = "winner",
     unknown: Literal["error", "gradient"] = "error",
+    through: str | tuple[str, ...] = (),
 ) -> Tensor:
     """Relevance summed over channels; signed, its total the part of the score that was kept.
 
-    preset   a Preset, or one of epsilon, epsilon_plus, epsilon_alpha2_beta1, epsilon_gamma_box, epsilon_plus_flat,
-             epsilon_alpha2_beta1_flat, excitation_backprop, gamma_hold, attnlrp, cplrp, lrp0, auto
+    preset   a Preset, or one of epsilon, epsilon_plus, epsilon_alpha2_beta1, epsilon_gamma_box,
+             epsilon_plus_flat, epsilon_alpha2_beta1_flat, excitation_backprop, gamma_hold, attnlrp,
+             cplrp, chefer, lrp0, auto
     init     R at the start: the score, 1, or the class against the softmax of the others
     low, high  the range of the input, for the box rule
     bias     False leaves biases out of every denominator, so that no relevance ends in them
     pool     `unpool-overwrite` loses relevance where windows overlap, as max_unpool does
     unknown  `gradient` lets ops without a rule hand on their plain gradient
+    through  a channel or head, or several: `features.10[17]`; relevance passes there alone
     Raises NoRule for an op that no rule speaks of.
     """
     return relevance.sum(1)

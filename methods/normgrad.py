@@ -94,8 +94,10 @@ _BLOCK = 1 << 18
 
 
 def _norm(values: Tensor) -> Tensor:
-    """Norm over the channels, in blocks that fit a cache; `vector_norm` is 10 x slower there."""
-    first, *others = values.split(max(1, _BLOCK * values.shape[1] // max(values.numel(), 1)), 1)
+    """Norm over the channels; of large values in blocks that fit a cache, ten times as fast."""
+    if values[:1].numel() < 2 * _BLOCK:
+        return torch.linalg.vector_norm(values, dim=1)
+    first, *others = values.split(max(1, _BLOCK * values.shape[1] // values.numel()), 1)
     total = first.square().sum(1)
     for part in others:
         total += part.square().sum(1)
