@@ -20,6 +20,7 @@ class Affine:
     """A linear map with its own geometry: `forward(x, w, b)` and the adjoint in x.
 
     outputs  a scale per output channel -> that scale in the weight's shape
+    book     told what is absorbed: `bias` or `stabiliser`, and how much
     """
 
     x: Tensor
@@ -28,6 +29,7 @@ class Affine:
     forward: Forward
     adjoint: Callable[[Tensor, Tensor], Tensor]
     outputs: Callable[[Tensor], Tensor] | None = None
+    book: Callable[[str, Tensor], None] | None = None
 
     def scaled(self, scale: Tensor, shift: Tensor, mean: Tensor) -> Affine:
         """The map followed by batch norm, y -> (y - mean) scale + shift, as one map."""
@@ -36,6 +38,18 @@ class Affine:
         bias = -mean if self.bias is None else self.bias - mean
         weight = self.weight * self.outputs(scale)
         return replace(self, weight=weight, bias=bias * scale + shift)
+
+    def absorb(
+        self, s: Tensor, z: Tensor, stable: Tensor, bias: Tensor | None, times: float
+    ) -> None:
+        """Tell the books what s = R / stab(z) leaves in the bias and in the stabiliser."""
+        if self.book is None:
+            return
+        if bias is not None:
+            channel = s.ndim - self.weight.ndim + 1 if self.weight.ndim > 2 else -1
+            rest = s.movedim(channel, -1).flatten(0, -2).double().sum(0)
+            self.book("bias", times * rest * bias.double())
+        self.book("stabiliser", times * (s.double() * (stable.double() - z.double())))
 
 
 def affine(name: str, call: Call) -> Affine:

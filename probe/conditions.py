@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,8 +30,7 @@ def masks(trace: Trace, through: Sequence[str]) -> Masks:
                 f"relevance through {address!r} names no channel or head; write one as in "
                 "'features.10[17]' or 'blocks.3.attn:heads.6'"
             )
-        site = trace.where(str(Site(pattern.path, pattern.port, pattern.call or 0)))
-        for one in site:
+        for one in trace.where(replace(pattern, index=None)):
             chosen[one].append(pattern.index)
     found: Masks = defaultdict(list)
     for site, indices in chosen.items():

@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from .guard import refuse_checkpoint, refuse_reentrant
 from .kept import Call, keep, operand
+from .kinds import kept
 from .mark import mark
 from .ops import RESHAPES, Op, describe, rectifies, tensors
-from .presets import kept
 from .recording import Recording, Stop
 from .site import Site
 from .trace import Hole
@@ -137,6 +137,7 @@ class Eye(TorchFunctionMode):
             refuse_checkpoint(self.recording.place)
         for t in inputs:
             self.recording.tape.claim_view(t, place)
+            self.recording.book(t)
         nodes = {t.grad_fn for t in inputs}
         if op.inplace or op.switch is not None:
             nodes |= {t._base.grad_fn for t in inputs if t._base is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -13,6 +13,7 @@ from torch.autograd.graph import Node
 from .kept import Edge
 
 if TYPE_CHECKING:
+    from .ledger import Books
     from .tape import OpRecord
 
 At = Mapping[int, Tensor]
@@ -24,11 +25,14 @@ class Flow:
 
     g: dict[Node, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
     r: dict[Node, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
+    books: Books | None = None
 
     def add(self, edge: Edge | None, x: Tensor | None, *, relevance: bool = False) -> None:
         """Hand something to the value at an edge; what several consumers hand adds up."""
         if edge is None or edge[0] is None or x is None:
             return
+        if self.books is not None:
+            self.books.hand(edge, x, relevance=relevance)
         at = (self.r if relevance else self.g)[edge[0]]
         at[edge[1]] = at[edge[1]] + x if edge[1] in at else x
 
@@ -39,8 +43,8 @@ class Flow:
 
 def backward_of(node: Node, at: At) -> list[tuple[Edge, Tensor]]:
     """One autograd node as it is."""
-    count = len(node._input_metadata)  # type: ignore[attr-defined]
-    out = node(*(at.get(i) for i in range(count)))
+    call: Any = node
+    out = call(*(at.get(i) for i in range(len(call._input_metadata))))
     given = out if isinstance(out, tuple) else (out,)
     edges = zip(node.next_functions, given, strict=False)
     return [((n, nr), x) for (n, nr), x in edges if n is not None and x is not None]
@@ -62,11 +66,11 @@ def backward_of_op(op: OpRecord, at: At) -> dict[Edge, Tensor]:
                 pending[n][nr] = pending[n][nr] + x if nr in pending[n] else x
             else:
                 found[n, nr] = found[n, nr] + x if (n, nr) in found else x
-        for n, _ in node.next_functions:
-            if n in inside:
-                waits[n] -= 1
-                if not waits[n]:
-                    ready.append(n)
+        for parent, _ in node.next_functions:
+            if parent is not None and parent in inside:
+                waits[parent] -= 1
+                if not waits[parent]:
+                    ready.append(parent)
     return found
 
 

@@ -76,7 +76,8 @@ def needed(bound: Bound, patterns: Iterable[Pattern]) -> list[Pattern]:
     listed = list(patterns)
     if "inputs" in bound.method.needs:
         listed += [replace(p, port="in") for p in patterns]
-    return listed
+    through = getattr(bound.regime, "through", ())
+    return listed + [replace(parse(address), index=None) for address in through]
 
 
 def jobs_at(probe: Probe, bound: Bound, patterns: Sequence[Pattern]) -> list[Job]:

@@ -48,9 +48,9 @@ def shared_relevance(
     """AttnLRP: the plain gradients of q, k and v, a quarter, a quarter and a half of them."""
     kept = {n: x for n, x in options.items() if n not in ("query", "key", "value", "dropout_p")}
     with torch.enable_grad():
-        parts = [x.detach().requires_grad_() for x in (q, k, v)]
-        out = torch.nn.functional.scaled_dot_product_attention(*parts, **kept)
-        gq, gk, gv = torch.autograd.grad(out, parts, g)
+        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, **kept)
+        gq, gk, gv = torch.autograd.grad(out, (q, k, v), g)
     return gq / 4, gk / 4, gv / 2
 
 

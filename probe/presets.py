@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 from .errors import OptionError, near
-from .kinds import kind_of, kept
-from .rules import AlphaBeta, Epsilon, Flat, Gamma, PositiveWeights, Rule, ZBox, ZPlus
+from .kinds import kind_of
+from .rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZBox, ZPlus
 
 if TYPE_CHECKING:
     from .tape import OpRecord
@@ -27,7 +27,8 @@ class Preset:
     attention     `hold` the map; `attnlrp`; `stepwise` halves both products and passes R through
                   the softmax and the norms
     weightlike    kinds whose results, in a product with another value, take no relevance
-    init          `logit`: R starts as the score; `one`; `softmax-contrast`: the class against the rest
+    residual      a sum shares by values, or first by the size of each summand's total
+    init          `logit`: R starts as the score; `one`; `softmax-contrast`: against the rest
     sites         rules for ops by name or inside modules of a path, wildcards allowed, first match
                   wins
     through       channels or heads, `features.10[17]`: relevance passes that site only there
@@ -43,6 +44,7 @@ class Preset:
     norms: Literal["hold", "pass"] = "hold"
     attention: Literal["hold", "attnlrp", "stepwise"] = "hold"
     weightlike: frozenset[str] = frozenset({"softmax", "statistic", "gate"})
+    residual: Literal["values", "renormalised"] = "values"
     pool: Literal["winner", "unpool-overwrite"] = "winner"
     unknown: Literal["error", "gradient"] = "error"
     init: Literal["logit", "one", "softmax-contrast"] = "logit"
@@ -78,6 +80,16 @@ PRESETS: dict[str, Preset] = {
         Preset("excitation_backprop", ZPlus(), ZPlus(), norms="pass"),
         Preset("gamma_hold", Gamma(0.25), Gamma(0.05)),
         Preset("attnlrp", attention="attnlrp", weightlike=frozenset({"statistic"})),
+        Preset(
+            "chefer",
+            ZPlus(1e-9, bias=False),
+            ZPlus(1e-9, bias=False),
+            norms="pass",
+            attention="stepwise",
+            weightlike=frozenset({"statistic"}),
+            residual="renormalised",
+            init="one",
+        ),
         Preset("cplrp", weightlike=frozenset({"softmax", "statistic", "gate", "pass"})),
     )
 }

@@ -54,18 +54,26 @@ class Probe:
 
     grad      build a graph, so that gradients and maps can be asked for (weights are frozen)
     evaluate  run in eval mode
+    ledger    keep books of relevance passes, for `trace.ledger()`; holds every value
     relevance  also hold what relevance rules need, so that the relevance regime can be asked for
 
     Values outlive the `with`; graphs do not. What a model caches by itself is not undone.
     """
 
     def __init__(
-        self, model: nn.Module, *, grad: bool = True, evaluate: bool = True, relevance: bool = False
+        self,
+        model: nn.Module,
+        *,
+        grad: bool = True,
+        evaluate: bool = True,
+        relevance: bool = False,
+        ledger: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ProbeError(f"a probe needs a torch.nn.Module, not {type(model).__name__}")
         self.model = model
-        self.grad, self.evaluate, self.relevance = grad, evaluate, relevance
+        self.grad, self.evaluate = grad, evaluate
+        self.relevance, self.ledger = relevance, ledger
         self.wishes = Wishes()
         self._last: Recording | None = None
         self._complete: tuple[int, set[Place]] | None = None
@@ -190,6 +198,7 @@ class Probe:
             pending=self._pending(),
             size=size,
             relevance=self.relevance,
+            ledger=self.ledger,
         )
         recording.trace.aliases = self._aliases
         recording.tokens = starts_with_tokens(args, kwargs)
@@ -228,8 +237,8 @@ class Probe:
         Where only borders are wanted it guards values against ops in place, and once a forward had
         none it is spared; values that are overwritten all the same say so when read.
         """
-        spared = recording.lean and self._calm == self.wishes.version
-        return nullcontext() if spared else Eye(recording)
+        recording.spared = recording.lean and self._calm == self.wishes.version
+        return nullcontext() if recording.spared else Eye(recording)
 
     def _hook(self, recording: Recording) -> None:
         framed = recording.grad or recording.inside

@@ -19,7 +19,6 @@ from .tape import Tape
 from .trace import Trace, Value
 from .watch import Place, Wish, Wishes
 
-_plainly = torch._C.DisableTorchFunction
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
@@ -57,8 +56,10 @@ class Recording:
         pending: set[Place] | None,
         size: tuple[int, ...],
         relevance: bool = False,
+        ledger: bool = False,
     ) -> None:
-        self.wishes, self.grad, self.size, self.relevance = wishes, grad, size, relevance
+        self.wishes, self.grad, self.size = wishes, grad, size
+        self.relevance, self.ledger = relevance or ledger, ledger
         self.trace, self.tape = Trace(), Tape()
         self.frames: list[Frame] = [Frame("", 0, False)]
         self.calls: Counter[str | tuple[str, str]] = Counter()
@@ -69,6 +70,7 @@ class Recording:
         self.tokens = False  # gradients start at embeddings, not at float inputs
         self.thread = get_ident()
         self.inside = wishes.inside
+        self.spared = False  # no mode looks at the ops of this forward
         self.wrote = False  # an op has worked in place
         self._fresh: list[Value] = []
         self._held: dict[int, list[Value]] = defaultdict(list)
@@ -83,16 +85,23 @@ class Recording:
         wish = self.wishes.at(path, port, call)
         if wish is None:
             return x
-        with _plainly():
-            if _is_wrapped(x):
-                return x
-            site = _site(path, port, call, axes, x.shape, self.size)
-            for index, edit in wish.edits:
-                x = self._edit(edit, x, replace(site, index=index))
-            if wish.capture:
-                self.capture(site, x, wish)
+        if self.spared and type(x) is Tensor:
+            x = self._take(wish, path, port, call, x, axes)
+        else:
+            with torch._C.DisableTorchFunction():
+                x = self._take(wish, path, port, call, x, axes)
         if self.pending is not None:
             self._reached((path, port, call))
+        return x
+
+    def _take(self, wish: Wish, path: str, port: str, call: int, x: Tensor, axes: str) -> Tensor:
+        if _is_wrapped(x):
+            return x
+        site = _site(path, port, call, axes, x.shape, self.size)
+        for index, edit in wish.edits:
+            x = self._edit(edit, x, replace(site, index=index))
+        if wish.capture:
+            self.capture(site, x, wish)
         return x
 
     def _reached(self, place: Place) -> None:
@@ -139,6 +148,14 @@ class Recording:
         """Keep a value that is computed when read."""
         self.trace.values_by_site[site] = Value(site, act, None)
         self._reached((site.path, site.port, site.call))
+
+    def book(self, x: Tensor) -> None:
+        """Hold a value under its edge, if a ledger is to be kept."""
+        if self.ledger and x.grad_fn is not None:
+            edge = (x.grad_fn, x.output_nr)
+            if edge not in self.tape.values:
+                self.tape.values[edge] = Value(Site(""), x.detach(), None)
+                self.guard([self.tape.values[edge]])
 
     def guard(self, values: Iterable[Value]) -> None:
         """Protect values that are kept beside the trace from being overwritten in place."""

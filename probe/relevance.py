@@ -23,6 +23,7 @@ from .errors import ProbeError
 from .flow import Flow, backward_of, ends
 from .kept import Call, Edge, Operand, wide
 from .kinds import LINEAR
+from .ledger import Books
 from .presets import Preset, recommended
 from .rules import ratio
 from .scheme import Group, Scheme
@@ -48,9 +49,10 @@ class Propagation:
         preset: Preset,
         deliver: Callable[[Value, Tensor], None],
         only: Masks | None = None,
+        books: Books | None = None,
     ) -> None:
         self.tape, self.preset, self.deliver, self.only = tape, preset, deliver, only or {}
-        self.flow = Flow()
+        self.flow = Flow(books=books)
         self.scheme = Scheme(tape, preset)
         self.wanted: dict[Node, list[Value]] = defaultdict(list)
 
@@ -59,14 +61,16 @@ class Propagation:
         for value in values:
             if value.edge is not None:
                 self.wanted[value.edge[0]].append(value)
-        for edge, g in seeds:
-            self.flow.add(edge, g)
+        for edge, start in seeds:
+            self.flow.add(edge, start)
         useful, done = self._useful(), set[Node]()
         with torch.no_grad():
             for node in reversed(self.tape.order()):
                 if node in done or node not in useful:
                     continue
-                g, r = self._arrived(node, *self.flow.take(node))
+                g, r = self.flow.take(node)
+                self._arrive(node, g, r)
+                self._enter(node, g, r)
                 if not (g or r) or not any(n in useful for n, _ in node.next_functions):
                     continue
                 group = self.scheme.groups.get(node)
@@ -76,6 +80,16 @@ class Propagation:
                     done.update(group.nodes)
                     self._apply(group, g, r)
 
+    def _enter(self, node: Node, g: dict[int, Tensor], r: dict[int, Tensor]) -> None:
+        """Open the account of the op that now receives relevance."""
+        books = self.flow.books
+        if books is None:
+            return
+        group = self.scheme.groups.get(node)
+        books.giver = group.op.place if group is not None else self.tape.claimed.get(node, "")
+        for nr in {**g, **r}:
+            books.receive(books.giver, (node, nr), g.get(nr), r.get(nr))
+
     def _useful(self) -> set[Node]:
         """The nodes from which a wanted value can be reached, and all of an op with one of them."""
         useful: set[Node] = set()
@@ -84,9 +98,7 @@ class Propagation:
                 useful.add(node)
         return useful
 
-    def _arrived(
-        self, node: Node, g: dict[int, Tensor], r: dict[int, Tensor]
-    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    def _arrive(self, node: Node, g: dict[int, Tensor], r: dict[int, Tensor]) -> None:
         """What has come to a node: cut down to what the pass is conditioned on, and delivered."""
         for nr, mask in self.only.get(node, ()):
             for at in (g, r):
@@ -95,12 +107,12 @@ class Propagation:
         for value in self.wanted.get(node, ()):
             nr = value.edge[1] if value.edge is not None else 0
             self._deliver(value, g.get(nr), r.get(nr))
-        return g, r
 
     def _deliver(self, value: Value, g: Tensor | None, r: Tensor | None) -> None:
         act = wide(value.act)
         if value.flipped:
-            g, r = (x if x is None else x.transpose(-1, -2) for x in (g, r))
+            g = None if g is None else g.transpose(-1, -2)
+            r = None if r is None else r.transpose(-1, -2)
         total = torch.zeros_like(act.real if act.is_complex() else act)
         if g is not None:
             total = (act.conj() * g.to(act)).real if act.is_complex() else act * g.to(act)
@@ -146,6 +158,8 @@ class Propagation:
         product = call.map_of(group.op.name)
         x: Operand = product[0] if product is not None else call.named["input"]
         a, out = affine(group.op.name, call), call.out
+        books = self.flow.books
+        a = a if books is None else replace(a, book=books.absorb)
         if group.norm is not None and group.norm.call is not None:
             a = a.scaled(*_folded(group.norm.call))
             out = group.norm.call.out
@@ -162,6 +176,7 @@ class Propagation:
             return
         whole = g if r is None else ratio(total, wide(out.act), _TINY)
         if whole is not None:
+            a.absorb(wide(whole), wide(out.act), wide(out.act), a.bias, 1.0)
             self.flow.add(x.edge, a.adjoint(wide(whole), a.weight).to(x.act.dtype))
 
     def _pass_by(self, op: OpRecord, call: Call, total: Tensor) -> None:
@@ -197,9 +212,21 @@ def propagate(
     ]
     chosen = preset if preset.name != "auto" else _settled(preset, recording.tape.ops)
     only = masks(recording.trace, chosen.through)
-    Propagation(recording.tape, chosen, deliver, only).run(seeds, values)
+    books = _books(recording, outputs, seeds)
+    Propagation(recording.tape, chosen, deliver, only, books).run(seeds, values)
+    if books is not None:
+        recording.trace.books = books.close(recording.tape)
     for value in got.values():
         receive(value, torch.zeros_like(wide(value.act)))
+
+
+def _books(recording: Recording, outputs: Sequence[Tensor], seeds: Sequence[Seed]) -> Books | None:
+    """Opened books, with the relevance at the start; None where no ledger is kept."""
+    if not recording.ledger:
+        return None
+    for t in outputs:
+        recording.book(t)
+    return Books(recording.tape.values).opened(seeds)
 
 
 def _check(recording: Recording, values: Sequence[Value]) -> None:

@@ -1,7 +1,7 @@
 """Relevance rules of linear maps: what a convolution or a linear layer hands back.
 
-y = W x + b receives relevance R; stab(z) = z + eps sign(z), sign(0) = +1. W+ and W- are the positive
-and the negative part. Sources: Bach et al. 2015, Montavon et al. 2019, Andeol et al. 2021.
+y = W x + b receives relevance R; stab(z) = z + eps sign(z), sign(0) = +1. W+ and W- are the
+positive and the negative part. Sources: Bach et al. 2015, Montavon et al. 2019, Andeol et al. 2021.
 """
 
 from __future__ import annotations
@@ -38,6 +38,16 @@ def ratio(r: Tensor, z: Tensor, eps: float) -> Tensor:
     return (r / stabilised(z, eps)).masked_fill_(r == 0, 0)
 
 
+def divided(
+    a: Affine, r: Tensor, z: Tensor, eps: float, bias: Tensor | None, times: float = 1.0
+) -> Tensor:
+    """s = r / stab(z) for a z that holds `bias`; what these absorb goes into the books."""
+    s = ratio(r, z, eps)
+    if a.book is not None:
+        a.absorb(s, z, stabilised(z, eps), bias, times)
+    return s
+
+
 @dataclass(frozen=True)
 class Epsilon:
     """x W'(R / stab(W x + b)). Keeps all but the bias share and what eps absorbs."""
@@ -48,8 +58,12 @@ class Epsilon:
     gradient: bool = True
 
     def __call__(self, a: Affine, r: Tensor) -> Tensor:
-        z = a.forward(a.x, a.weight, a.bias if self.bias else None)
-        s = ratio(r, z, self.eps) if self.signed else r / (z + self.eps)
+        bias = a.bias if self.bias else None
+        z = a.forward(a.x, a.weight, bias)
+        if self.signed:
+            return a.adjoint(divided(a, r, z, self.eps, bias), a.weight)
+        s = r / (z + self.eps)
+        a.absorb(s, z, z + self.eps, bias, 1.0)
         return a.adjoint(s, a.weight)
 
 
@@ -86,12 +100,10 @@ class AlphaBeta:
     def __call__(self, a: Affine, r: Tensor) -> Tensor:
         up, down = a.weight.clamp(min=0), a.weight.clamp(max=0)
         bias = a.bias if self.bias else None
-        out = self.alpha * _pair(
-            a, r, up, down, None if bias is None else bias.clamp(min=0), self.eps
-        )
+        high, low = (None, None) if bias is None else (bias.clamp(min=0), bias.clamp(max=0))
+        out = self.alpha * _pair(a, r, up, down, high, self.eps, self.alpha)
         if self.beta:
-            low = None if bias is None else bias.clamp(max=0)
-            out = out - self.beta * _pair(a, r, down, up, low, self.eps)
+            out = out - self.beta * _pair(a, r, down, up, low, self.eps, -self.beta)
         return out
 
 
@@ -128,9 +140,9 @@ class PositiveGamma:
 
     def __call__(self, a: Affine, r: Tensor) -> Tensor:
         weight = a.weight + self.gamma * a.weight.clamp(min=0)
-        return a.adjoint(
-            ratio(r, a.forward(a.x, weight, a.bias if self.bias else None), self.eps), weight
-        )
+        bias = a.bias if self.bias else None
+        z = a.forward(a.x, weight, bias)
+        return a.adjoint(divided(a, r, z, self.eps, bias), weight)
 
 
 @dataclass(frozen=True)
@@ -144,7 +156,8 @@ class PositiveWeights:
     def __call__(self, a: Affine, r: Tensor) -> Tensor:
         weight = a.weight.clamp(min=0)
         bias = a.bias if self.bias else None
-        return a.adjoint(ratio(r, a.forward(a.x, weight, bias), self.eps), weight)
+        z = a.forward(a.x, weight, bias)
+        return a.adjoint(divided(a, r, z, self.eps, bias), weight)
 
 
 @dataclass(frozen=True)
@@ -163,7 +176,7 @@ class ZBox:
         b = a.bias if self.bias else None
         high_b, low_b = (None, None) if b is None else (b.clamp(min=0), b.clamp(max=0))
         z = a.forward(a.x, a.weight, b) - a.forward(low, up, high_b) - a.forward(high, down, low_b)
-        s = ratio(r, z, self.eps)
+        s = divided(a, r, z, self.eps, None if b is None else b - high_b - low_b)
         return a.x * a.adjoint(s, a.weight) - low * a.adjoint(s, up) - high * a.adjoint(s, down)
 
 
@@ -176,7 +189,8 @@ class Flat:
 
     def __call__(self, a: Affine, r: Tensor) -> Tensor:
         ones = torch.ones_like(a.weight)
-        return a.adjoint(ratio(r, a.forward(torch.ones_like(a.x), ones, None), self.eps), ones)
+        z = a.forward(torch.ones_like(a.x), ones, None)
+        return a.adjoint(divided(a, r, z, self.eps, None), ones)
 
 
 @dataclass(frozen=True)
@@ -190,15 +204,23 @@ class WSquare:
     def __call__(self, a: Affine, r: Tensor) -> Tensor:
         square = a.weight.square()
         bias = a.bias.square() if a.bias is not None and self.bias else None
-        return a.adjoint(ratio(r, a.forward(torch.ones_like(a.x), square, bias), self.eps), square)
+        z = a.forward(torch.ones_like(a.x), square, bias)
+        return a.adjoint(divided(a, r, z, self.eps, bias), square)
 
 
 def _pair(
-    a: Affine, r: Tensor, over: Tensor, under: Tensor, bias: Tensor | None, eps: float
+    a: Affine,
+    r: Tensor,
+    over: Tensor,
+    under: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    times: float = 1.0,
 ) -> Tensor:
     """x+ with one set of weights and x- with another, against their common sum."""
     if not bool((a.x < 0).any()):
-        return a.adjoint(ratio(r, a.forward(a.x, over, bias), eps), over)
+        return a.adjoint(divided(a, r, a.forward(a.x, over, bias), eps, bias, times), over)
     plus, minus = a.x.clamp(min=0), a.x.clamp(max=0)
-    s = ratio(r, a.forward(plus, over, bias) + a.forward(minus, under, None), eps)
+    z = a.forward(plus, over, bias) + a.forward(minus, under, None)
+    s = divided(a, r, z, eps, bias, times)
     return torch.where(a.x < 0, a.adjoint(s, under), a.adjoint(s, over))

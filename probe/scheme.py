@@ -61,9 +61,8 @@ class Scheme:
         kind = self.kinds.get(node, "") if op is not None and op.nodes[0] is node else ""
         if kind in LINEAR or any(n in self._passed for n in parents):
             self._passed.add(node)
-        if kind in self.preset.weightlike or self._gates(node, kind, parents):
-            self.weightlike.add(node)
-        elif kind not in LINEAR and parents and all(n in self.weightlike for n in parents):
+        inherits = kind not in LINEAR and bool(parents) and self.weightlike.issuperset(parents)
+        if inherits or kind in self.preset.weightlike or self._gates(node, kind, parents):
             self.weightlike.add(node)
 
     def _gates(self, node: Node, kind: str, parents: list[Node]) -> bool:
@@ -105,8 +104,8 @@ class Scheme:
 
 def _folds(before: Group, norm: OpRecord) -> bool:
     """Whether a batch norm's channels are the linear map's outputs, its statistics constants."""
-    call, out = norm.call, before.op.call and before.op.call.out
-    if call is None or out is None or not uses_running_statistics(norm):
+    out = before.op.call.out if before.op.call is not None else None
+    if out is None or not uses_running_statistics(norm):
         return False
     if before.kind == "conv":
         return True

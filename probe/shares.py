@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .tape import OpRecord
 
 
-class NoRule(LimelightError, NotImplementedError):
+class NoRule(LimelightError, NotImplementedError):  # noqa: N818
     """An op that relevance reached and that no rule speaks of."""
 
 
@@ -207,6 +207,20 @@ def _max_pool(t: Turn) -> None:
     t.give(x, back.reshape(x.act.shape))
 
 
+def _add(t: Turn) -> None:
+    """A sum shares by values; renormalised, |total of one share| / (sum of both) of R to each."""
+    two = [o for o in t.call.operands if o.edge is not None]
+    if t.preset.residual == "values" or t.op.name != "add" or len(two) != 2:
+        t.plain()
+        return
+    parts = [_summed(wide(t.g), o.act) for o in two]
+    totals = [(wide(o.act) * x).flatten(1).sum(1) for o, x in zip(two, parts, strict=True)]
+    whole, sizes = totals[0] + totals[1], totals[0].abs() + totals[1].abs()
+    for o, x, total in zip(two, parts, totals, strict=True):
+        factor = ratio(total.abs() * whole / sizes, total, 1e-9)
+        t.give(o, x * factor.reshape(-1, *[1] * (x.ndim - 1)))
+
+
 def _softmax(t: Turn) -> None:
     """Its plain gradient, x - s sum x; or R itself."""
     if t.preset.attention == "stepwise":
@@ -236,7 +250,7 @@ RULES: dict[str, Callable[[Turn], None]] = {
     "attention": _attention,
     "softmax": _softmax,
     "max_pool": _max_pool,
-    "gradient": Turn.plain,
+    "gradient": _add,
     "statistic": Turn.plain,
     "none": _refuse,
 }

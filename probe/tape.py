@@ -39,6 +39,7 @@ class Tape:
     def __init__(self) -> None:
         self.ops: list[OpRecord] = []
         self.claimed: dict[Node, str] = {}
+        self.values: dict[tuple[Node, int], Value] = {}
         self.roots: list[Node] = []
         self._order: list[Node] = []
 
@@ -96,6 +97,7 @@ class Tape:
     def drop(self) -> None:
         """Let go of the graph."""
         self.ops, self.claimed, self.roots, self._order = [], {}, [], []
+        self.values = {}
 
     def order(self) -> list[Node]:
         """All nodes, each after those it leads back to."""

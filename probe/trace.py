@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from .errors import ProbeError, SiteError
+from .ledger import Ledger
 from .site import HEAD_PORTS, Pattern, Site, no_match, parse
 
 
@@ -112,6 +113,7 @@ class Trace(Mapping[Site, Value]):
     edits: list[tuple[Site, str]] = field(default_factory=list)
     holes: list[Hole] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    books: Ledger | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, address: str | Site | Pattern) -> Value:
@@ -126,6 +128,15 @@ class Trace(Mapping[Site, Value]):
                 "name one, or take them all with where()"
             )
         return found[0].at(pattern.index)
+
+    def ledger(self) -> Ledger:
+        """The books of the last relevance pass. Raises ProbeError when none were kept."""
+        if self.books is None:
+            raise ProbeError(
+                "no ledger was kept; open the probe with Probe(model, ledger=True) and ask for "
+                "relevance, or call limelight.ledger(model, x, ...)"
+            )
+        return self.books
 
     def where(self, address: str | Site | Pattern) -> Trace:
         """The part of the trace that an address with wildcards means. Raises SiteError if none."""
