@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "probe.calls": ("maps", "patch", "plan", "trace"),
+    "probe.calls": ("ledger", "maps", "patch", "plan", "trace"),
     "probe.probe": ("Probe",),
     "probe.site": ("Site",),
     "probe.mark": ("mark",),
@@ -28,7 +28,7 @@ _HOMES = {
     "probe.registry": ("list_methods", "method", "pass_method", "path_method", "use"),
     "probe.adapter": ("Adapter", "adapter"),
     "probe.errors": ("LimelightError",),
-    "methods": ("combine",),
+    "methods": ("combine", "foci"),
     "models": ("images", "list_models", "load", "preprocess", "read"),
     "reports": ("explain",),
 }
@@ -36,10 +36,10 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from .methods import combine
+    from .methods import combine, foci
     from .models import images, list_models, load, preprocess, read
     from .probe.adapter import Adapter, adapter
-    from .probe.calls import maps, patch, plan, trace
+    from .probe.calls import ledger, maps, patch, plan, trace
     from .probe.edit import add, freeze, mean, scale, swap, zero
     from .probe.errors import LimelightError
     from .probe.mark import mark

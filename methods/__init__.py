@@ -6,6 +6,7 @@ from . import (
     deconvnet,
     eigencam,
     eigengradcam,
+    excitation,
     gradcam,
     gradcam_plus_plus,
     gradient,
@@ -20,10 +21,13 @@ from . import (
     normgrad_proper,
     occlusion,
     rise,
+    salient_relevance,
     smoothgrad,
+    transformer_attribution,
     xgradcam,
 )
 from .combine import combine
+from .salient_relevance import foci
 from .smooth import smooth
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "deconvnet",
     "eigencam",
     "eigengradcam",
+    "excitation",
     "gradcam",
     "gradcam_plus_plus",
     "gradient",
@@ -47,7 +52,9 @@ __all__ = [
     "normgrad_proper",
     "occlusion",
     "rise",
+    "salient_relevance",
     "smooth",
     "smoothgrad",
+    "transformer_attribution",
     "xgradcam",
 ]

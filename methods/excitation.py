@@ -38,7 +38,7 @@ def excitation(*, contrast: bool = False, **_: Any) -> Preset:
 
 @method("excitation_backprop", sites="hidden", regime=excitation)
 def excitation_backprop(relevance: Tensor) -> Tensor:
-    """The chance that a winner is passed on to each position: x W+'(p / W+ x), summed over channels.
+    """Chance that a winner is passed on to each position: x W+'(p / W+ x), summed over channels.
 
     For values that are not negative, behind a ReLU: it should not be read at pixels.
     """

@@ -6,10 +6,15 @@ from torch import Tensor
 
 from ..probe.registry import method
 
+_LARGE = 1 << 19
+
 
 def weigh(act: Tensor, weights: Tensor, relu: bool) -> Tensor:
     """sum_c w_c x_c, clamped at 0 when `relu`; act `b c` and positions, weights `b c`."""
-    summed = (weights.unsqueeze(1) @ act.flatten(2)).reshape(len(act), *act.shape[2:])
+    if act[:1].numel() < _LARGE:
+        summed = (weights.reshape(*weights.shape, *(1,) * (act.ndim - 2)) * act).sum(1)
+    else:  # without the product, which is as large as the activation
+        summed = (weights.unsqueeze(1) @ act.flatten(2)).reshape(len(act), *act.shape[2:])
     return summed.clamp(min=0) if relu else summed
 
 

@@ -26,6 +26,7 @@ def regime(
     pool: Any,
     unknown: Any,
     through: str | tuple[str, ...],
+    channels: bool,
 ) -> Preset:
     """The preset that the options of `lrp` mean."""
     if isinstance(preset, Preset):
@@ -75,6 +76,7 @@ def lrp(
     pool: Literal["winner", "unpool-overwrite"] = "winner",
     unknown: Literal["error", "gradient"] = "error",
     through: str | tuple[str, ...] = (),
+    channels: bool = False,
 ) -> Tensor:
     """Relevance summed over channels; signed, its total the part of the score that was kept.
 
@@ -87,6 +89,7 @@ def lrp(
     pool     `unpool-overwrite` loses relevance where windows overlap, as max_unpool does
     unknown  `gradient` lets ops without a rule hand on their plain gradient
     through  a channel or head, or several: `features.10[17]`; relevance passes there alone
+    channels  a map of each channel instead of their sum
     Raises NoRule for an op that no rule speaks of.
     """
-    return relevance.sum(1)
+    return relevance if channels else relevance.sum(1)

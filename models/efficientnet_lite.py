@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from math import ceil
 
 import torch.nn.functional as F
@@ -95,6 +96,7 @@ class EfficientNetLite(nn.Module):
     """Stem, blocks, 1 x 1 head convolution, global mean, one linear layer.
 
     stage_sizes   blocks in each stage
+    hidden        the last block of each stage
     """
 
     def __init__(
@@ -108,6 +110,8 @@ class EfficientNetLite(nn.Module):
     ) -> None:
         super().__init__()
         self.stage_sizes = tuple(row.repeats for row in rows)
+        ends = accumulate(self.stage_sizes)
+        self.hidden = tuple(f"_blocks.{end - 1}" for end in ends)
         self._conv_stem = SameConv2d(in_channels, STEM, 3, 2, bias=False)
         self._bn0 = _norm(STEM, norm_eps)
         self._act0 = nn.ReLU6()
@@ -227,7 +231,6 @@ for _name, ((_width, _depth, _size, _drop), _digest) in VARIANTS.items():
     _card = Card(
         _name,
         "EfficientNet, arXiv 1905.11946; the Lite variants by Google (tensorflow/tpu)",
-        hidden=("_blocks.*",),
         classifier="_fc",
         size=_size,
         resize=int(_size / 0.875),

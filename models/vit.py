@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..probe.errors import OptionError, near
-from ..probe.mark import mark
 from .card import Card, Source, State
 from .positions import grid_of, resize_positions, square_grid
 from .registry import model
@@ -38,9 +37,8 @@ class Attention(nn.Module):
         b, n, c = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
-        q, k, v = mark("q", q), mark("k", k), mark("v", v)
         drop = self.attn_drop if self.training else 0.0
-        out = mark("heads", F.scaled_dot_product_attention(q, k, v, dropout_p=drop))
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
         return self.proj_drop(self.proj(out.transpose(1, 2).reshape(b, n, c)))
 
 

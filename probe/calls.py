@@ -15,9 +15,11 @@ from .adapter import adapt
 from .batch import Batch, chunks
 from .classes import by_name
 from .edit import Edit
-from .errors import LimelightError, OptionError
+from .errors import LimelightError, MethodError, OptionError
 from .gather import Verdict
+from .ledger import Ledger
 from .plan import Plan, fitting, is_out_of_memory, make_plan
+from .presets import Preset
 from .probe import Probe
 from .registry import Bound, use
 from .results import About, Maps, SaliencyMap
@@ -124,6 +126,26 @@ def trace(
         if target is not None:
             probe.backward(targets(target)[0].resolve(by_name(probe.adapter.labels)), retain=False)
         return probe.trace
+
+
+def ledger(model: nn.Module, x: Any, method: Any = "lrp", *, target: Any = None) -> Ledger:
+    """The books of one relevance pass over a batch: what each op received, kept and handed on.
+
+    Raises MethodError for a method that reads no relevance, NoRule where a rule is missing.
+    """
+    bound = use(method)
+    if not isinstance(bound.regime, Preset):
+        raise MethodError(
+            f"method {bound.name!r} reads no relevance, so there are no books; use 'lrp'"
+        )
+    batch = Batch.of(x)
+    with Probe(model, ledger=True) as probe:
+        probe.watch("input")
+        probe(*batch.args, **batch.kwargs)
+        one = targets(top() if target is None else target)[0]
+        one = one.resolve(by_name(probe.adapter.labels))
+        probe.differentiate(one, probe.values(), lambda value, r: None, regime=bound.regime)
+        return probe.trace.ledger()
 
 
 def patch(model: nn.Module, x: Any, edits: Mapping[str | Site, Edit], *, target: Any = None) -> Any:

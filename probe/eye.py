@@ -95,7 +95,8 @@ class Eye(TorchFunctionMode):
         call = self._keep(op, args, kwargs)
         lost = self._protect(op, args, kwargs)
         rectifying = rectifies(op, args, kwargs)
-        for target in op.targets(args, kwargs) if rectifying else ():
+        ruled = rectifying or call is not None
+        for target in op.targets(args, kwargs) if ruled else ():
             lost = target if target._is_view() else lost
         if lost is None or op.name in RESHAPES or "out" in kwargs:
             out = func(*args, **kwargs)

@@ -42,12 +42,17 @@ class Flow:
 
 
 def backward_of(node: Node, at: At) -> list[tuple[Edge, Tensor]]:
-    """One autograd node as it is."""
-    call: Any = node
-    out = call(*(at.get(i) for i in range(len(call._input_metadata))))
+    """One autograd node as it is; gradients of what was broadcast are summed, as torch's engine does."""
+    count = len(node._input_metadata)  # type: ignore[attr-defined]
+    out = node(*(at.get(i) for i in range(count)))
     given = out if isinstance(out, tuple) else (out,)
     edges = zip(node.next_functions, given, strict=False)
-    return [((n, nr), x) for (n, nr), x in edges if n is not None and x is not None]
+    return [((n, nr), _fitted(x, n, nr)) for (n, nr), x in edges if n is not None and x is not None]
+
+
+def _fitted(x: Tensor, node: Node, nr: int) -> Tensor:
+    shape = node._input_metadata[nr].shape  # type: ignore[attr-defined]
+    return x if x.shape == shape else x.sum_to_size(shape)
 
 
 def backward_of_op(op: OpRecord, at: At) -> dict[Edge, Tensor]:

@@ -172,12 +172,24 @@ def results(
         )
         extent = extent_of(r.axes, r.size, r.values.shape[1:])
         for i, sample in enumerate(samples):
-            own = replace(said, score=verdict.scores[i])
+            own = replace(said, score=verdict.scores[i], kept=_kept(r, i, verdict.scores[i]))
             name, site = r.job.bound.name, r.job.value.site
             found.append(
                 SaliencyMap(r.values[i], r.axes, sample, verdict.titles[i], name, site, extent, own)
             )
     return found
+
+
+def _kept(r: Reading, i: int, score: float) -> float | None:
+    """The share of the starting relevance that a map of the input holds."""
+    job = r.job
+    if "relevance" not in job.bound.method.needs or (job.value.site.path, job.value.site.port) != (
+        "",
+        "in",
+    ):
+        return None
+    start = 1.0 if getattr(job.bound.regime, "init", "logit") == "one" else score
+    return r.values[i].double().sum().item() / start if start else None
 
 
 def extent_of(axes: str, size: Sequence[int], shape: Sequence[int]) -> tuple[float, ...]:

@@ -110,7 +110,12 @@ def recommended(ops: list[OpRecord]) -> Preset:
 
     Networks with attention take gamma_hold: small gammas damp the cancelling terms that plain
     gradient x input is full of, and a held map conserves. Others take epsilon_plus_flat: z+ in
-    the convolutions stays readable at any depth, and flat keeps the colours of single pixels out.
+    the convolutions stays readable at any depth, and flat keeps the colours of single pixels out;
+    without biases, which swallow nearly everything in deep networks with batch norm
+    (EfficientNet-Lite0 on a photo: 0.0005 of the score arrives with them, 0.05 without; the rest
+    belongs to negative outputs without a positive contribution, and the ledger names the ops).
     """
-    attends = any(kind_of(op.name) in ("attention", "softmax") for op in ops)
-    return replace(PRESETS["gamma_hold" if attends else "epsilon_plus_flat"], name="auto")
+    if any(kind_of(op.name) in ("attention", "softmax") for op in ops):
+        return replace(PRESETS["gamma_hold"], name="auto")
+    plain = {"conv": ZPlus(bias=False), "linear": Epsilon(bias=False)}
+    return replace(PRESETS["epsilon_plus_flat"], name="auto", **plain)  # type: ignore[arg-type]

@@ -90,8 +90,11 @@ class Recording:
         else:
             with torch._C.DisableTorchFunction():
                 x = self._take(wish, path, port, call, x, axes)
-        if self.pending is not None:
-            self._reached((path, port, call))
+        pending = self.pending
+        if pending is not None:
+            pending.discard((path, port, call))
+            if not pending:
+                self._stop()
         return x
 
     def _take(self, wish: Wish, path: str, port: str, call: int, x: Tensor, axes: str) -> Tensor:
@@ -104,13 +107,10 @@ class Recording:
             self.capture(site, x, wish)
         return x
 
-    def _reached(self, place: Place) -> None:
-        """Stop the forward when this was the last wanted site."""
-        if self.pending is not None and not self.grad:
-            self.pending.discard(place)
-            if not self.pending:
-                self.stopped = True
-                raise Stop
+    def _stop(self) -> None:
+        """End the forward: no wanted site is left."""
+        self.stopped = True
+        raise Stop
 
     @property
     def lean(self) -> bool:
@@ -120,7 +120,7 @@ class Recording:
     @property
     def overtaken(self) -> bool:
         """Whether a captured value has been written over unseen."""
-        return any(value.stale for value in self._fresh)
+        return any([value.stale for value in self._fresh])
 
     @property
     def embeds(self) -> bool:

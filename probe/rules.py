@@ -176,7 +176,7 @@ class ZBox:
         b = a.bias if self.bias else None
         high_b, low_b = (None, None) if b is None else (b.clamp(min=0), b.clamp(max=0))
         z = a.forward(a.x, a.weight, b) - a.forward(low, up, high_b) - a.forward(high, down, low_b)
-        s = divided(a, r, z, self.eps, None if b is None else b - high_b - low_b)
+        s = divided(a, r, z, self.eps, None)  # b - b+ - b- is 0
         return a.x * a.adjoint(s, a.weight) - low * a.adjoint(s, up) - high * a.adjoint(s, down)
 
 

@@ -33,6 +33,9 @@ class Site:
     index: int | None = None
     axes: str = field(default="", compare=False)
 
+    def __hash__(self) -> int:  # of the two fields that tell nearly all sites apart
+        return hash((self.path, self.port))
+
     def __str__(self) -> str:
         if self.index is not None:
             head = self.port in HEAD_PORTS
@@ -121,7 +124,7 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 def no_match(asked: object, known: Iterable[Site | str]) -> SiteError:
     """The error for a pattern that matched nothing, with the nearest sites."""
-    names = [str(site) for site in known]
+    names = [name for site in known if (name := str(site))]
     hint = near(str(asked), names)
     if not hint:
         hint = f"; there are {len(names)} sites" + (f", such as {names[0]!r}" if names else "")

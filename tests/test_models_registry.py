@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from limelight import Probe
 from limelight.models import Card, list_models, load
 from limelight.models.registry import hyper_parameters, model
 from limelight.probe.errors import ModelError, OptionError
@@ -83,26 +84,20 @@ def test_another_input_size_than_built_resizes_the_positions():
             net(torch.randn(1, 3, 33, 64))
 
 
-def test_attention_marks_its_ports():
-    from torch.overrides import TorchFunctionMode
-
-    seen = {}
-
-    class Watch(TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            if getattr(func, "__name__", "") == "mark":
-                seen[args[0]] = args[1]
-            return func(*args, **(kwargs or {}))
-
-    net = load("deit_tiny", img_size=32, depth=1)
-    x = torch.randn(2, 3, 32, 32)
-    with torch.no_grad(), Watch():
-        net(x)
-    assert list(seen) == ["q", "k", "v", "heads"]
-    assert {value.shape for value in seen.values()} == {(2, 3, 5, 64)}
-    q, k, v, heads = seen.values()
-    held = (q @ k.mT / 8).softmax(-1) @ v
-    torch.testing.assert_close(heads, held)
+@pytest.mark.parametrize(
+    ("name", "attn"),
+    [("deit_tiny", "blocks.0.attn"), ("vit_b_16", "encoder.layers.*.self_attention")],
+)
+def test_attention_shows_its_ports_once(name, attn):
+    net = load(name, img_size=32, depth=1, dim=192, heads=3)
+    ports = ("q", "k", "v", "map", "heads")
+    with Probe(net, grad=False) as p:
+        p.watch(*(f"{attn}:{port}" for port in ports))
+        p(torch.randn(2, 3, 32, 32))
+    q, k, v, held, heads = (p.trace[f"{attn}:{port}"].act for port in ports)
+    assert q.shape == k.shape == v.shape == heads.shape == (2, 3, 5, 64)
+    torch.testing.assert_close(held, (q @ k.mT / 8).softmax(-1))
+    torch.testing.assert_close(heads, held @ v)
 
 
 def test_img_size_of_a_convolutional_network_changes_its_preprocessing():

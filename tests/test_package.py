@@ -9,8 +9,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import limelight as ll
 import pytest
+
+import limelight as ll
 
 ROOT = Path(ll.__file__).parent
 FLOORS = ["kernels", "probe", "models", "methods", "reports"]
@@ -77,7 +78,18 @@ def test_the_wheel_holds_the_package_and_no_tests(tmp_path):
     for source in (*ROOT.glob("*.py"), *(ROOT / f for f in (*MAY, "tests") if (ROOT / f).is_dir())):
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tree / source.name)
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(tree)]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(tree),
+    ]
     subprocess.run(build, check=True, capture_output=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     inside = {n for n in names if ".dist-info/" not in n}

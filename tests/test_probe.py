@@ -319,8 +319,9 @@ def test_functional_transforms_inside_a_forward(transform):
     expected = torch.autograd.grad(plain[:, 0].sum(), x)[0]
     for grad in (True, False):
         with ll.Probe(net, grad=grad) as p:
-            p.watch(":mul.0", "input", "output")
+            p.watch("**", ":mul.0", "input")
             assert torch.equal(p(x), plain)
+            assert [str(s) for s in p.trace] == ["input", ":mul.0", "output"]
             if grad:
                 torch.testing.assert_close(p.backward(0)[":mul.0"].grad, expected)
 
@@ -511,6 +512,11 @@ def test_embeddings_inside_a_picture_model_are_no_input():
     for target in (None, 0):
         trace = ll.trace(net, IMAGES, ["input", "places"], target=target)
         assert torch.equal(trace["input"].act, IMAGES)
+
+
+def test_a_wildcard_for_the_port_takes_both_borders():
+    trace = ll.trace(Counts(), torch.randn(2, 3), "b:*", target=0)
+    assert [str(s) for s in trace] == ["b:in", "b"]
 
 
 def test_run_follows_any_function_that_uses_the_model():

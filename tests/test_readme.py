@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import limelight as ll
 import pytest
+
+import limelight as ll
 
 README = (Path(ll.__file__).parent / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -22,7 +23,7 @@ COMMANDS = [
 ]
 
 
-@pytest.fixture()
+@pytest.fixture
 def here(tmp_path, monkeypatch):
     """A folder with the photo that the README speaks of."""
     pictures = pytest.importorskip("sklearn.datasets").__path__[0]
@@ -43,10 +44,14 @@ def test_python_blocks(here):
 def test_console_lines(here, command):
     name, *words = shlex.split(command)
     assert name == "limelight"
-    done = subprocess.run([sys.executable, "-m", "limelight", *words], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "limelight", *words], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_the_table_of_methods_is_complete():
-    missing = [m.name for m in ll.list_methods() if f"`{m.name}`" not in README and m.name != "energy"]
+    missing = [
+        m.name for m in ll.list_methods() if f"`{m.name}`" not in README and m.name != "energy"
+    ]
     assert missing == []

@@ -13,6 +13,7 @@ from methods_golden import case, fill, inputs, model
 from torch import Tensor, nn
 
 import limelight as ll
+from limelight.methods.transformer_attribution import PORTS, relevance_of_maps
 from limelight.probe.presets import Preset
 from limelight.probe.rules import Epsilon, Gamma, PositiveGamma, PositiveWeights, ZPlus
 
@@ -164,3 +165,59 @@ def _place(net: nn.Module, key: str) -> str:
         return f"features.{number}:in"
     rest = [n for n, m in net.classifier.named_children() if not isinstance(m, nn.Dropout)]
     return f"classifier.{rest[number - features - 1]}:in"
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "vgg16"])
+def test_excitation_equals_torchray(name: str) -> None:
+    golden = case(f"method_torchray_{name}")
+    keys = [key for key in golden.telling if "excitation" in key]
+    assert keys
+    for key in keys:
+        told = golden.outputs[key]
+        site = told["what"].split(" at ")[1].split(",")[0]
+        spec = ll.use(key.split(".")[0], sites=site)
+        x, target = inputs(f"method_torchray_{name}"), golden.about["target"]
+        found = ll.maps(model(f"method_torchray_{name}"), x, spec, target=target)[0]
+        golden.check(key, found.values, relative=1e-3)
+
+
+def chefer_vit() -> nn.Module:
+    """The golden case's ViT, from timm's parts."""
+    import_torchvision()
+    timm = import_foreign("timm")
+    about = case("method_transformer_attribution_vit").about
+    net = timm.models.vision_transformer.VisionTransformer(**about["constructor"]["kwargs"])
+    net.norm.eps = 1e-5
+    fill.fill(net, about["salt"])
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ("spec", "key"),
+    [
+        ("generic_attention", "generic_attention"),
+        ("transformer_attribution", "transformer_attribution"),
+        ("transformer_attribution:1", "transformer_attribution.start1"),
+    ],
+)
+def test_transformer_attribution_equals_upstream(spec: str, key: str) -> None:
+    golden = case("method_transformer_attribution_vit")
+    x = inputs("method_transformer_attribution_vit")
+    found = ll.maps(chefer_vit(), x, spec, target=golden.about["target"])[0]
+    assert found.axes == "y x"
+    golden.check(key, found.values, relative=1e-3)
+
+
+def test_relevance_of_attention_maps_equals_upstream() -> None:
+    golden = case("method_transformer_attribution_vit")
+    x, target = inputs("method_transformer_attribution_vit"), ll.label(golden.about["target"])
+    with ll.Probe(chefer_vit(), relevance=True) as p:
+        paths = p.adapter.heads
+        p.watch(*(f"{path}:{port}" for path in paths for port in PORTS))
+        p(x)
+        p.backward(target)
+        owns = relevance_of_maps(p, paths, target)
+        for i, (path, own) in enumerate(zip(paths, owns, strict=True)):
+            golden.check(f"attn.{i}", p.trace[f"{path}:map"].act, relative=1e-3)
+            golden.check(f"attn_grad.{i}", p.trace[f"{path}:map"].grad, relative=1e-3)
+            golden.check(f"attn_cam.{i}", own, relative=1e-3)

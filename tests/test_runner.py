@@ -38,13 +38,29 @@ def quick(method):
     return ll.use(method, **options)
 
 
+class Attends(nn.Module):
+    """A small vision transformer, for methods that read attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+READS_ATTENTION = ("generic_attention", "transformer_attribution")
 METHODS = [m for m in list_methods() if not m.name.startswith("test-")]
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_splitting_changes_nothing(method):
-    net = Net().double().eval()
+    net = (Attends() if method.name in READS_ATTENTION else Net()).double().eval()
     bound, sites = quick(method), None if method.sites == "input" else ["stem", "body.0"]
     if method.name == "cam":
         sites = ["body", "body.2"]
@@ -86,6 +102,12 @@ def test_order_is_sample_target_method_site():
         for m in ("normgrad", "gradcam")
         for p in ("stem", "body.0")
     ]
+
+
+def test_methods_of_all_kinds_keep_the_order_asked():
+    names = ["smoothgrad,n=2", "gradcam", "rise,n=4", "gradient"]
+    found = ll.maps(Net().eval(), X[:2], names, target=1)
+    assert [m.method for m in found] == names * 2
 
 
 def test_targets_per_sample_follow_the_split():

@@ -1,0 +1,103 @@
+"""Peak memory of all maps beside one pass: a fresh process each, resident size each millisecond."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from measure import Row
+
+# Without these, freed memory stays resident and hides the peaks.
+TRIM = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+MIB = 1 << 20
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def rows(name: str) -> Iterator[Row]:
+    """The peak of a network's maps, held to one pass and the activations of the sites."""
+    if not Path("/proc/self/statm").exists():
+        return
+    found = {variant: _peak(name, variant) for variant in ("one_pass", "ours", "peers_at_best")}
+    (single, sites), (mine, _), (peers, _) = found.values()
+    limit = single + sites
+    what = f"{name}: peak memory"
+    yield Row(f"{what} of one pass", f"{single / MIB:.0f} MiB", "for comparison", True)
+    yield Row(
+        f"{what}, peers, all layers in one call", f"{peers / MIB:.0f} MiB", "for comparison", True
+    )
+    yield Row(
+        f"{what} of limelight",
+        f"{mine / MIB:.0f} MiB",
+        f"at most {limit / MIB:.0f} MiB (one pass and the sites' {sites / MIB:.0f})",
+        mine <= limit,
+    )
+
+
+def _peak(name: str, variant: str) -> tuple[int, int]:
+    """Bytes above idle at the peak, and bytes of the activations at the sites."""
+    child = subprocess.Popen(
+        [sys.executable, __file__, name, variant],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **TRIM},
+    )  # fmt: skip
+    assert child.stdin is not None and child.stdout is not None
+    sites = int(child.stdout.readline())
+    idle = peak = _resident(child.pid)
+    print(file=child.stdin, flush=True)
+    while child.poll() is None:
+        peak = max(peak, _resident(child.pid))
+        time.sleep(0.001)
+    if child.returncode:
+        raise RuntimeError(f"{variant} on {name} ended with {child.returncode}")
+    return peak - idle, sites
+
+
+def _resident(process: int) -> int:
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
+    except (FileNotFoundError, IndexError, ProcessLookupError):
+        return 0
+
+
+def child(name: str, variant: str) -> None:
+    """Warm up on a small input, say how large the sites are, wait, run once."""
+    from dataclasses import replace
+
+    import networks
+    import torch
+
+    networks.grad_cam()
+    case = getattr(networks.Case, name)()
+    work = getattr(networks, variant)
+    if variant == "one_pass":
+        case.net.requires_grad_(False)
+    work(replace(case, x=case.x[:, :, ::4, ::4]))
+    print(_site_bytes(case.net, case.layers, case.x), flush=True)
+    sys.stdin.readline()
+    with torch.enable_grad():
+        kept = work(case)
+    del kept
+
+
+def _site_bytes(net: object, layers: object, x: object) -> int:
+    import torch
+
+    total = 0
+
+    def add(module: object, args: object, out: torch.Tensor) -> None:
+        nonlocal total
+        total += out.nbytes
+
+    hooks = [m.register_forward_hook(add) for m in layers]  # type: ignore[attr-defined]
+    with torch.no_grad():
+        net(x)  # type: ignore[operator]
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+if __name__ == "__main__":
+    child(*sys.argv[1:])
