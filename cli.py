@@ -5,21 +5,15 @@ Everything heavy is imported inside the commands, so that `limelight --help` ans
 
 from __future__ import annotations
 
-import ast
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from glob import glob
-from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from time import monotonic
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -30,13 +24,9 @@ from .probe.errors import (
     LimelightError,
     ModelError,
     OptionError,
-    TargetError,
-    near,
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
     from torch import nn
 
     from .probe.probe import Probe
@@ -94,13 +84,14 @@ def models(
     from .models import list_models
     from .models.card import sides
     from .models.registry import PREPROCESSING, hyper_parameters
+    from .reports.terminal import console_for, new_table
 
     cards = list_models(pattern)
-    table = _table("name", "size", "weights", "paper")
+    table = new_table("name", "size", "weights", "paper")
     for card in cards:
         size = " x ".join(str(side) for side in dict.fromkeys(sides(card.size)))
         table.add_row(card.name, size, ", ".join(card.weights) or "none", card.paper)
-    console = _console()
+    console = console_for()
     console.print(table)
     if len(cards) == 1:
         known = [f"  {name}={value}" for name, value in hyper_parameters(cards[0].name).items()]
@@ -115,14 +106,15 @@ def methods(
 ) -> None:
     """List the methods; a single one with its whole description."""
     from .probe.registry import find, list_methods
+    from .reports.terminal import console_for, new_table
 
     found = list_methods(pattern) or (find(pattern),)
-    console = _console()
+    console = console_for()
     if detail or len(found) == 1:
         console.print("\n\n".join(_described(one) for one in found))
         return
     roomy = console.width >= _WITH_OPTIONS
-    table = _table("name", "kind", "reads", *(["options"] * roomy), "what it shows")
+    table = new_table("name", "kind", "reads", *(["options"] * roomy), "what it shows")
     for one in found:
         options = [", ".join(_options(one))] * roomy
         table.add_row(one.name, one.kind, one.sites, *options, one.summary)
@@ -180,6 +172,7 @@ def sites(
     from .models.recipe import recipe
     from .probe.probe import Probe
     from .probe.site import parse
+    from .reports.terminal import console_for, new_table
 
     net = _model(model, "none", _hyper(settings))
     how = recipe(net)
@@ -187,12 +180,12 @@ def sites(
         _watch(probe, pattern, ops)
         _run_zero(probe, model, (1, len(how.mean), *how.size))
     words = {w: [parse(s) for s in _word(probe, w)] for w in ("hidden", "heads", "last")}
-    table = _table("site", "axes", "shape", "part of")
+    table = new_table("site", "axes", "shape", "part of")
     for site, value in probe.trace.items():
         named = [w for w, patterns in words.items() if any(p.matches(site) for p in patterns)]
         shape = " x ".join(map(str, value.act.shape)) or "1"
         table.add_row(str(site), site.axes, shape, ", ".join(named))
-    _console().print(table)
+    console_for().print(table)
     for note in (*probe.adapter.notes, *how.notes):
         _say(f"note: {note}")
 
@@ -280,6 +273,9 @@ def explain(
         str | None,
         typer.Option(metavar="product|sum", help="Also one map per method over all its sites."),
     ] = None,
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="Also where the relevance of the first image goes.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option(help="[default: cuda where there is one, else cpu]")
     ] = None,
@@ -295,16 +291,19 @@ def explain(
     if maps is not None:
         _writable(maps, "--maps", (".parquet", ".safetensors", ".png"))
     from .probe.registry import convert, use
+    from .probe.spoken import target_in
     from .reports import explain as run
+    from .reports.terminal import progress
 
     how = combine and convert("explain", "--combine", combine, Literal["product", "sum"])
-    what = [_target(t) for t in target or ("top",)]
+    what = [target_in(t) for t in target or ("top",)]
     bound = [use(m) for m in method or ("gradcam", "normgrad")]
     size = int(batch) if batch.isdecimal() else batch
     pictures = _images(image)
-    with _progress(f"loading {model}") as tell:
+    with progress(f"loading {model}") as tell:
         net = _model(model, weights, _hyper(settings), device)
         options: dict[str, Any] = {"combine": how, "batch": size, "seed": seed, "progress": tell}
+        options["ledger"] = ledger
         found = run(net, pictures, bound, sites=site, target=what, **options)
         written = [found.save(out)]
         if maps is not None:
@@ -345,30 +344,10 @@ def _images(words: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _target(text: str) -> Any:
-    """A target from `207`, `daisy`, `top`, `top:3` or `margin:daisy,bee`."""
-    from .probe.target import label, margin, top
-
-    word, colon, rest = text.partition(":")
-    if word == "top":
-        if colon and not rest.isdecimal():
-            raise TargetError(f"target {text!r} is not understood: write top:3 for the three best")
-        return top(int(rest or 1))
-    if word == "margin" and colon:
-        pair = [_class(side) for side in rest.split(",")]
-        if len(pair) != 2:
-            raise TargetError(f"target {text!r} is not understood: write margin:daisy,bee")
-        return margin(*pair)
-    return label(_class(text))
-
-
-def _class(text: str) -> str | int:
-    word = text.strip()
-    return int(word) if word.removeprefix("-").isdecimal() else word
-
-
 def _hyper(settings: Sequence[str] | None) -> dict[str, object]:
     """`NAME=VALUE` words as hyper-parameters: numbers, lists, true, false, none, else text."""
+    from .probe.spoken import value_in
+
     found: dict[str, object] = {}
     for word in settings or ():
         name, equals, text = word.partition("=")
@@ -376,17 +355,8 @@ def _hyper(settings: Sequence[str] | None) -> dict[str, object]:
             raise OptionError(f"--set {word!r} is not understood: write --set img_size=96")
         if name in ("name", "weights", "device"):
             raise OptionError(f"--set {name} is no hyper-parameter: see --weights and --device")
-        found[name] = _read(text)
+        found[name] = value_in(text)
     return found
-
-
-def _read(text: str) -> object:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    with suppress(ValueError, SyntaxError):
-        return ast.literal_eval(text)
-    return text
 
 
 def _model(
@@ -402,118 +372,22 @@ def _model(
         reason = str(error).partition("\n")[0]
         raise OptionError(f"device {place!r} cannot be used here: {reason}") from error
     if ":" in spec:
-        return _foreign(spec, weights, hyper).eval().to(place)
+        from .models.foreign import load_foreign
+
+        return load_foreign(spec, weights, hyper).eval().to(place)
     from .models import load
 
     chosen = None if weights == "none" else weights or "imagenet"
     return load(spec, chosen, device=place, **hyper)
 
 
-def _foreign(spec: str, weights: str | None, hyper: Mapping[str, object]) -> nn.Module:
-    """A model from timm, torchvision or any importable function; a weights file must fit it."""
-    from torch import nn
-
-    from .models.card import Card
-    from .models.weights import choose, fit
-
-    source, _, name = spec.partition(":")
-    libraries = {"timm": _timm, "torchvision": _torchvision}
-    published = source in libraries and weights in (None, "imagenet")
-    make = libraries[source](name, published) if source in libraries else _import(source, name)
-    try:
-        net = make if isinstance(make, nn.Module) else make(**hyper)
-    except Exception as error:
-        told = _one_line(f"{type(error).__name__}: {error}")
-        raise ModelError(f"model {spec!r} could not be built ({told})") from error
-    if not isinstance(net, nn.Module):
-        raise ModelError(f"{spec!r} gives a {type(net).__name__}, not a torch.nn.Module")
-    chosen = None if published or weights in (None, "none") else choose(Card(spec, ""), weights)
-    if chosen is not None:
-        fit(net, chosen)
-    return net
-
-
-def _timm(name: str, published: bool) -> Callable[..., Any]:
-    timm = _library("timm")
-    if not timm.is_model(name):
-        hint = near(name.partition(".")[0], timm.list_models())
-        raise ModelError(f"timm has no model {name!r}{hint}")
-    return partial(timm.create_model, name, pretrained=published)
-
-
-def _torchvision(name: str, published: bool) -> Callable[..., Any]:
-    library = _library("torchvision.models")
-    known = library.list_models()
-    if name not in known:
-        raise ModelError(f"torchvision has no model {name!r}{near(name, known)}")
-    return partial(library.get_model, name, weights="DEFAULT" if published else None)
-
-
-def _library(name: str) -> ModuleType:
-    package = name.partition(".")[0]
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModelError(f"{package} is not installed here: pip install {package}") from error
-    except Exception as error:
-        told = _one_line(f"{type(error).__name__}: {error}")
-        raise ModelError(f"{package} could not be imported ({told}): install it anew") from error
-
-
-def _import(source: str, name: str) -> Any:
-    """What `module:name` means, the current folder included."""
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = import_module(source)
-    except Exception as error:
-        told = _one_line(f"{type(error).__name__}: {error}")
-        raise ModelError(f"module {source!r} could not be imported ({told})") from error
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            hint = near(part, dir(found))
-            raise ModelError(f"{source!r} holds no {name!r}{hint}")
-        found = getattr(found, part)
-    return found
-
-
-@contextmanager
-def _progress(text: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A line on stderr with what is done, the rate and the time left; none in a pipe."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    words = TextColumn("{task.description}", markup=False)
-    rate = TextColumn("{task.fields[rate]}", markup=False)
-    columns = (SpinnerColumn(), words, BarColumn(20), MofNCompleteColumn(), rate)
-    console = _console(stderr=True)
-    hidden = not console.is_terminal
-    start = monotonic()
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden
-    ) as bar:
-        task = bar.add_task(text, total=None, rate="")
-
-        def tell(done: int, total: int, name: str) -> None:
-            rate = f"{done / (monotonic() - start):.1f}/s"
-            bar.update(task, description=name, completed=done, total=total, rate=rate)
-
-        yield tell
-
-
 def _report(found: Explanation, written: Sequence[Path]) -> int:
     """Print the likeliest classes and where the results lie; name what was left out."""
-    console = _console()
+    from .reports.terminal import console_for, new_table
+
+    console = console_for()
     many = len(found.photos) > _EACH_UP_TO
-    table = _table("image", "class", "number", "probability")
+    table = new_table("image", "class", "number", "probability")
     for photo in found.photos:
         for rank, guess in enumerate(found.top.get(photo.sample, ())[: 1 if many else None]):
             share = f"{guess.probability:.1%}"
@@ -528,31 +402,8 @@ def _report(found: Explanation, written: Sequence[Path]) -> int:
     return PARTLY if found.skipped else 0
 
 
-def _console(*, stderr: bool = False) -> Console:
-    """Plain text; on no terminal rows are not wrapped, unless COLUMNS asks for it."""
-    from rich.console import Console
-
-    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _ONE_LINE
-    return console
-
-
-def _table(*heads: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, head in enumerate(heads):
-        table.add_column(head, no_wrap=not place, overflow="fold")
-    return table
-
-
 def _say(text: str) -> None:
-    print(f"limelight: {_one_line(text)}", file=sys.stderr)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    print(f"limelight: {' '.join(text.split())}", file=sys.stderr)
 
 
 def _warned(message: Warning | str, *_: Any, **__: Any) -> None:

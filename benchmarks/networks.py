@@ -40,13 +40,13 @@ class Case:
 
     @staticmethod
     def resnet18(batch: int = 4) -> Case:
-        net = _random("resnet18")
+        net = random_net("resnet18")
         sites = tuple(f"layer{n}" for n in (1, 2, 3, 4))
         return Case("ResNet-18", net, torch.randn(batch, 3, 224, 224), sites, tuple(CAMS), 1.35)
 
     @staticmethod
     def vgg16(batch: int = 1) -> Case:
-        net = _random("vgg16")
+        net = random_net("vgg16")
         sites = tuple(n for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
         methods = ("gradcam", "normgrad")
         return Case("VGG-16", net, torch.randn(batch, 3, 224, 224), sites, methods, 1.15)
@@ -60,7 +60,8 @@ class Case:
         return [self.net.get_submodule(site) for site in self.sites]
 
 
-def _random(name: str) -> nn.Module:
+def random_net(name: str) -> nn.Module:
+    """A network of the zoo with random weights."""
     torch.manual_seed(0)
     return load(name, weights=None).eval()
 
@@ -181,7 +182,9 @@ def _errors(case: Case, maps: ll.Maps) -> list[float]:
     errors.append(close(maps.where(method="input_x_gradient").stack(), (x * grads[0]).sum(1)))
     for site, act, grad in zip(case.sites, acts, grads[1:], strict=True):
         weighted = (grad.mean((2, 3), keepdim=True) * act).sum(1).clamp(min=0)
-        errors.append(close(maps.where(method="gradcam", site=site).stack(), weighted))
+        cams = maps.where(method="gradcam", site=site).stack()
+        if cams.any() or weighted.any():  # a class may have negative evidence alone at a layer
+            errors.append(close(cams, weighted))
         if "normgrad" in case.methods:
             norms = act.norm(dim=1) * grad.norm(dim=1)
             errors.append(close(maps.where(method="normgrad", site=site).stack(), norms))

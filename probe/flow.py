@@ -42,16 +42,16 @@ class Flow:
 
 
 def backward_of(node: Node, at: At) -> list[tuple[Edge, Tensor]]:
-    """One autograd node as it is; gradients of what was broadcast are summed, as torch's engine does."""
-    count = len(node._input_metadata)  # type: ignore[attr-defined]
-    out = node(*(at.get(i) for i in range(count)))
+    """One autograd node as it is; sums over what was broadcast, as torch's own engine does."""
+    call: Any = node
+    out = call(*(at.get(i) for i in range(len(call._input_metadata))))
     given = out if isinstance(out, tuple) else (out,)
     edges = zip(node.next_functions, given, strict=False)
     return [((n, nr), _fitted(x, n, nr)) for (n, nr), x in edges if n is not None and x is not None]
 
 
-def _fitted(x: Tensor, node: Node, nr: int) -> Tensor:
-    shape = node._input_metadata[nr].shape  # type: ignore[attr-defined]
+def _fitted(x: Tensor, node: Any, nr: int) -> Tensor:
+    shape = node._input_metadata[nr].shape
     return x if x.shape == shape else x.sum_to_size(shape)
 
 
