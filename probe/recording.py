@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from .edit import apply, name_of
 from .layout import guess_axes
 from .site import Site
 from .tape import Tape
-from .trace import Trace, Value
+from .trace import Trace, Value, any_stale
 from .watch import Place, Wish, Wishes
 
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
@@ -64,12 +65,14 @@ class Recording:
         self.frames: list[Frame] = [Frame("", 0, False)]
         self.calls: Counter[str | tuple[str, str]] = Counter()
         self.pending = pending
+        self.enough = sys.maxsize if pending is None else len(pending)
         self.stopped = False
         self.seen: set[Site] = set()
         self.lifted: list[Tensor] = []
         self.tokens = False  # gradients start at embeddings, not at float inputs
         self.thread = get_ident()
         self.inside = wishes.inside
+        self.plain = wishes.plain.setdefault(size, {})
         self.spared = False  # no mode looks at the ops of this forward
         self.wrote = False  # an op has worked in place
         self._fresh: list[Value] = []
@@ -90,11 +93,8 @@ class Recording:
         else:
             with torch._C.DisableTorchFunction():
                 x = self._take(wish, path, port, call, x, axes)
-        pending = self.pending
-        if pending is not None:
-            pending.discard((path, port, call))
-            if not pending:
-                self._stop()
+        if len(self.trace.values_by_site) >= self.enough:
+            self._reached()
         return x
 
     def _take(self, wish: Wish, path: str, port: str, call: int, x: Tensor, axes: str) -> Tensor:
@@ -105,12 +105,26 @@ class Recording:
             x = self._edit(edit, x, replace(site, index=index))
         if wish.capture:
             self.capture(site, x, wish)
+            if self.spared and not wish.edits and (port, call, wish.keep) == ("out", 0, "device"):
+                self.plain[path] = x.shape, site
         return x
 
-    def _stop(self) -> None:
-        """End the forward: no wanted site is left."""
-        self.stopped = True
-        raise Stop
+    def keep(self, site: Site, x: Tensor) -> None:
+        """Capture, where the last forward had a value of this shape and nothing else to do."""
+        if _is_wrapped(x):
+            return
+        values = self.trace.values_by_site
+        value = values[site] = Value(site, x.detach(), None)
+        self._fresh.append(value)
+        if len(values) >= self.enough:
+            self._reached()
+
+    def _reached(self) -> None:
+        """Stop the forward if no wanted site is left."""
+        found = {(s.path, s.port, s.call) for s in self.trace.values_by_site}
+        if self.pending is not None and self.pending <= found:
+            self.stopped = True
+            raise Stop
 
     @property
     def lean(self) -> bool:
@@ -120,7 +134,7 @@ class Recording:
     @property
     def overtaken(self) -> bool:
         """Whether a captured value has been written over unseen."""
-        return any([value.stale for value in self._fresh])
+        return any_stale(self._fresh)
 
     @property
     def embeds(self) -> bool:
@@ -147,7 +161,8 @@ class Recording:
     def lazy(self, site: Site, act: Callable[[], Tensor]) -> None:
         """Keep a value that is computed when read."""
         self.trace.values_by_site[site] = Value(site, act, None)
-        self._reached((site.path, site.port, site.call))
+        if len(self.trace.values_by_site) >= self.enough:
+            self._reached()
 
     def book(self, x: Tensor) -> None:
         """Hold a value under its edge, if a ledger is to be kept."""

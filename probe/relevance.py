@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,14 +22,14 @@ from .conditions import Masks, masks
 from .errors import ProbeError
 from .flow import Flow, backward_of, ends
 from .kept import Call, Edge, Operand, wide
-from .kinds import LINEAR
+from .kinds import LINEAR, kind_of
 from .ledger import Books
 from .presets import Preset, recommended
 from .rules import ratio
 from .scheme import Group, Scheme
-from .shares import RULES, NoRule, Turn
+from .shares import RULES, NoRule, Turn, no_rule
 from .trace import Value
-from .tree import leaves
+from .tree import exchange, leaves
 
 if TYPE_CHECKING:
     from .recording import Recording
@@ -127,6 +127,9 @@ class Propagation:
                 f"relevance met {node.name()}, which the probe did not see being made (a script, a "
                 "user-written autograd Function or another thread); write it as plain torch ops"
             )
+        op = self.scheme.maker.get(node)
+        if op is not None and self.preset.unknown == "error" and kind_of(op.name) == "none":
+            raise no_rule(op)
         for edge, x in backward_of(node, g) if g else ():
             self.flow.add(edge, x)
         for edge, x in backward_of(node, r) if r else ():
@@ -165,29 +168,34 @@ class Propagation:
             out = group.norm.call.out
         if out is None:
             return
-        total = torch.zeros_like(wide(out.act)) if g is None else wide(out.act) * wide(g)
-        total = total if r is None else total + wide(r)
+        z = wide(out.act)
         if group.norm is not None:
-            self._pass_by(group.op, call, total)
+            self._pass_by(group.op, z, g, r)
         place = self.preset.rule(group.kind, group.op, first=group.first, last=group.last)
         if place is not None:
-            back = place(a, total)
+            back = place(a, _total(z, g, r))
             self.flow.add(x.edge, back.to(x.act.dtype), relevance=not place.gradient)
             return
-        whole = g if r is None else ratio(total, wide(out.act), _TINY)
+        whole = g if r is None else ratio(_total(z, g, r), z, _TINY)
         if whole is not None:
-            a.absorb(wide(whole), wide(out.act), wide(out.act), a.bias, 1.0)
+            a.absorb(wide(whole), z, z, a.bias, 1.0)
             self.flow.add(x.edge, a.adjoint(wide(whole), a.weight).to(x.act.dtype))
 
-    def _pass_by(self, op: OpRecord, call: Call, total: Tensor) -> None:
+    def _pass_by(self, op: OpRecord, z: Tensor, g: Tensor | None, r: Tensor | None) -> None:
         """Values between a linear map and its batch norm: they carry what the norm received."""
         for value in self.wanted.get(op.nodes[0], ()):
-            self._deliver(value, None, total)
+            self._deliver(value, None, _total(z, g, r))
+
+
+def _total(z: Tensor, g: Tensor | None, r: Tensor | None) -> Tensor:
+    """The relevance of a value z that received a gradient, relevance, or both."""
+    total = torch.zeros_like(z) if g is None else z * wide(g)
+    return total if r is None else total + wide(r)
 
 
 def propagate(
     recording: Recording,
-    score: Tensor,
+    target: Callable[[Any], Tensor],
     values: Sequence[Value],
     receive: Callable[[Value, Tensor], None],
     preset: Preset,
@@ -204,12 +212,7 @@ def propagate(
             receive(value, relevance)
 
     outputs = [t for _, t in leaves(recording.trace.output) if t.grad_fn is not None]
-    grads = torch.autograd.grad(score.sum(), outputs, retain_graph=True, allow_unused=True)
-    seeds: list[Seed] = [
-        ((t.grad_fn, t.output_nr), _start(t, g, score, preset))
-        for t, g in zip(outputs, grads, strict=True)
-        if g is not None and t.grad_fn is not None
-    ]
+    seeds = _seeds(recording.trace.output, outputs, target, preset)
     chosen = preset if preset.name != "auto" else _settled(preset, recording.tape.ops)
     only = masks(recording.trace, chosen.through)
     books = _books(recording, outputs, seeds)
@@ -218,6 +221,28 @@ def propagate(
         recording.trace.books = books.close(recording.tape)
     for value in got.values():
         receive(value, torch.zeros_like(wide(value.act)))
+
+
+def _seeds(
+    output: Any, outputs: Sequence[Tensor], target: Callable[[Any], Tensor], preset: Preset
+) -> list[Seed]:
+    """Where a pass starts, and with what: the target's gradient in each tensor of the output.
+
+    One may be made of another, as a mean of two heads is: each receives what is read from itself.
+    """
+
+    def cut(_: str, x: Tensor) -> Tensor:
+        return x.detach().requires_grad_() if x.grad_fn is not None else x
+
+    apart = exchange(output, cut)
+    score = target(apart)
+    ends = [t for _, t in leaves(apart) if t.requires_grad]
+    grads = torch.autograd.grad(score.sum(), ends, allow_unused=True)
+    return [
+        ((t.grad_fn, t.output_nr), _start(t, g, score, preset))
+        for t, g in zip(outputs, grads, strict=True)
+        if g is not None and t.grad_fn is not None
+    ]
 
 
 def _books(recording: Recording, outputs: Sequence[Tensor], seeds: Sequence[Seed]) -> Books | None:

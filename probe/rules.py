@@ -34,8 +34,9 @@ def stabilised(z: Tensor, eps: float) -> Tensor:
 
 
 def ratio(r: Tensor, z: Tensor, eps: float) -> Tensor:
-    """r / stab(z), and 0 where that is 0 / 0."""
-    return (r / stabilised(z, eps)).masked_fill_(r == 0, 0)
+    """r / stab(z), and 0 where that is 0 / 0, which takes an eps of 0."""
+    s = r / stabilised(z, eps)
+    return s if eps else s.masked_fill_(r == 0, 0)
 
 
 def divided(

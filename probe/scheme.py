@@ -44,6 +44,7 @@ class Scheme:
         self.maker = {node: op for op in tape.ops for node in op.nodes}
         self.weightlike: set[Node] = set()
         self._passed: set[Node] = set()
+        self._mixing: set[Node] = set()
         order = tape.order()
         for node in order:
             self._look(node)
@@ -61,7 +62,10 @@ class Scheme:
         kind = self.kinds.get(node, "") if op is not None and op.nodes[0] is node else ""
         if kind in LINEAR or any(n in self._passed for n in parents):
             self._passed.add(node)
-        inherits = kind not in LINEAR and bool(parents) and self.weightlike.issuperset(parents)
+        if kind == "softmax" or (parents and self._mixing.issuperset(parents)):
+            self._mixing.add(node)  # maps mixed once more, as talking heads are, stay maps
+        through = kind not in LINEAR or node in self._mixing
+        inherits = through and bool(parents) and self.weightlike.issuperset(parents)
         if inherits or kind in self.preset.weightlike or self._gates(node, kind, parents):
             self.weightlike.add(node)
 

@@ -90,6 +90,11 @@ class Value:
         return f"Value({self.site}, {self.site.axes!r}, {tuple(self.act.shape)})"
 
 
+def any_stale(values: list[Value]) -> bool:
+    """Whether one of these stored tensors was overwritten."""
+    return any([v._act._version != v._version for v in values if isinstance(v._act, Tensor)])
+
+
 def index_dim(site: Site, ndim: int) -> int:
     """The dimension that a site's index counts: heads for head ports, else channels."""
     if site.port in HEAD_PORTS:

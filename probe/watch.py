@@ -31,6 +31,9 @@ class Wishes:
     _named: dict[tuple[str, str], list[Pattern]] = field(default_factory=dict)
     _wild: list[Pattern] = field(default_factory=list)
     _cache: dict[Place, Wish | None] = field(default_factory=dict)
+    plain: dict[tuple[int, ...], dict[str, tuple[tuple[int, ...], Site]]] = field(
+        default_factory=dict
+    )  # by picture and module: outputs that are captured and nothing else, and their shape
     _ports: dict[str, list[Pattern]] = field(default_factory=dict)
     _heads: dict[str, bool] = field(default_factory=dict)
     _enters: dict[str, bool] = field(default_factory=dict)
@@ -56,6 +59,7 @@ class Wishes:
     def _forget(self) -> None:
         self.version += 1
         self._cache.clear()
+        self.plain.clear()
         self._ports.clear()
         self._heads.clear()
         self._enters.clear()

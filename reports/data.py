@@ -7,7 +7,9 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+import torch
 
+from ..methods.foci import foci
 from ..probe.colour import STEPS, extremes, plane, span, steps, table
 from ..probe.results import SaliencyMap
 from .explanation import Explanation, Photo
@@ -15,6 +17,7 @@ from .explanation import Explanation, Photo
 Json = dict[str, Any]
 _KINDS = {"y x": "image", "n": "tokens"}
 _QUALITY = 84
+_WITH_FOCI, _THRESHOLD = "salient_relevance", 0.8
 
 
 def page_data(explanation: Explanation) -> Json:
@@ -69,10 +72,24 @@ def _map(m: SaliencyMap) -> Json:
         "step": top / (STEPS - 1) - base / (STEPS - 1),
         "bad": int((~np.isfinite(m.values.double().numpy())).sum()),
         "extent": [float(edge) for edge in m.extent],
+        **_foci(m),
         "score": _number(m.about.score),
         "kept": _number(m.about.kept),
         "bytes": _text(steps(values, base, top).tobytes()),
     }
+
+
+def _foci(m: SaliencyMap) -> Json:
+    """The level above which a map of salient relevance has its foci, and those, a bit a value."""
+    if not m.method.startswith(_WITH_FOCI) or m.axes != "y x" or not m.values.numel():
+        return {}
+    share = float(dict(m.about.options).get("threshold", _THRESHOLD))
+    values = m.values.float().where(m.values.isfinite(), -torch.inf)
+    mask = foci(values, share)
+    if not mask.any():
+        return {}
+    level = (share * values.max()).item()
+    return {"outline": level, "foci": _text(np.packbits(mask.numpy()).tobytes())}
 
 
 def _sample(explanation: Explanation, name: str) -> Json:

@@ -22,10 +22,14 @@ from ..models.preprocess import crop_image, prepare
 from ..models.recipe import recipe
 from ..probe.batch import chunks
 from ..probe.calls import about_model, maps_and_output
+from ..probe.calls import ledger as ledger_of
 from ..probe.errors import ImageError
+from ..probe.ledger import Ledger
+from ..probe.presets import Preset
+from ..probe.registry import Bound, use
 from ..probe.results import About, Maps
 from ..probe.runner import Sites
-from ..probe.target import scores
+from ..probe.target import scores, targets, top
 from .explanation import Explanation, Guess, Photo
 
 _TOGETHER = 8
@@ -50,6 +54,7 @@ def explain(
     sites: Sites = None,
     target: Any = None,
     combine: How | None = None,
+    ledger: bool = False,
     batch: int | str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
@@ -58,13 +63,14 @@ def explain(
 
     images   one picture or several: paths, PIL images, arrays or bytes
     combine  `product` or `sum`: also one map per method over all its sites
+    ledger   also where the relevance goes, for each method that reads it, on the first picture
     The other options are those of `limelight.maps`. A picture that cannot be read is left out and
     named in `.skipped`; ImageError is raised when none can.
     """
     taken = _take(model, _listed(images))
     about = _about(model, seed)
     found = Maps()
-    top: dict[str, list[Guess]] = {}
+    best: dict[str, list[Guess]] = {}
     total = len(taken.photos)
     for places in chunks(total, _TOGETHER):
         names = [p.sample for p in taken.photos[places.start : places.stop]]
@@ -72,12 +78,31 @@ def explain(
         options = {"target": target, "sites": sites, "batch": batch, "seed": seed, "about": about}
         new, output = maps_and_output(model, x, methods, samples=names, **options)
         found += new
-        top.update(zip(names, _guesses(output, labels(model)), strict=True))
+        best.update(zip(names, _guesses(output, labels(model)), strict=True))
         if progress is not None:
             progress(places.stop, total, names[-1])
     if combine is not None:
         found += combine_maps(found, combine)
-    return Explanation(found, tuple(taken.photos), top, about=about, skipped=tuple(taken.skipped))
+    books = _ledgers(model, taken, methods, target, found) if ledger else {}
+    photos, skipped = tuple(taken.photos), tuple(taken.skipped)
+    return Explanation(found, photos, best, about=about, skipped=skipped, ledgers=books)
+
+
+def _ledgers(
+    model: nn.Module, taken: _Samples, methods: Any, target: Any, maps: Maps
+) -> dict[str, Ledger]:
+    """The books of each relevance method on the first picture and its first target."""
+    single = isinstance(methods, (str, Bound)) or callable(methods)
+    bounds = [use(m) for m in ([methods] if single else methods)]
+    sample, x = next(iter(taken.inputs.items()))
+    one = targets(top() if target is None else target)[0].take([0])
+    title = next((m.target for m in maps), one.name)
+    found: dict[str, Ledger] = {}
+    for bound in bounds:
+        if isinstance(bound.regime, Preset):
+            name = _free(f"{bound.name} of {sample} for {title}", found)
+            found[name] = ledger_of(model, x[None], bound, target=one)
+    return found
 
 
 def _listed(images: Any) -> list[Picture]:

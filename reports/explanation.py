@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..probe.errors import LimelightError
+from ..probe.ledger import Ledger
 from ..probe.results import About, Maps
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Explanation:
     title  the headline; by default it names the model
     about  what holds for all maps; by default each map's own
     skipped  pictures that could not be read, each with the reason
+    ledgers  where the relevance of a method goes, by its name
     """
 
     maps: Maps
@@ -60,6 +62,7 @@ class Explanation:
     title: str = ""
     about: About | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    ledgers: Mapping[str, Ledger] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> Path:
         """Write the page as `.html`; maps alone are kept with `.maps.save(...)`."""

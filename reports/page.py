@@ -12,6 +12,7 @@ from typing import Any
 from ..probe.results import About
 from .data import page_data, photo_uri
 from .explanation import Explanation
+from .waterfall import waterfalls
 
 _SCRIPTS = ("paint.js", "choice.js", "show.js", "page.js")
 _MOST_NAMED = 4
@@ -35,6 +36,7 @@ def render(explanation: Explanation) -> str:
         asked=_asked(explanation, data),
         samples=data["samples"],
         photos=photos,
+        waterfalls=waterfalls(explanation.ledgers),
         provenance=provenance(explanation),
         style=Markup(style),
         script=Markup(script),

@@ -65,7 +65,7 @@ def test_auto_follows_the_network() -> None:
     x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
-    found = ll.maps(net, x, ["lrp", "lrp:epsilon_plus_flat"], target=1)
+    found = ll.maps(net, x, ["lrp", "lrp:epsilon_plus_flat,bias=false"], target=1)
     assert torch.equal(found[0].values, found[1].values)
 
 

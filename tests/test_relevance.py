@@ -266,8 +266,18 @@ PICTURES: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "group norm": lambda m, x: head(m.e(F.group_norm(m.a(x), 2)) ** 2),
     "instance norm": lambda m, x: head(m.e(F.instance_norm(m.a(x))) ** 2),
 }
+
+
+def talking(m: Any, x: Tensor) -> Tensor:
+    """Heads' maps mixed by a linear layer behind the softmax."""
+    q, k, v = (y(x).unflatten(-1, (4, 1)).transpose(1, 2) for y in (m.q, m.k, m.v))
+    mixed = m.b((q @ k.transpose(-1, -2)).softmax(-1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return head(mixed @ v)
+
+
 SENTENCES: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "attention": attention,
+    "talking heads": talking,
     "fused": fused(),
     "causal": fused(is_causal=True),
     "masked": fused(attn_mask=torch.eye(5).bool() | torch.ones(5, 5).bool().tril()),
@@ -333,7 +343,7 @@ def test_both_stems_are_first() -> None:
 
 def test_an_op_without_a_rule_is_named() -> None:
     net = Net(lambda m, x: head(torch.erfinv(m.a(x).tanh())), a=conv())
-    with pytest.raises(NoRule, match="op 'erfinv' at erfinv.0 in the model's own forward has no"):
+    with pytest.raises(NoRule, match=r"op 'erfinv' at erfinv\.0 in the model's own forward has no"):
         relevance(net, image(1, 3, 5, 5))
     loose = Preset("a", unknown="gradient")
     assert relevance(net, image(1, 3, 5, 5), loose)["input"].isfinite().all()
@@ -467,3 +477,19 @@ def test_a_product_on_a_slice_in_place() -> None:
     net = Net(run, a=conv(), b=conv(3, 4)).double()
     exact = Preset("exact", Epsilon(0.0), Epsilon(0.0))
     assert kept(net, image(1, 3, 5, 5).double(), exact) == pytest.approx(1, abs=1e-4)
+
+
+def test_an_output_made_of_other_outputs_starts_once() -> None:
+    def run(m: Any, x: Tensor) -> Any:
+        a, b = m.a(x), m.b(x)
+        return {"logits": (a + b) / 2, "a": a, "b": b}
+
+    net = Net(run, a=lin(4, 2), b=lin(4, 2))
+    found = relevance(net, image(3, 4), "epsilon")
+    assert torch.allclose(found["input"].sum(1), found["score"], atol=1e-4)
+
+
+def test_a_recurrent_layer_is_refused() -> None:
+    net = Net(lambda m, x: head(m.r(m.a(x))[0]), r=nn.LSTM(4, 3, batch_first=True), a=lin(4, 4))
+    with pytest.raises(NoRule, match="'lstm'"):
+        relevance(net, image(1, 5, 4))

@@ -9,7 +9,7 @@ const photos = data.samples.map((_, i) => document.querySelector(`[data-sample="
 const byPlace = new Map(data.maps.map((map) => [map.at.join(), map]));
 const chosen = {
   sample: 0, target: 0, method: 0, site: data.sites.length - 1, view: "picture",
-  opacity: 0.8, sign: "both", scale: "auto", range: "method", smooth: true, fade: true,
+  opacity: 0.8, sign: "both", scale: "auto", range: "method", smooth: true, fade: true, foci: true,
 };
 let shown = null; // the map of the picture
 let waiting = false;

@@ -63,7 +63,7 @@ function listen() {
     $(id).addEventListener("change", (event) => choose({ [id]: event.target.value }));
   }
   $("opacity").addEventListener("input", (event) => choose({ opacity: event.target.value / 100 }));
-  for (const id of ["smooth", "fade"]) {
+  for (const id of ["smooth", "fade", "foci"]) {
     $(id).addEventListener("change", (event) => choose({ [id]: event.target.checked }));
   }
   for (const id of ["stage", "grid"]) $(id).addEventListener("keydown", onKey);

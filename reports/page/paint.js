@@ -115,6 +115,44 @@ function boxOf(map, width, height) {
   return { y: box[0], x: box[1], height: box[2] - box[0], width: box[3] - box[1] };
 }
 
+// The boundary of the foci along the edges of the map's cells, between `box` on the canvas.
+function outlineOf(map, box) {
+  const [rows, columns] = map.size;
+  const bits = fromBase64(map.foci);
+  const inside = (y, x) => {
+    if (y < 0 || x < 0 || y >= rows || x >= columns) return false;
+    const at = y * columns + x;
+    return Boolean((bits[at >> 3] >> (7 - (at & 7))) & 1);
+  };
+  const across = (x) => box.x + (x / columns) * box.width;
+  const down = (y) => box.y + (y / rows) * box.height;
+  const path = new Path2D();
+  const edge = (x, y, toX, toY) => {
+    path.moveTo(across(x), down(y));
+    path.lineTo(across(toX), down(toY));
+  };
+  for (let y = 0; y <= rows; y += 1) {
+    for (let x = 0; x <= columns; x += 1) {
+      if (inside(y, x) !== inside(y - 1, x)) edge(x, y, x + 1, y);
+      if (inside(y, x) !== inside(y, x - 1)) edge(x, y, x, y + 1);
+    }
+  }
+  return path;
+}
+
+// The outline of the foci in the accent colour, a dark halo around it.
+function drawFoci(context, map, box) {
+  const path = outlineOf(map, box);
+  const thin = Math.max(1.5, Math.max(box.width, box.height) / 280);
+  const colour = getComputedStyle(document.documentElement).getPropertyValue("--outline").trim();
+  context.lineCap = "round";
+  for (const [stroke, width] of [["rgb(0 0 0 / .8)", thin * 2], [colour, thin]]) {
+    context.strokeStyle = stroke;
+    context.lineWidth = width;
+    context.stroke(path);
+  }
+}
+
 // Photo and map on one canvas whose longer side has `side` pixels at least.
 function drawOver(canvas, photo, map, look, palette, side) {
   const over = photo && map.kind === "image";
@@ -136,4 +174,6 @@ function drawOver(canvas, photo, map, look, palette, side) {
   context.globalAlpha = over ? look.opacity : 1;
   context.drawImage(paintMap(map, how, palette, w, h), Math.round(box.x * scale), Math.round(box.y * scale));
   context.globalAlpha = 1;
+  const place = { x: Math.round(box.x * scale), y: Math.round(box.y * scale), width: w, height: h };
+  if (map.foci && look.foci) drawFoci(context, map, place);
 }

@@ -3,8 +3,8 @@
 function lookOf(map) {
   const group = chosen.range === "map" ? [map] : data.maps.filter((m) => m.at[3] === map.at[3]);
   const scale = scaleOf(chosen.scale, limits(group, chosen.sign));
-  const { sign, smooth, fade, opacity } = chosen;
-  return { sign, smooth, fade, opacity, scale };
+  const { sign, smooth, fade, foci, opacity } = chosen;
+  return { sign, smooth, fade, foci, opacity, scale };
 }
 
 function describe(map) {
@@ -69,6 +69,7 @@ function fillLegend(map) {
   else if (map.range[0] === map.range[1]) facts.push(`constant ${short(map.range[0])}`);
   else facts.push(`this map ${map.range.map((v) => short(v)).join(" to ")}`);
   if (map.bad && map.range) facts.push(`${map.bad} values are no numbers and left clear`);
+  if (map.foci && chosen.foci) facts.push(`outlined above ${short(map.outline)}`);
   if (map.score !== null) facts.push(`score ${short(map.score)}`);
   if (map.kept !== null) facts.push(`relevance kept ${short(map.kept)}`);
   $("facts").textContent = facts.join(" · ");
@@ -155,7 +156,8 @@ function show() {
   $("grid").hidden = !grid;
   $("percent").textContent = `${Math.round(chosen.opacity * 100)} %`;
   document.querySelector(`[name=view][value=${chosen.view}]`).checked = true;
-  for (const id of ["smooth", "fade"]) $(id).checked = chosen[id];
+  $("focal").hidden = !shown?.foci;
+  for (const id of ["smooth", "fade", "foci"]) $(id).checked = chosen[id];
   readOut(null);
   if (grid && shown) showGrid(at);
   else showPicture(shown);
