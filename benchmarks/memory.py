@@ -43,7 +43,8 @@ def peak(name: str, variant: str, home: str = "networks") -> tuple[int, int]:
         [sys.executable, __file__, name, variant, home],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **TRIM},
     )  # fmt: skip
-    assert child.stdin is not None and child.stdout is not None
+    assert child.stdin is not None
+    assert child.stdout is not None
     sites = int(child.stdout.readline())
     idle = most = _resident(child.pid)
     print(file=child.stdin, flush=True)

@@ -14,6 +14,7 @@ import hooks
 import imports
 import memory
 import networks
+import relevance
 from measure import Ratio, Row, machine, rounds
 from networks import Case
 
@@ -70,11 +71,13 @@ def parts(wanted: list[str], count: int) -> Iterator[Row]:
             yield from speed(case(), count)
         if "memory" in wanted:
             yield from memory.rows(case.__name__)
+    if "relevance" in wanted:
+        yield from relevance.rows(count)
 
 
 def main() -> None:
     """Run the parts, print each row as it comes, and write the table when all of them ran."""
-    every = ["imports", "hooks", "speed", "memory"]
+    every = ["imports", "hooks", "speed", "memory", "relevance"]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *every], help="default: all")
     parser.add_argument("--rounds", type=int, default=7, help="at least 5 for figures to report")

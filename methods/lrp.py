@@ -67,7 +67,7 @@ def lrp(
     relevance: Tensor,
     *,
     preset: str | Preset = "auto",
-    init: Literal["logit", "one", "softmax-contrast"] = "logit",
+    init: Literal["logit", "one", "softmax-contrast", "clrp"] = "logit",
     epsilon: float | None = None,
     gamma: float | None = None,
     low: float | None = None,
@@ -83,7 +83,8 @@ def lrp(
     preset   a Preset, or one of epsilon, epsilon_plus, epsilon_alpha2_beta1, epsilon_gamma_box,
              epsilon_plus_flat, epsilon_alpha2_beta1_flat, excitation_backprop, gamma_hold, attnlrp,
              cplrp, chefer, lrp0, auto
-    init     R at the start: the score, 1, or the class against the softmax of the others
+    init     R at the start: the score; 1; the class against the softmax of the others, or
+             against all of them alike (clrp)
     low, high  the range of the input, for the box rule
     bias     False leaves biases out of every denominator, so that no relevance ends in them
     pool     `unpool-overwrite` loses relevance where windows overlap, as max_unpool does

@@ -28,7 +28,8 @@ class Preset:
                   the softmax and the norms
     weightlike    kinds whose results, in a product with another value, take no relevance
     residual      a sum shares by values, or first by the size of each summand's total
-    init          `logit`: R starts as the score; `one`; `softmax-contrast`: against the rest
+    init          `logit`: R starts as the score; `one`; `softmax-contrast`: against the
+                  softmax of the other classes; `clrp`: against all others alike (Gu et al. 2018)
     sites         rules for ops by name or inside modules of a path, wildcards allowed, first match
                   wins
     through       channels or heads, `features.10[17]`: relevance passes that site only there
@@ -47,7 +48,7 @@ class Preset:
     residual: Literal["values", "renormalised"] = "values"
     pool: Literal["winner", "unpool-overwrite"] = "winner"
     unknown: Literal["error", "gradient"] = "error"
-    init: Literal["logit", "one", "softmax-contrast"] = "logit"
+    init: Literal["logit", "one", "softmax-contrast", "clrp"] = "logit"
     sites: tuple[tuple[str, Rule | None], ...] = ()
     through: tuple[str, ...] = ()
 

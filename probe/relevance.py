@@ -284,6 +284,11 @@ def _start(output: Tensor, g: Tensor, score: Tensor, preset: Preset) -> Tensor:
         classes = -1 if g.ndim == 3 else 1
         others = wide(output.detach()).masked_fill(g > 0, float("-inf")).softmax(classes)
         return g - (others * wide(g).sum(classes, keepdim=True)).to(g)
+    if preset.init == "clrp":
+        classes = -1 if g.ndim == 3 else 1
+        z = wide(output.detach())
+        whole = (z * wide(g)).sum(classes, keepdim=True) / (z.shape[classes] - 1)
+        return g - ratio(whole.expand_as(z).masked_fill(g != 0, 0), z, _TINY).to(g)
     return g
 
 

@@ -120,7 +120,7 @@ def _statistics(t: Turn) -> None:
 
 
 def _inverse_deviation(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    """1 / sqrt(var + eps), dims kept; over the last ones by the norm's own kernel, which is faster."""
+    """1 / sqrt(var + eps), dims kept; over the last ones by the faster kernel of the norm."""
     if dims == tuple(range(-len(dims), 0)):
         return torch.native_layer_norm(x, x.shape[-len(dims) :], None, None, eps)[2]
     return torch.rsqrt(x.var(dims, unbiased=False, keepdim=True) + eps)

@@ -123,3 +123,24 @@ def test_errors_are_sentences(net):
         p(X)
         with pytest.raises(ProbeError, match=r"Probe\(model, ledger=True\)"):
             p.trace.ledger()
+
+
+@pytest.mark.parametrize("init", ["softmax-contrast", "clrp"])
+def test_contrast_starts_weigh_the_class_against_the_others(net, init):
+    """Relevance at the output: z_t, and -softmax z_j or -z_t / (N - 1) at the others."""
+    with ll.Probe(net, relevance=True) as p:
+        p.watch("output")
+        logits = p(X).detach()
+        found = ll.maps(net, X, ll.use("lrp", preset="lrp0", init=init), target=2)
+        got = []
+        regime = ll.use("lrp", preset="lrp0", init=init).regime
+        p.differentiate(ll.label(2), p.values(), lambda v, r: got.append(r), regime=regime)
+    others = torch.tensor([0, 1, 3, 4])
+    expected = logits.clone()
+    if init == "clrp":
+        expected[:, others] = -logits[:, 2:3].expand(-1, 4) / 4
+    else:
+        expected[:, others] = -logits[:, others].softmax(1) * logits[:, others]
+    torch.testing.assert_close(got[0], expected, rtol=1e-5, atol=1e-6)
+    sums = torch.stack([m.values.sum() for m in found])
+    torch.testing.assert_close(sums, expected.sum(1), rtol=1e-3, atol=1e-4)
