@@ -107,18 +107,28 @@ def gather(probe: Probe, jobs: Sequence[Job], target: Target, *, retain: bool) -
     for turn, (regime, at) in enumerate(by_regime.items(), 1):
         values = list({id(v): v for ids in at.values() for v in [jobs[ids[0]].value]}.values())
         keep = retain or turn < len(by_regime)
-        receive = _receiver(probe, jobs, at, readings)
+        spend = not keep and all({"act", "grad"}.issuperset(j.bound.method.needs) for j in jobs)
+        receive = _receiver(probe, jobs, at, readings, spend=spend)
         probe.differentiate(target, values, receive, regime=regime, retain=keep)
     return [readings[i] for i in range(len(jobs))]
 
 
 def _receiver(
-    probe: Probe, jobs: Sequence[Job], at: dict[int, list[int]], readings: dict[int, Reading]
+    probe: Probe,
+    jobs: Sequence[Job],
+    at: dict[int, list[int]],
+    readings: dict[int, Reading],
+    *,
+    spend: bool,
 ) -> Callable[[Value, Tensor], None]:
+    """What makes the maps of a value as its gradient arrives; `spend` frees the value then."""
+
     def receive(value: Value, grad: Tensor) -> None:
         with torch.no_grad():
             for i in at[id(value)]:
                 readings[i] = _read(probe, jobs[i], grad)
+        if spend:
+            value.spend()
 
     return receive
 

@@ -48,6 +48,14 @@ class Value:
         self._act = act
         self._version = act._version if isinstance(act, Tensor) else 0
 
+    def spend(self) -> None:
+        """Free the stored tensor: its maps are made, and nothing will read it again."""
+
+        def gone() -> Tensor:
+            raise ProbeError(f"the value at {self.site} was freed once its maps were made")
+
+        self.hold(gone)
+
     @property
     def held(self) -> Tensor | None:
         """The stored tensor itself; None for values computed when read."""

@@ -23,8 +23,14 @@ SPECS = {
 SITES = {"integrated_gradients": "input", "cam": "4", "normgrad_proper": "3", "vargrad": "2"}
 
 
-def prepared() -> tuple[nn.Module, Tensor]:
+READS_ATTENTION = ("generic_attention", "transformer_attribution")
+
+
+def prepared(*, attends: bool = False) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
+    if attends:
+        small = {"img_size": (16, 24), "patch": 4, "dim": 24, "depth": 2, "heads": 2}
+        return ll.load("deit_tiny", num_classes=10, **small).train(), torch.randn(3, 3, 16, 24)
     net = nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
         *(nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
@@ -44,8 +50,9 @@ def test_the_list() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_method(name: str) -> None:
-    net, x = prepared()
-    spec, sites = SPECS.get(name, name), SITES.get(name, "4")
+    attends = name in READS_ATTENTION
+    net, x = prepared(attends=attends)
+    spec, sites = SPECS.get(name, name), None if attends else SITES.get(name, "4")
     before = copy.deepcopy(net.state_dict())
     found = ll.maps(net, x, spec, target=ll.label([1, 2, 3]), sites=sites)
     assert len(found) == 3
