@@ -25,14 +25,14 @@ def rows(name: str) -> Iterator[Row]:
     (single, sites), (mine, _), (peers, _) = found.values()
     limit = single + sites
     what = f"{name}: peak memory"
-    yield Row(f"{what} of one pass", f"{single / MIB:.0f} MiB", "for comparison", True)
+    yield Row(f"{what} of one pass", f"{single / MIB:.1f} MiB", "for comparison", True)
     yield Row(
-        f"{what}, peers, all layers in one call", f"{peers / MIB:.0f} MiB", "for comparison", True
+        f"{what}, peers, all layers in one call", f"{peers / MIB:.1f} MiB", "for comparison", True
     )
     yield Row(
         f"{what} of limelight",
-        f"{mine / MIB:.0f} MiB",
-        f"at most {limit / MIB:.0f} MiB (one pass and the sites' {sites / MIB:.0f})",
+        f"{mine / MIB:.1f} MiB",
+        f"at most {limit / MIB:.1f} MiB (one pass and the sites' {sites / MIB:.1f})",
         mine <= limit,
     )
 

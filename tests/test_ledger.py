@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-import limelight as ll
 import pytest
 import torch
 import torch.nn.functional as F
-from limelight.probe.errors import MethodError, ProbeError
 from torch import nn
+
+import limelight as ll
+from limelight.probe.errors import MethodError, ProbeError
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 PRESETS = ("epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_gamma_box", "lrp0", "auto")
@@ -42,7 +43,7 @@ class Net(nn.Module):
         return self.head(torch.cat([b, a], 1).mean((2, 3)))
 
 
-@pytest.fixture()
+@pytest.fixture
 def net():
     torch.manual_seed(1)
     return Net(bias=False)
