@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .kept import wide
+
 _ROWS = 512
 
 
@@ -21,7 +23,7 @@ def held_values(q: Tensor, k: Tensor, v: Tensor, g: Tensor, options: dict[str, A
     keys = k.repeat_interleave(times, -3) if times > 1 else k
     blocks = (slice(start, start + _ROWS) for start in range(0, q.shape[-2], _ROWS))
     parts = (
-        rows_of_map(q, keys, options, rows).transpose(-1, -2) @ g[..., rows, :].float()
+        rows_of_map(q, keys, options, rows).transpose(-1, -2) @ wide(g[..., rows, :])
         for rows in blocks
     )
     out = reduce(Tensor.add_, parts)
@@ -31,15 +33,19 @@ def held_values(q: Tensor, k: Tensor, v: Tensor, g: Tensor, options: dict[str, A
 
 
 def rows_of_map(q: Tensor, k: Tensor, options: dict[str, Any], rows: slice) -> Tensor:
-    """Some rows of the attention map, float32."""
+    """Some rows of the attention map, in the precision that rules work in."""
     scale = options.get("scale") or 1 / math.sqrt(q.shape[-1])
-    scores = (q[..., rows, :].float() * scale) @ k.float().transpose(-1, -2)
+    scores = (wide(q[..., rows, :]) * scale) @ wide(k).transpose(-1, -2)
     mask = options.get("attn_mask")
     if options.get("is_causal"):
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         part = mask[..., rows, :] if mask.shape[-2] != 1 else mask
-        scores = scores.masked_fill(~part, -math.inf) if part.dtype == torch.bool else scores + part
+        scores = (
+            scores.masked_fill(~part, -math.inf)
+            if part.dtype == torch.bool
+            else scores + part.to(scores)
+        )
         return scores.softmax(-1).nan_to_num(0.0)  # rows that the mask leaves nothing
     return scores.softmax(-1)
 
