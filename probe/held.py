@@ -70,11 +70,11 @@ def stepwise_relevance(
     keys, values = (x.repeat_interleave(times, -3) if times > 1 else x for x in (k, v))
     whole = slice(0, q.shape[-2])
     attention = rows_of_map(q, keys, options, whole)
-    arrived = attention * (g.float() @ values.float().transpose(-1, -2)) / 2
-    scores = q.float() @ keys.float().transpose(-1, -2)
+    arrived = attention * (wide(g) @ wide(values).transpose(-1, -2)) / 2
+    scores = wide(q) @ wide(keys).transpose(-1, -2)
     back = torch.where(scores == 0, 0.0, arrived / (scores + 1e-9)) / 2
-    gq, gk = back @ keys.float(), back.transpose(-1, -2) @ q.float()
-    gv = attention.transpose(-1, -2) @ g.float() / 2
+    gq, gk = back @ wide(keys), back.transpose(-1, -2) @ wide(q)
+    gv = attention.transpose(-1, -2) @ wide(g) / 2
     if times > 1:
         gk, gv = (x.unflatten(-3, (-1, times)).sum(-3) for x in (gk, gv))
     return gq.to(q.dtype), gk.to(k.dtype), gv.to(v.dtype)
