@@ -64,7 +64,7 @@ def _resident(process: int) -> int:
 
 
 def child(name: str, variant: str, home: str) -> None:
-    """Warm up on a small input, say how large the sites are, wait, run once."""
+    """Warm up, on a small input where that runs, say how large the sites are, wait, run once."""
     from dataclasses import replace
     from importlib import import_module
 
@@ -76,7 +76,9 @@ def child(name: str, variant: str, home: str) -> None:
     work = getattr(import_module(home), variant)
     if variant == "one_pass":
         case.net.requires_grad_(False)
-    work(replace(case, x=case.x[:, :, ::4, ::4]))
+    # zennit's pooling wants the full size; the rest of what it keeps is trimmed.
+    small = case.x[:, :, ::4, ::4] if home == "networks" else case.x
+    work(replace(case, x=small))
     print(_site_bytes(case.net, case.layers, case.x), flush=True)
     sys.stdin.readline()
     with torch.enable_grad():

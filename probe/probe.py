@@ -149,7 +149,7 @@ class Probe:
     def _drop_graph(self) -> None:
         """Let the graph go, keep the values."""
         if self._last is not None:
-            for value in self._last.trace.values_by_site.values():
+            for value in self._last.trace.values_by_site.values() if self.grad else ():
                 value.edge = None
             self._last.trace.output = exchange(self._last.trace.output, lambda _, x: x.detach())
             self._last.lifted.clear()
