@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from ..kernels.errors import KernelError, LimelightError
 
-class LimelightError(Exception):
-    """Base of every error that limelight raises on purpose."""
+__all__ = [
+    "ImageError",
+    "KernelError",
+    "LimelightError",
+    "MethodError",
+    "ModelError",
+    "OptionError",
+    "ProbeError",
+    "SiteError",
+    "TargetError",
+    "WeightsError",
+    "near",
+]
 
 
 class SiteError(LimelightError, LookupError):

@@ -16,6 +16,7 @@ import limelight as ll
 ROOT = Path(ll.__file__).parent
 FLOORS = ["kernels", "probe", "models", "methods", "reports"]
 MAY = {
+    "kernels": {"kernels"},
     "probe": {"probe", "kernels"},
     "models": {"models", "probe", "kernels"},
     "methods": {"methods", "probe"},

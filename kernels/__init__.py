@@ -1,0 +1,1 @@
+"""Token mixers as ops: torch reference, Triton path, relevance and mixing map under one name."""
