@@ -57,7 +57,7 @@ def _fused(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
     if out is None:
         out = eye.call(op, func, (), call)
     out = recording.visit(frame.path, "heads", number, out, axes)
-    _differentiable(recording, frame.path, number, call["query"])
+    differentiable(recording, frame.path, number, "v", call["query"])
     return out
 
 
@@ -91,7 +91,7 @@ def _edited(recording: Recording, call: dict[str, Any], number: int) -> Tensor:
     attention = mixing(q, k, _options(call))
     recording.tape.claim([attention], before, f"the map of {recording.place}")
     attention = recording.visit(path, "map", number, attention, MAP)
-    out = attention @ _grouped(v, q)
+    out = attention @ grouped(v, q)
     recording.tape.claim([out], before, f"the heads of {recording.place}")
     return out
 
@@ -100,26 +100,29 @@ def _options(call: dict[str, Any]) -> dict[str, Any]:
     return {n: x for n, x in call.items() if n not in ("query", "key", "value", "dropout_p")}
 
 
-def _differentiable(recording: Recording, path: str, number: int, q: Tensor) -> None:
-    """Give a lazy map its gradient, d score / d map = dO V', which no fused kernel ever forms."""
+def differentiable(recording: Recording, path: str, number: int, port: str, like: Tensor) -> None:
+    """Give a lazy map its gradient, d score / d map = dO V', which no fused kernel ever forms.
+
+    port  the values that the map multiplies; like: any tensor with a head for each of the map's
+    """
     values = recording.trace.values_by_site
-    attention, heads, v = (values.get(Site(path, p, number)) for p in ("map", "heads", "v"))
+    attention, heads, v = (values.get(Site(path, p, number)) for p in ("map", "heads", port))
     if attention is None or attention.held is not None or not recording.grad:
         return
 
     def read() -> Tensor | None:
         if heads is None or v is None:
             raise SiteError(
-                f"the gradient of {site} is made from the heads and v of the same "
-                f"attention; watch '{path}:heads' and '{path}:v' as well"
+                f"the gradient of {site} is made from the heads and {port} of the same "
+                f"attention; watch '{path}:heads' and '{path}:{port}' as well"
             )
-        return None if heads.grad is None else heads.grad @ _grouped(v.act, q).transpose(-1, -2)
+        return None if heads.grad is None else heads.grad @ grouped(v.act, few).transpose(-1, -2)
 
-    site, q = attention.site, q.detach()[..., :0, :0]  # only its number of heads is needed
+    site, few = attention.site, like.detach()[..., :0, :0]  # only its number of heads is needed
     attention.gradient = read
 
 
-def _grouped(v: Tensor, q: Tensor) -> Tensor:
+def grouped(v: Tensor, q: Tensor) -> Tensor:
     """Values repeated where several query heads share one key and value head."""
     times = q.shape[1] // v.shape[1] if q.ndim == 4 else 1
     return v.repeat_interleave(times, 1) if times > 1 else v

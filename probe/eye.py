@@ -54,7 +54,7 @@ class Eye(TorchFunctionMode):
         if self.lean:
             self._protect(op, args, kwargs)
             return func(*args, **kwargs)
-        special = SPECIAL.get(op.name)
+        special = SPECIAL.get("kernel" if op.kernel else op.name)
         return (
             self.call(op, func, args, kwargs)
             if special is None

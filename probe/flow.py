@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from .kept import Edge
@@ -43,8 +44,9 @@ class Flow:
 
 def backward_of(node: Node, at: At) -> list[tuple[Edge, Tensor]]:
     """One autograd node as it is; sums over what was broadcast, as torch's own engine does."""
-    call: Any = node
-    out = call(*(at.get(i) for i in range(len(call._input_metadata))))
+    own: Any = node
+    call = own.apply if isinstance(node, BackwardCFunction) else own
+    out = call(*(at.get(i) for i in range(len(own._input_metadata))))
     given = out if isinstance(out, tuple) else (out,)
     edges = zip(node.next_functions, given, strict=False)
     return [((n, nr), _fitted(x, n, nr)) for (n, nr), x in edges if n is not None and x is not None]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.kernel import Face
 from .kept import wide
 
 _ROWS = 512
@@ -63,13 +64,14 @@ def shared_relevance(
 
 
 def stepwise_relevance(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, options: dict[str, Any]
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, attention: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Both products halved between their operands, R unchanged through the softmax."""
+    """Both products halved between their operands, R unchanged through the softmax.
+
+    attention  the map `b h n m`
+    """
     times = q.shape[-3] // k.shape[-3] if q.ndim > 3 else 1
     keys, values = (x.repeat_interleave(times, -3) if times > 1 else x for x in (k, v))
-    whole = slice(0, q.shape[-2])
-    attention = rows_of_map(q, keys, options, whole)
     arrived = attention * (wide(g) @ wide(values).transpose(-1, -2)) / 2
     scores = wide(q) @ wide(keys).transpose(-1, -2)
     back = torch.where(scores == 0, 0.0, arrived / (scores + 1e-9)) / 2
@@ -78,3 +80,19 @@ def stepwise_relevance(
     if times > 1:
         gk, gv = (x.unflatten(-3, (-1, times)).sum(-3) for x in (gk, gv))
     return gq.to(q.dtype), gk.to(k.dtype), gv.to(v.dtype)
+
+
+def whole_map(q: Tensor, k: Tensor, options: dict[str, Any]) -> Tensor:
+    """The whole map of a fused attention call, for rules that need it."""
+    times = q.shape[-3] // k.shape[-3] if q.ndim > 3 else 1
+    keys = k.repeat_interleave(times, -3) if times > 1 else k
+    return rows_of_map(q, keys, options, slice(0, q.shape[-2]))
+
+
+def content_map(face: Face, named: dict[str, Any]) -> Tensor:
+    """The part of a kernel's map that q and k made: without what a gate mixes in by position."""
+    gate = named.get("gate") if named.get("position") is not None else None
+    if gate is None:
+        return face.mixing(slice(None), **named)  # type: ignore[misc]
+    own = face.mixing(slice(None), **{**named, "position": None, "gate": None})  # type: ignore[misc]
+    return own * (1 - wide(gate)).reshape(-1, 1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..kernels.kernel import FACES
 from .ops import RECTIFIERS
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ LINEAR = ("conv", "linear")
 
 def kind_of(name: str) -> str:
     """What a rule calls an op: conv, linear, pass, product, ..., `none` for an unknown one."""
+    if name in FACES:
+        return "mixer"
     return "conv" if name.startswith("conv") and name[-1] == "d" else _KINDS.get(name, "none")
 
 

@@ -48,11 +48,15 @@ RESHAPES = {
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """A function's canonical name; whether it writes into its first argument, or may."""
+    """A function's canonical name; whether it writes into its first argument, or may.
+
+    kernel  whether it is an op of limelight's own, with a face that tells what it is
+    """
 
     name: str
     inplace: bool = False
     switch: int | None = None
+    kernel: bool = False
 
     def overwrites(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether this call writes into its first argument."""
@@ -78,6 +82,8 @@ def describe(function: Callable[..., Any]) -> Op | None:
         return Op(_SPELLINGS.get(read, read)) if name == "__get__" and read in _ATTRIBUTES else None
     if not name or name in _QUIET:
         return None
+    if hasattr(function, "face"):
+        return Op(function.face.name, kernel=True)
     dunder = name.startswith("__") and name.endswith("__")
     word = name.strip("_") if dunder else name
     inplace = word in _INPLACE_DUNDERS if dunder else word.endswith("_")

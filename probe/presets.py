@@ -116,7 +116,7 @@ def recommended(ops: list[OpRecord]) -> Preset:
     (EfficientNet-Lite0 on a photo: 0.0005 of the score arrives with them, 0.05 without; the rest
     belongs to negative outputs without a positive contribution, and the ledger names the ops).
     """
-    if any(kind_of(op.name) in ("attention", "softmax") for op in ops):
+    if any(kind_of(op.name) in ("attention", "softmax", "mixer") for op in ops):
         return replace(PRESETS["gamma_hold"], name="auto")
     plain = {"conv": ZPlus(bias=False), "linear": Epsilon(bias=False)}
     return replace(PRESETS["epsilon_plus_flat"], name="auto", **plain)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import attention as _attention  # noqa: F401  (registers what Eye re-expresses)
+from . import mixer as _mixer  # noqa: F401  (registers, with attention, what Eye re-expresses)
 from . import embedding as _embedding  # noqa: F401
 from .adapter import Adapter, adapt
 from .border import Borders, Running, names_of

@@ -10,9 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels.kernel import FACES, Face
 from .errors import LimelightError
 from .flow import Flow, backward_of_op
-from .held import held_values, shared_relevance, stepwise_relevance
+from .held import (
+    content_map,
+    held_values,
+    shared_relevance,
+    stepwise_relevance,
+    whole_map,
+)
 from .kept import Call, Operand, wide
 from .rules import ratio
 from .scheme import Scheme, uses_running_statistics
@@ -195,9 +202,41 @@ def _attention(t: Turn) -> None:
     if t.preset.attention == "hold":
         t.give(v, held_values(*values, t.g, options))
         return
-    share = shared_relevance if t.preset.attention == "attnlrp" else stepwise_relevance
-    for to, x in zip((q, k, v), share(*values, t.g, options), strict=True):
+    if t.preset.attention == "attnlrp":
+        shares = shared_relevance(*values, t.g, options)
+    else:
+        shares = stepwise_relevance(*values, t.g, whole_map(q.act, k.act, options))
+    for to, x in zip((q, k, v), shares, strict=True):
         t.give(to, x)
+
+
+def _mixer(t: Turn) -> None:
+    """A kernel: an equal part of its plain gradient to each argument that its face shares among.
+
+    For attention that is v alone, the map held, unless the preset asks for q and k as well.
+    """
+    face = FACES[t.op.name]
+    vary = [name for name in face.share if t.call.varies(name)]
+    parts = dict.fromkeys(vary, 1 / max(1, len(vary)))
+    if t.preset.attention != "hold" and face.share == (face.values,) and "q" in t.call.named:
+        if t.preset.attention == "stepwise":
+            _stepwise(t, face)
+            return
+        parts = dict.fromkeys(t.call.named, 1 / 2) | {"q": 1 / 4, "k": 1 / 4}
+    plain = t.plainly()
+    for name, part in parts.items():
+        to = t.call.named.get(name)
+        if isinstance(to, Operand) and to.edge in plain:
+            t.flow.add(to.edge, plain[to.edge] * part)
+
+
+def _stepwise(t: Turn, face: Face) -> None:
+    named = t.call.plain()
+    shares = stepwise_relevance(
+        named["q"], named["k"], named["v"], t.g, content_map(face, named)
+    )
+    for name, x in zip(("q", "k", "v"), shares, strict=True):
+        t.give(t.call.named[name], x)
 
 
 def _max_pool(t: Turn) -> None:
@@ -259,6 +298,7 @@ RULES: dict[str, Callable[[Turn], None]] = {
     "glu": _glu,
     "quotient": _divide,
     "attention": _attention,
+    "mixer": _mixer,
     "softmax": _softmax,
     "max_pool": _max_pool,
     "gradient": _add,
