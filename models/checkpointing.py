@@ -1,4 +1,4 @@
-"""Gradient checkpointing as a switch: blocks are computed again in the backward, memory is saved."""
+"""Gradient checkpointing as a switch: blocks are computed again in the backward pass."""
 
 from __future__ import annotations
 

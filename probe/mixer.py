@@ -1,4 +1,4 @@
-"""Kernels as the probe sees them: every tensor argument a port, the heads, and the map when read."""
+"""Kernels as the probe sees them: tensor arguments as ports, the heads, the map when read."""
 
 from __future__ import annotations
 

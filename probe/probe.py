@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import mixer as _mixer  # noqa: F401  (registers, with attention, what Eye re-expresses)
 from . import embedding as _embedding  # noqa: F401
+from . import mixer as _mixer  # noqa: F401  (registers, with attention, what Eye re-expresses)
 from .adapter import Adapter, adapt
 from .border import Borders, Running, names_of
 from .classes import by_name

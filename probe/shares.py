@@ -232,9 +232,7 @@ def _mixer(t: Turn) -> None:
 
 def _stepwise(t: Turn, face: Face) -> None:
     named = t.call.plain()
-    shares = stepwise_relevance(
-        named["q"], named["k"], named["v"], t.g, content_map(face, named)
-    )
+    shares = stepwise_relevance(named["q"], named["k"], named["v"], t.g, content_map(face, named))
     for name, x in zip(("q", "k", "v"), shares, strict=True):
         t.give(t.call.named[name], x)
 

@@ -1,4 +1,4 @@
-"""Kernels under the probe: ports, lazy maps and their gradients, edits, relevance and the ledger."""
+"""Kernels under the probe: ports, lazy maps and their gradients, edits, relevance, the ledger."""
 
 from __future__ import annotations
 
