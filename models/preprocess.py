@@ -59,13 +59,18 @@ def preprocess(model: nn.Module, images: Picture | Iterable[Picture]) -> Tensor:
 def prepare(model: nn.Module, images: Picture | Iterable[Picture]) -> Prepared:
     """As `preprocess`, with the crop of each photo and notes on what had to be guessed."""
     how = recipe(model)
-    photos = [read(source) for source in _each(images)]
-    if not photos:
+    ready = [make_ready(how, read(source)) for source in _each(images)]
+    if not ready:
         raise ImageError("no pictures were given: pass at least one")
-    crops = tuple(geometry(how, photo.size).crop for photo in photos)
-    batch = torch.stack([_normalised(_crop(how, photo), how) for photo in photos])
+    batch = torch.stack([tensor for tensor, _ in ready])
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    crops = tuple(crop for _, crop in ready)
     return Prepared(batch if weight is None else batch.to(weight), crops, how.notes)
+
+
+def make_ready(how: Recipe, photo: Image.Image) -> tuple[Tensor, Box]:
+    """One photo as an input `c y x` by a recipe, and the box of it that is seen."""
+    return _normalised(_crop(how, photo), how), geometry(how, photo.size).crop
 
 
 def crop_image(model: nn.Module, image: Picture) -> Image.Image:

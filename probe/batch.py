@@ -23,7 +23,9 @@ class Batch:
 
     @staticmethod
     def of(x: Any) -> Batch:
-        """A tensor, a tuple of arguments, or a mapping of keyword arguments."""
+        """A tensor, a tuple of arguments, or a mapping of keyword arguments; a batch as it is."""
+        if isinstance(x, Batch):
+            return x
         args: tuple[Any, ...] = (
             () if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
         )

@@ -59,13 +59,15 @@ class Verdict:
     target: Target
     titles: list[str]
     scores: list[float]
+    classes: list[int | None]
 
     @staticmethod
     def of(target: Target, output: Any, labels: Sequence[str]) -> Verdict:
         with torch.no_grad():
-            return Verdict(
-                target.fix(output), target.titles(output, labels), target(output).tolist()
-            )
+            fixed, scores = target.fix(output), target(output).tolist()
+            rows = None if fixed.pick is None else fixed.rows
+            classes = [None] * len(scores) if rows is None else rows.expand(len(scores)).tolist()
+            return Verdict(fixed, target.titles(output, labels), scores, classes)
 
 
 RAW = Method("raw", lambda grad: grad, "site", "input", needs=("grad",))
@@ -182,7 +184,8 @@ def results(
         )
         extent = extent_of(r.axes, r.size, r.values.shape[1:])
         for i, sample in enumerate(samples):
-            own = replace(said, score=verdict.scores[i], kept=_kept(r, i, verdict.scores[i]))
+            score, of_class = verdict.scores[i], verdict.classes[i]
+            own = replace(said, score=score, of_class=of_class, kept=_kept(r, i, score))
             name, site = r.job.bound.name, r.job.value.site
             found.append(
                 SaliencyMap(r.values[i], r.axes, sample, verdict.titles[i], name, site, extent, own)

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class About:
-    """Where a map comes from: enough to compute it again."""
+    """Where a map comes from: enough to compute it again.
+
+    score     the target's value, of_class the class it is about, kept the relevance that arrived
+    """
 
     model: str = ""
     weights: str = ""
@@ -33,6 +36,7 @@ class About:
     versions: tuple[tuple[str, str], ...] = ()
     created: str = ""
     score: float | None = None
+    of_class: int | None = None
     kept: float | None = None
     notes: tuple[str, ...] = ()
 

@@ -1,0 +1,83 @@
+"""The same plan on an actor pool: Ray Data maps shards to parts, on one machine or a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..probe.errors import LimelightError
+from . import run as engine
+
+_AGAIN = 3  # how often a shard whose actor died is tried again
+
+
+class Actor:
+    """One copy of the model; computes whole shards and hands back finished parts."""
+
+    def __init__(self, work: Any) -> None:
+        import ray
+        import torch
+
+        torch.set_num_threads(1)
+        self.work = ray.get(work[0])
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        numbers = [int(n) for n in batch["id"]]
+        made = [part for _, part in engine.local(self.work, numbers, workers=0)]
+        return {"number": np.asarray(numbers), "part": np.asarray(made, dtype=object)}
+
+
+def compute(work: Any, todo: Sequence[int], workers: int) -> Iterator[tuple[int, bytes]]:
+    """Parts as they are finished, in any order. Raises LimelightError where Ray is missing.
+
+    workers   actors; a cluster is joined through RAY_ADDRESS, else one is started here
+    """
+    if not todo:
+        return
+    ray = _ray()
+    started = not ray.is_initialized()
+    if started:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield from _mapped(ray, work, todo, max(1, workers))
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _mapped(ray: Any, work: Any, todo: Sequence[int], actors: int) -> Iterator[tuple[int, bytes]]:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    shared = ray.put(work)
+    numbers = ray.data.from_items([{"id": n} for n in todo], override_num_blocks=len(todo))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of how Ray spells the two retries
+        parts = numbers.map_batches(
+            Actor,
+            fn_constructor_args=([shared],),  # in a list: Ray hands on the reference itself
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(actors, len(todo))),
+            max_restarts=_AGAIN,
+            max_task_retries=_AGAIN,
+        )
+    for row in parts.iter_rows():
+        yield int(row["number"]), bytes(row["part"])
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise LimelightError(
+            "engine 'ray' needs Ray Data, which is not installed: pip install 'limelight[ray]'"
+        ) from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray

@@ -1,0 +1,253 @@
+"""Models x capabilities: what every model of the zoo can do, checked; printed into the README.
+
+Run `python tests/matrix.py README.md` (or `make matrix`) to write the table between its marks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import limelight as ll
+from limelight.probe.adapter import adapt
+
+
+class NotForThis(Exception):  # noqa: N818  (no fault: the model has no such part)
+    """The capability makes no sense for this model."""
+
+
+@dataclass(frozen=True)
+class Small:
+    """A small variant of a model: how to build it and what it takes."""
+
+    name: str
+    hyper: dict[str, Any] = field(default_factory=dict)
+    size: tuple[int, int] = (64, 64)
+    channels: int = 3
+    tokens: int = 0
+
+    def build(self) -> nn.Module:
+        """The model with random weights, no biases, statistics of batch norms at rest."""
+        torch.manual_seed(0)
+        model = ll.load(self.name, **self.hyper)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if name.endswith("bias") and "bias_table" not in name:
+                    p.zero_()
+                elif p.ndim == 1 and float(p.abs().max()) < 1e-3:
+                    p.fill_(0.5)  # layer scales of 1e-6 would hide every block
+        return model
+
+    def batch(self, count: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
+        draw = torch.Generator().manual_seed(1)
+        if self.tokens:
+            return torch.randint(0, 100, (count, self.tokens), generator=draw)
+        shape = (count, self.channels, *self.size)
+        return torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype)
+
+    @property
+    def target(self) -> Any:
+        return ll.token(-1, 3) if self.tokens else ll.label(3)
+
+
+SMALL = (
+    Small("alexnet", {"num_classes": 10}),
+    Small("vgg11_bn", {"num_classes": 10}),
+    Small("resnet18", {"num_classes": 10}),
+    Small("efficientnet_lite0", {"num_classes": 10}),
+    Small("deit_tiny", {"img_size": 64, "depth": 3, "num_classes": 10}),
+    Small("vit_b_16", {"img_size": 64, "depth": 2, "dim": 96, "heads": 3, "num_classes": 10}),
+)
+CAPABILITIES: dict[str, Callable[[Small, nn.Module], None]] = {}
+
+
+def capability(title: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def register(check: Callable[..., None]) -> Callable[..., None]:
+        CAPABILITIES[title] = check
+        return check
+
+    return register
+
+
+@capability("trace")
+def traces_hidden_sites(small: Small, model: nn.Module) -> None:
+    x = small.batch()
+    t = ll.trace(model, x, "hidden")
+    assert len(t) >= 2
+    with torch.no_grad():
+        torch.testing.assert_close(t.output if t.output is not None else model(x), model(x))
+    assert not t.holes
+
+
+@capability("gradients")
+def gradients_equal_autograd(small: Small, model: nn.Module) -> None:
+    x = small.batch()
+    if small.tokens:
+        t = ll.trace(model, x, "hidden", target=small.target)
+        assert all(v.grad is not None and v.grad.isfinite().all() for v in t.values())
+        return
+    leaf = x.clone().requires_grad_()
+    model(leaf)[:, 3].sum().backward()
+    with ll.Probe(model) as p:
+        p.watch("input")
+        p(x)
+        p.backward(small.target)
+        torch.testing.assert_close(p.trace["input"].grad, leaf.grad)
+    found = ll.maps(model, x, ["gradient", "gradcam"], target=small.target)
+    assert all(m.values.isfinite().all() for m in found)
+
+
+@capability("NormGrad")
+def normgrad_at_hidden_sites(small: Small, model: nn.Module) -> None:
+    found = ll.maps(model, small.batch(), "normgrad", sites="hidden", target=small.target)
+    assert len(found) >= 4
+    assert all(m.values.isfinite().all() for m in found)
+    assert sum(float(m.values.abs().max()) > 0 for m in found) > len(found) // 2
+
+
+@capability("relevance")
+def relevance_with_a_closed_ledger(small: Small, model: nn.Module) -> None:
+    books = ll.ledger(model, small.batch(1), "lrp:epsilon", target=small.target)
+    size = max(row.absolute for row in books)
+    worst = max(books, key=lambda row: abs(row.leak))
+    assert abs(worst.leak) <= 1e-4 * size, worst
+    assert abs(books.start) > 0
+
+
+def _attended(small: Small, model: nn.Module, x: Tensor, *, grad: bool = False) -> ll.Probe:
+    paths = adapt(model).heads
+    if not paths:
+        raise NotForThis("no attention")
+    p = ll.Probe(model, grad=grad)
+    ports = ("map", "heads", "v")
+    p.watch(*(f"{path}:{port}" for path in paths for port in ports))
+    return p
+
+
+@capability("maps")
+def maps_are_read_behind_the_fused_op(small: Small, model: nn.Module) -> None:
+    x = small.batch()
+    with _attended(small, model, x) as p:
+        p(x)
+        for site, attention in p.trace.where("**:map").items():
+            v, out = (p.trace[f"{site.path}:{port}@{site.call}"].act for port in ("v", "heads"))
+            made = attention.act @ v.repeat_interleave(attention.act.shape[1] // v.shape[1], 1)
+            torch.testing.assert_close(made, out, rtol=1e-4, atol=1e-5)
+
+
+@capability("map gradients")
+def gradient_of_the_map_equals_a_difference(small: Small, model: nn.Module) -> None:
+    model = model.double()
+    x = small.batch(1, torch.float64)
+    with _attended(small, model, x, grad=True) as p:
+        p(x)
+        p.backward(small.target)
+        site = next(iter(p.trace.where("**:map")))
+        attention = p.trace[str(site)]
+        grad = attention.grad
+        assert grad is not None
+    draw = torch.Generator().manual_seed(2)
+    way = torch.randn(grad.shape, generator=draw, dtype=grad.dtype)
+    step = 1e-6
+    up, down = (
+        float(ll.patch(model, x, {site: lambda m, _, s=s: m + s * way}, target=small.target))
+        for s in (step, -step)
+    )
+    want = float((grad * way).sum())
+    assert abs((up - down) / (2 * step) - want) <= 1e-4 * max(1e-3, abs(want))
+
+
+@capability("head edits")
+def a_head_can_be_cut(small: Small, model: nn.Module) -> None:
+    x = small.batch()
+    paths = adapt(model).heads
+    if not paths:
+        raise NotForThis("no attention")
+    with torch.no_grad():
+        before = model(x)
+    cut = ll.patch(model, x, {f"{paths[0]}:heads.0": ll.zero})
+    assert not torch.equal(cut, before)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+
+
+@capability("state dict")
+def state_dict_goes_round(small: Small, model: nn.Module) -> None:
+    torch.manual_seed(7)
+    other = ll.load(small.name, **small.hyper)
+    other.load_state_dict(model.state_dict(), strict=True)
+    x = small.batch()
+    with torch.no_grad():
+        torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
+
+
+@capability("bfloat16")
+def half_precision_runs_and_stays_close(small: Small, model: nn.Module) -> None:
+    x = small.batch()
+    with torch.no_grad():
+        whole = model(x)
+    half = model.bfloat16()
+    low = x if small.tokens else x.bfloat16()
+    with torch.no_grad():
+        out = half(low)
+    assert out.dtype == torch.bfloat16
+    assert (out.float() - whole).norm() <= 0.15 * whole.norm()
+    found = ll.maps(half, low, "normgrad", sites="hidden", target=small.target)
+    assert all(m.values.isfinite().all() for m in found)
+
+
+@capability("batch")
+def samples_do_not_see_each_other(small: Small, model: nn.Module) -> None:
+    x = small.batch(3)
+    with torch.no_grad():
+        whole = model(x)
+        each = torch.cat([model(one[None]) for one in x])
+    torch.testing.assert_close(whole, each, rtol=1e-4, atol=1e-5)
+    found = ll.maps(model, x, "normgrad", sites="last", target=small.target)
+    alone = ll.maps(model, x[1:2], "normgrad", sites="last", target=small.target)
+    torch.testing.assert_close(found[1].values, alone[0].values, rtol=1e-3, atol=1e-6)
+
+
+def cells() -> Iterator[tuple[str, str, str]]:
+    """Model, capability, and `yes`, `–` (not for this model) or what went wrong."""
+    for small in SMALL:
+        for title, check in CAPABILITIES.items():
+            try:
+                check(small, small.build())
+                yield small.name, title, "yes"
+            except NotForThis:
+                yield small.name, title, "–"
+            except Exception as error:
+                yield small.name, title, f"no: {type(error).__name__}"
+
+
+def table() -> str:
+    """The matrix as Markdown."""
+    found: dict[str, dict[str, str]] = {}
+    for name, title, word in cells():
+        found.setdefault(name, {})[title] = word
+    rows = [["model", *CAPABILITIES], ["---"] * (1 + len(CAPABILITIES))]
+    rows += [[name, *row.values()] for name, row in found.items()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main(path: Path) -> None:
+    """Write the table between the marks of a Markdown file."""
+    start, end = "<!-- matrix -->\n", "\n<!-- /matrix -->"
+    text = path.read_text()
+    head, _, rest = text.partition(start)
+    _, mark, tail = rest.partition(end)
+    if not mark:
+        raise SystemExit(f"{path} has no marks {start.strip()} and {end.strip()}: add both")
+    path.write_text(head + start + table() + end + tail)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))
