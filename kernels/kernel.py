@@ -63,8 +63,9 @@ class Kernel(Protocol):
     reference: Callable[..., Tensor]
     fast: str
 
+    why: Callable[..., Choice]
+
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor: ...
-    def why(self, *args: Any, **kwargs: Any) -> Choice: ...
 
 
 FACES: dict[str, Face] = {}
@@ -106,7 +107,8 @@ def kernel(
 
         own = cast(Kernel, op)
         own.face, own.reference, own.signature = face, reference, signature(reference)
-        own.fast, own.why = fast, lambda *a, **k: _choose(own, _bound(own, a, k))
+        own.fast = fast
+        own.why = lambda *a, **k: _choose(own, _bound(own, a, k))
         held = FACES.setdefault(name, face)
         if held is not face and _home(held) != _home(face):
             raise KernelError(f"kernel {name!r} is registered twice: give one another name")

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from ..models import load
-from ..models.images import images
 from ..models.recipe import Recipe, recipe
 from ..probe.batch import Batch
 from ..probe.calls import about_model, maps_and_output
@@ -36,7 +35,8 @@ from .run_plan import (
     same_or_refuse,
     target_of,
 )
-from .samples import Samples, pictures
+from .samples import Samples
+from .sources import samples
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -252,8 +252,8 @@ def prepare(
     """Everything a run needs, checked."""
     net = load(model, weights, **hyper) if isinstance(model, str) else model.eval()
     net = net.to(device=device, dtype=as_dtype(dtype))
-    samples = as_samples(data)
-    samples = samples if limit is None else samples[:limit]
+    rows = samples(data)
+    rows = rows if limit is None else rows[:limit]
     single = isinstance(methods, (str, Bound)) or callable(methods)
     bounds = tuple(use(m) for m in ([methods] if single else methods))
     if not bounds:
@@ -261,19 +261,9 @@ def prepare(
     wanted = flat_targets(target)
     named = [sites] if isinstance(sites, str) or not isinstance(sites, Iterable) else list(sites)
     how = recipe(net)
-    plan = make_plan(net, how, samples, bounds, [str(s) for s in named if s is not None], wanted,
+    plan = make_plan(net, how, rows, bounds, [str(s) for s in named if s is not None], wanted,
                      shard=shard, seed=seed)  # fmt: skip
-    return Work(plan, net, how, samples, bounds, sites, tuple(wanted), batch)
-
-
-def as_samples(data: Any) -> Samples:
-    """Any way of naming a data set as samples."""
-    if isinstance(data, Samples):
-        return data
-    if isinstance(data, (str, Path)) and Path(data).expanduser().is_dir():
-        root = Path(data).expanduser()
-        return pictures(images(root), root)
-    return pictures([data] if isinstance(data, (str, Path)) else data)
+    return Work(plan, net, how, rows, bounds, sites, tuple(wanted), batch)
 
 
 def local(work: Work, todo: Sequence[int], workers: int) -> Iterator[tuple[int, bytes]]:

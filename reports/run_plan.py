@@ -73,7 +73,9 @@ class RunPlan:
         try:
             raw = json.loads(path.read_text())
             known = {f.name for f in fields(RunPlan)}
-            kept = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known}
+            kept: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known
+            }
             return RunPlan(**kept)
         except FileNotFoundError:
             raise LimelightError(

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, overload
 
-from ..probe.errors import ImageError, LimelightError
+from ..probe.errors import LimelightError
 
 Box = tuple[float, float, float, float]
 Open = Callable[[int, "Sample"], tuple[Any, "Sample"]]
@@ -108,13 +108,3 @@ def _named(rows: Iterable[Sample]) -> list[Sample]:
         name = row.name if row.name not in found else next(n for n in others if n not in found)
         found[name] = row if name == row.name else replace(row, name=name)
     return list(found.values())
-
-
-def pictures(paths: Iterable[str | Path], root: Path | None = None) -> Samples:
-    """Picture files as samples, named by their paths from `root` on, else by their stems."""
-    listed = [Path(p).expanduser() for p in paths]
-    if not listed:
-        raise ImageError("no pictures were given: name files or a folder that holds some")
-    return Samples(
-        Sample(p.relative_to(root).as_posix() if root else p.stem, str(p)) for p in listed
-    )
