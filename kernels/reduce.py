@@ -1,0 +1,74 @@
+"""Numbers of a mixing map, from blocks of its rows: the whole n x m is never held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import KernelError
+
+Rows = Callable[[slice], Tensor]
+
+
+def reduced(
+    rows: Rows,
+    count: int,
+    *,
+    grid: tuple[int, int] | None = None,
+    radius: float | None = None,
+    pool: int | None = None,
+    stride: int = 1,
+    block: int = 256,
+) -> dict[str, Tensor]:
+    """Entropy of each row; on a grid its mean distance and mass within a radius; pooled peaks.
+
+    rows    a slice of queries -> those rows of the map, `b h r m`
+    stride  queries lie on the grid of the keys, each in the middle of stride x stride of them
+    Raises KernelError where a radius is given without a grid.
+    """
+    if radius is not None and grid is None:
+        raise KernelError("a mass within a radius needs the grid that tokens lie on: give grid=")
+    block = block if pool is None else -(-block // pool) * pool
+    parts: dict[str, list[Tensor]] = {}
+
+    def note(name: str, x: Tensor) -> None:
+        parts.setdefault(name, []).append(x)
+
+    for start in range(0, count, block):
+        span = slice(start, min(start + block, count))
+        part = rows(span)
+        note("entropy", torch.special.entr(part).sum(-1))
+        if grid is not None:
+            far = distances(grid, stride, part.device, part.dtype)[span]
+            note("distance", (part * far).sum(-1))
+            if radius is not None:
+                note("mass", (part * (far <= radius)).sum(-1))
+        if pool is not None:
+            note("peak", _peak(part, pool))
+    return {name: torch.cat(found, 2) for name, found in parts.items()}
+
+
+def distances(
+    grid: tuple[int, int], stride: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Euclidean distances of queries to keys, `n m`, in steps of the keys' grid."""
+    keys = _coordinates(grid, 1, device, dtype)
+    queries = _coordinates((grid[0] // stride, grid[1] // stride), stride, device, dtype)
+    return (queries[:, None] - keys[None]).square().sum(-1).sqrt()
+
+
+def _coordinates(
+    grid: tuple[int, int], stride: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    y, x = ((torch.arange(side, device=device, dtype=dtype) + 0.5) * stride - 0.5 for side in grid)
+    return torch.cartesian_prod(y, x).reshape(-1, 2)
+
+
+def _peak(part: Tensor, pool: int) -> Tensor:
+    """The largest entry of each pool x pool block; blocks at the edges are smaller."""
+    edges = [-part.shape[-1] % pool, -part.shape[-2] % pool]
+    padded = F.pad(part, (0, edges[0], 0, edges[1]), value=-torch.inf)
+    return F.max_pool2d(padded.flatten(0, 1), pool).unflatten(0, part.shape[:2])
