@@ -1,6 +1,6 @@
 """The zoo: models by name with their weights, photos as inputs, class names."""
 
-from . import alexnet, efficientnet_lite, resnet, vgg, vit, vit_torchvision
+from . import alexnet, convit, efficientnet_lite, resnet, vgg, vit, vit_torchvision
 from .card import Card
 from .images import images, read
 from .labels import labels
@@ -13,6 +13,7 @@ __all__ = [
     "Card",
     "adapters",
     "alexnet",
+    "convit",
     "efficientnet_lite",
     "images",
     "labels",

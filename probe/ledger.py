@@ -197,6 +197,8 @@ def _adds_a_constant(op: OpRecord) -> bool:
     """Whether what an op does not hand on is the share of something constant that it adds."""
     if kind_of(op.name) in ("norm", "batch_norm"):
         return True
+    if op.name in ("cat", "stack"):  # a learned token in front of the others
+        return any(node is None for node, _ in op.nodes[0].next_functions)
     return (
         op.name in ("add", "sub")
         and op.call is not None

@@ -1,0 +1,170 @@
+"""ConViT against its golden case and published sizes; the digits model against its digits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from parity.fill import fill, image
+from shared import TESTS, golden, outputs
+
+import limelight as ll
+from limelight.kernels.attention import attention_statistics
+from limelight.models import load
+from limelight.models.weights import no_init
+from limelight.probe.errors import ModelError, OptionError
+
+LOCAL = 10
+
+
+@pytest.fixture(scope="module")
+def case():
+    return golden("convit.tiny_64")
+
+
+@pytest.fixture(scope="module")
+def tiny(case):
+    with no_init():
+        model = load("convit_tiny", img_size=64)
+    fill(model, case.case["salt"])
+    return model
+
+
+@pytest.fixture(scope="module")
+def x(case):
+    told = case.case["input"]
+    return torch.from_numpy(image(tuple(told["shape"]), told["seed"]))
+
+
+def close(case, key, found):
+    told = next(o for o in case.case["outputs"] if o["key"] == key)
+    want = torch.from_numpy(case.arrays[key]).flatten().double()
+    got = found.detach().flatten().double()[: len(want)]
+    assert list(found.shape) == told["shape"], key
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * max(float(want.std()), 1e-3))
+
+
+def test_names_are_the_published_ones(case, tiny):
+    order = "\n".join(tiny.state_dict())
+    assert hashlib.sha1(order.encode()).hexdigest() == case.case["state_dict_order"].split()[-1]
+    assert sum(p.numel() for p in tiny.parameters()) == case.case["n_parameters"]
+
+
+def test_layers_equal_the_golden_case(case, tiny, x):
+    where = {"patch_embed": "patch_embed", "block0_mixer": "blocks.0.attn", "norm": "norm"}
+    where |= {f"block{n}": f"blocks.{n}" for n in (0, 3, 9, 10)}
+    for key, found in outputs(tiny, x, where).items():
+        close(case, key, found)
+
+
+def test_maps_gates_and_distances_equal_the_golden_case(case, tiny, x):
+    ports = ("map", "q", "k", "v", "position", "gate")
+    t = ll.trace(tiny, x, [f"blocks.{n}.attn:{port}" for n in range(LOCAL) for port in ports])
+    first = {port: t[f"blocks.3.attn:{port}"].act for port in ports}
+    close(case, "gated_attention", first["map"])
+    close(case, "positional_attention", first["position"].softmax(-1)[None])
+    content = (first["q"] @ first["k"].mT * 48**-0.5).softmax(-1)
+    close(case, "content_attention", content)
+    gates = [t[f"blocks.{n}.attn:gate"].act for n in range(LOCAL)]
+    close(case, "gates", torch.stack(gates))
+    far = []
+    for n in range(LOCAL):
+        own = {port: t[f"blocks.{n}.attn:{port}"].act for port in ports if port != "map"}
+        _, found = attention_statistics(**own, grid=(4, 4))
+        far.append(found["distance"].mean((0, 2)))
+    close(case, "nonlocality_insitu", torch.stack(far))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("convit_tiny", 5_710_512), ("convit_small", 27_777_322), ("convit_base", 86_540_040)],
+)
+def test_published_sizes(name, count):
+    with torch.device("meta"), no_init():
+        assert sum(p.numel() for p in load(name).parameters()) == count
+
+
+def test_heads_start_around_their_offsets():
+    model = load("convit_tiny", depth=2, local_up_to_layer=1, img_size=224)
+    attn = model.blocks[0].attn
+    want = [[-1, -1, -1], [-1, 1, -1], [1, -1, -1], [1, 1, -1]]
+    assert attn.pos_proj.weight.tolist() == want
+    assert torch.equal(attn.v.weight, torch.eye(192))
+    x = torch.randn(1, 196, 192)
+    scores = attn.pos_proj(attn.offsets(196, x)).permute(2, 0, 1)
+    q = torch.zeros(1, 4, 196, 48)
+    _, found = attention_statistics(q, q, q, position=scores, gate=torch.ones(4), grid=(14, 14))
+    want = torch.full((4,), 0.98594)
+    torch.testing.assert_close(found["distance"].mean(2)[0], want, atol=5e-5, rtol=0)
+
+
+def test_other_sizes_classes_and_channels():
+    model = load("convit_tiny", depth=3, local_up_to_layer=2, num_classes=7, in_channels=1)
+    assert model(torch.randn(2, 1, 96, 96)).shape == (2, 7)
+    oblong = load("convit_tiny", depth=3, local_up_to_layer=2, img_size=(64, 96))
+    assert oblong(torch.randn(1, 3, 64, 96)).shape == (1, 1000)
+    with pytest.raises(ModelError, match="oblong"):
+        model(torch.randn(1, 1, 64, 96))
+    with pytest.raises(OptionError, match="do not fit"):
+        load("convit_tiny", embed_dim=50)
+    with pytest.raises(OptionError, match="leaves none"):
+        load("convit_tiny", depth=4)
+
+
+def test_a_file_of_another_size_resizes_its_positions(tmp_path):
+    small = load("convit_tiny", depth=2, local_up_to_layer=1, img_size=64)
+    torch.save(small.state_dict(), tmp_path / "w.pth")
+    other = load("convit_tiny", tmp_path / "w.pth", depth=2, local_up_to_layer=1, img_size=128)
+    assert other.pos_embed.shape == (1, 64, 192)
+    same = load("convit_tiny", tmp_path / "w.pth", depth=2, local_up_to_layer=1, img_size=64)
+    y = torch.randn(1, 3, 64, 64)
+    assert torch.equal(same(y), small(y))
+
+
+def test_checkpointing_changes_no_gradient():
+    model = load("convit_digits").train()
+    y = torch.randn(2, 3, 32, 32)
+    found = []
+    for enable in (False, True):
+        model.zero_grad()
+        model.set_grad_checkpointing(enable)
+        model(y).sum().backward()
+        found.append(model.blocks[0].attn.qk.weight.grad.clone())
+    torch.testing.assert_close(*found)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    datasets = pytest.importorskip("sklearn.datasets")
+    raw = datasets.load_digits()
+    test = torch.arange(len(raw.target)) % 5 == 4
+    pictures = torch.from_numpy(raw.images).float()[test, None] / 16
+    grown = F.interpolate(pictures, 32, mode="bilinear", align_corners=False)
+    return (grown.expand(-1, 3, -1, -1) - 0.5) / 0.5, torch.from_numpy(raw.target)[test]
+
+
+def test_the_digits_model_reads_digits(digits):
+    model, (pictures, truth) = load("convit_digits", weights="digits"), digits
+    told = json.loads((TESTS / "parity" / "convit_digits.json").read_text())
+    with torch.no_grad():
+        found = model(pictures)
+    assert float((found.argmax(1) == truth).float().mean()) == pytest.approx(
+        told["measured"]["test_accuracy"]["as trained"], abs=1e-4
+    )
+    want = torch.tensor(told["expected_logits_first5"])
+    torch.testing.assert_close(found[:5], want, rtol=0, atol=2e-3)
+    gates = torch.stack([model.blocks[n].attn.gating_param.sigmoid() for n in range(3)])
+    torch.testing.assert_close(
+        gates, torch.tensor(told["measured"]["gates_sigmoid"]), rtol=0, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(("gate", "want"), [(1.0, 0.8078), (0.0, 0.117)])
+def test_forcing_the_gates_costs_accuracy(digits, gate, want):
+    model, (pictures, truth) = load("convit_digits", weights="digits"), digits
+    edits = {f"blocks.{n}.attn:gate": lambda g, _: torch.full_like(g, gate) for n in range(3)}
+    found = ll.patch(model, pictures, edits)
+    assert float((found.argmax(1) == truth).float().mean()) == pytest.approx(want, abs=1e-3)
