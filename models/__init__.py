@@ -1,6 +1,6 @@
 """The zoo: models by name with their weights, photos as inputs, class names."""
 
-from . import alexnet, convit, efficientnet_lite, resnet, vgg, vit, vit_torchvision
+from . import alexnet, convit, efficientnet_lite, resnet, vgg, vig, vig_h, vit, vit_torchvision
 from .card import Card
 from .images import images, read
 from .labels import labels
@@ -23,6 +23,8 @@ __all__ = [
     "read",
     "resnet",
     "vgg",
+    "vig",
+    "vig_h",
     "vit",
     "vit_torchvision",
 ]
