@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import KernelError
-from .kernel import kernel
+from .kernel import fast_module, kernel
 from .reduce import reduced
 from .windows import Window
 
@@ -120,20 +120,20 @@ def attention_statistics(
     mass      `b h n`, what lies within `radius` of the query
     peak      `b h n/pool m/pool`, the largest entry of each block
     """
-    named = {**{"grid": grid, "radius": radius, "pool": pool}}
-    choice = attention.why(q, k, v, **options)
-    if choice.path == "triton":
-        from . import attention_triton as fast
-
+    named: dict[str, Any] = {"grid": grid, "radius": radius, "pool": pool}
+    if attention.why(q, k, v, **options).path == "triton":
+        fast = fast_module(attention)
         bound = attention.signature.bind(q, k, v, **options)
         bound.apply_defaults()
         if fast.can_measure(**bound.arguments, **named) is None:
             return fast.statistics(**bound.arguments, **named)
+    window = options.get("window")
+    stride = 1 if window is None else window.stride
     with torch.no_grad():
         found = reduced(
             lambda rows: attention_map(rows, q, k, v, **options),
             q.shape[-2],
-            stride=1 if options.get("window") is None else options["window"].stride,
+            stride=stride,
             **named,
         )
     return attention(q, k, v, **options), found

@@ -180,7 +180,7 @@ def _against(op: Kernel, named: Mapping[str, Any], *, forced: bool) -> str | Non
     }
     if wide:
         return "no kernel for " + ", ".join(sorted(map(str, wide)))
-    return _module(op).can_run(**named)
+    return fast_module(op).can_run(**named)
 
 
 def interpreted() -> bool:
@@ -188,7 +188,8 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
-def _module(op: Kernel) -> ModuleType:
+def fast_module(op: Kernel) -> ModuleType:
+    """The module with the op's Triton path."""
     return import_module(f".{op.fast}", __package__)
 
 
@@ -203,7 +204,7 @@ class _Launch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, op: Kernel, names: tuple[str, ...], rest: dict, *given: Tensor) -> Tensor:
-        out, saved = _module(op).forward(**dict(zip(names, given, strict=True)), **rest)
+        out, saved = fast_module(op).forward(**dict(zip(names, given, strict=True)), **rest)
         ctx.op, ctx.names, ctx.rest = op, names, rest
         ctx.save_for_backward(*given, out, *saved)
         return out
@@ -214,7 +215,7 @@ class _Launch(torch.autograd.Function):
         named = dict(zip(ctx.names, kept[:count], strict=True))
         flags = zip(ctx.names, ctx.needs_input_grad[3:], strict=True)
         needs = {name for name, needed in flags if needed}
-        back = getattr(_module(ctx.op), "backward", None)
+        back = getattr(fast_module(ctx.op), "backward", None)
         if back is None or torch.is_grad_enabled():
             found = _by_reference(ctx.op, named, ctx.rest, needs, grads[0])
         else:

@@ -1,6 +1,19 @@
 """The zoo: models by name with their weights, photos as inputs, class names."""
 
-from . import alexnet, convit, efficientnet_lite, resnet, vgg, vig, vig_h, vit, vit_torchvision
+from . import (
+    alexnet,
+    convit,
+    efficientnet_lite,
+    gla,
+    hornet,
+    resnet,
+    vgg,
+    vig,
+    vig_h,
+    vit,
+    vit_torchvision,
+    volo,
+)
 from .card import Card
 from .images import images, read
 from .labels import labels
@@ -15,6 +28,8 @@ __all__ = [
     "alexnet",
     "convit",
     "efficientnet_lite",
+    "gla",
+    "hornet",
     "images",
     "labels",
     "list_models",
@@ -27,4 +42,5 @@ __all__ = [
     "vig_h",
     "vit",
     "vit_torchvision",
+    "volo",
 ]

@@ -35,6 +35,11 @@ SPELLINGS = (
     ("width", "width_mult", "width_multiplier", "width_coefficient"),
     ("depth", "depth_mult", "depth_multiplier", "depth_coefficient"),
     ("width_per_group", "base_width"),
+    ("norm_eps", "ln_eps", "rms_norm_eps"),
+    ("drop_path", "drop_path_rate"),
+    ("layer_scale_init", "layer_scale_init_value"),
+    ("num_hidden_layers", "num_layers", "depth"),
+    ("hidden_size", "embed_dim", "dim"),
 )
 PREPROCESSING = ("img_size", "resize", "crop_pct", "interpolation", "mean", "std")
 COUNTS = ("num_classes", "in_channels", "embed_dim", "num_heads", "patch_size")

@@ -232,7 +232,11 @@ def vig(
     use_out_act       SiLU before the output projection
     clamp_min         the least log decay
     """
-    fixed = {"patch_size": (patch_size, 16), "stride": (stride, 16), "expand_v": (expand_v, 1.0)}
+    fixed: dict[str, tuple[object, object]] = {
+        "patch_size": (patch_size, 16),
+        "stride": (stride, 16),
+        "expand_v": (expand_v, 1.0),
+    }
     fixed |= {"use_out_gate": (use_out_gate, False), "use_swiglu": (use_swiglu, True)}
     fixed |= {"if_cls_token": (if_cls_token, False), "rope_mode": (rope_mode, "none")}
     fixed |= {"classification_mode": (classification_mode, "avgpool")}
@@ -281,7 +285,7 @@ def rounded_up(width: float, multiple: int) -> int:
 
 PAPER = "ViG: visual sequences with gated linear attention, arXiv 2405.18425"
 CROP = {"resize": 256, "interpolation": "bicubic", "classifier": "head"}
-TINY = {"use_act_in_conv": True, "use_out_act": True}
+TINY: dict[str, object] = {"use_act_in_conv": True, "use_out_act": True}
 VARIANTS = {"vig_tiny": (192, 3, TINY), "vig_small": (384, 6, {}), "vig_base": (768, 12, {})}
 
 
@@ -300,4 +304,4 @@ for _name, (_dim, _heads, _more) in VARIANTS.items():
         weights=source(_name),
         **CROP,  # type: ignore[arg-type]
     )
-    model(_name, card=_card, embed_dim=_dim, num_heads=_heads, **_more)(vig)
+    model(_name, card=_card, embed_dim=_dim, num_heads=_heads, **_more)(vig)  # type: ignore[arg-type]

@@ -120,7 +120,7 @@ class HierViG(Checkpointing, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
         for stage in self.layers:
-            for block in stage.blocks:  # type: ignore[union-attr]
+            for block in stage.blocks:
                 x = self.through(block, x)
             x = stage.downsample(x)  # type: ignore[operator, union-attr]
         return self.classifier(x)

@@ -116,7 +116,10 @@ def differentiable(recording: Recording, path: str, number: int, port: str, like
                 f"the gradient of {site} is made from the heads and {port} of the same "
                 f"attention; watch '{path}:heads' and '{path}:{port}' as well"
             )
-        return None if heads.grad is None else heads.grad @ grouped(v.act, few).transpose(-1, -2)
+        if heads.grad is None:
+            return None
+        received, values = (as_tokens(x, attention.act) for x in (heads.grad, grouped(v.act, few)))
+        return received @ values.transpose(-1, -2)
 
     site, few = attention.site, like.detach()[..., :0, :0]  # only its number of heads is needed
     attention.gradient = read
@@ -126,6 +129,11 @@ def grouped(v: Tensor, q: Tensor) -> Tensor:
     """Values repeated where several query heads share one key and value head."""
     times = q.shape[1] // v.shape[1] if q.ndim == 4 else 1
     return v.repeat_interleave(times, 1) if times > 1 else v
+
+
+def as_tokens(x: Tensor, attention: Tensor) -> Tensor:
+    """Values as the map multiplies them, `b h m d`; pictures `b c y x` as one number a token."""
+    return x if x.shape[2] in attention.shape[2:] else x.flatten(2)[..., None]
 
 
 def _softmax(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.kernel import Face
-from .attention import HEADS, MAP, differentiable, grouped
+from .attention import HEADS, MAP, as_tokens, differentiable, grouped
 from .eye import SPECIAL, Eye
 from .ops import Op
 from .recording import Recording
@@ -70,7 +70,8 @@ def _edited(recording: Recording, func: Any, call: dict[str, Any], number: int) 
     recording.tape.claim([attention], before, f"the map of {recording.place}")
     attention = recording.visit(path, "map", number, attention, MAP)
     values = grouped(call[face.values], attention)
-    out = (attention @ values.to(attention)).to(values.dtype)
+    out = (attention @ as_tokens(values, attention).to(attention)).to(values.dtype)
+    out = out.reshape(*out.shape[:2], *values.shape[2:]) if out.shape[-1] == 1 else out
     recording.tape.claim([out], before, f"the heads of {recording.place}")
     return out
 

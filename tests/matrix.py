@@ -53,7 +53,7 @@ class Small:
 
     @property
     def target(self) -> Any:
-        return ll.token(-1, 3) if self.tokens else ll.label(3)
+        return ll.token(3, -1) if self.tokens else ll.label(3)
 
 
 SMALL = (
@@ -63,6 +63,25 @@ SMALL = (
     Small("efficientnet_lite0", {"num_classes": 10}),
     Small("deit_tiny", {"img_size": 64, "depth": 3, "num_classes": 10}),
     Small("convit_tiny", {"img_size": 64, "depth": 3, "local_up_to_layer": 2, "num_classes": 10}),
+    Small(
+        "volo_d1",
+        {
+            "img_size": 64,
+            "layers": (1, 1, 1),
+            "embed_dims": (48, 96, 96),
+            "num_heads": (3, 6, 6),
+            "num_classes": 10,
+        },
+    ),
+    Small("hornet_tiny_7x7", {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 10}),
+    Small("hornet_tiny_gf", {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 10}),
+    Small(
+        "gla_340m",
+        {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2, "vocab_size": 128},
+        tokens=24,
+    ),
+    Small("vig_tiny", {"depth": 2, "num_classes": 10}),
+    Small("vig_h_tiny", {"dims": 32, "depths": (1, 1), "num_heads": (1, 2), "num_classes": 10}),
     Small("vit_b_16", {"img_size": 64, "depth": 2, "dim": 96, "heads": 3, "num_classes": 10}),
 )
 CAPABILITIES: dict[str, Callable[[Small, nn.Module], None]] = {}

@@ -43,6 +43,20 @@ class Golden:
         size = told.get("absmax", float(want.abs().max()))
         return float((got - want).abs().max()) / max(1.0, size)
 
+    def close(self, key: str, found: Tensor, tolerance: float = 1e-4) -> None:
+        """Assert that stored values, the first ones and spread ones, agree within a std's share."""
+        told = next(o for o in self.case["outputs"] if o["key"] == key)
+        assert list(found.shape) == told["shape"], (key, found.shape, told["shape"])
+        got = found.detach().flatten().double()
+        want = torch.from_numpy(self.arrays[key]).flatten().double()
+        atol = tolerance * max(told.get("std", float(want.std())), 1e-3)
+        torch.testing.assert_close(got[: len(want)], want, rtol=tolerance, atol=atol)
+        spread = self.arrays.get(told.get("spread_key", ""))
+        if spread is not None:
+            places = torch.arange(len(spread)) * len(got) // len(spread)
+            want = torch.from_numpy(spread).double()
+            torch.testing.assert_close(got[places], want, rtol=tolerance, atol=atol)
+
 
 def golden(name: str) -> Golden:
     """The case `tests/parity/<name>.json` and its arrays."""

@@ -47,7 +47,7 @@ def fast(monkeypatch):
     monkeypatch.setattr(core, "interpreted", lambda: True)
     monkeypatch.setattr(core, "find_spec", lambda name: object())
     module = SimpleNamespace(can_run=lambda **_: None, forward=_forward, backward=_backward)
-    monkeypatch.setattr(core, "_module", lambda op: module)
+    monkeypatch.setattr(core, "fast_module", lambda op: module)
     return module
 
 

@@ -39,14 +39,6 @@ def x(case):
     return torch.from_numpy(image(tuple(told["shape"]), told["seed"]))
 
 
-def close(case, key, found):
-    told = next(o for o in case.case["outputs"] if o["key"] == key)
-    want = torch.from_numpy(case.arrays[key]).flatten().double()
-    got = found.detach().flatten().double()[: len(want)]
-    assert list(found.shape) == told["shape"], key
-    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * max(float(want.std()), 1e-3))
-
-
 def test_names_are_the_published_ones(case, tiny):
     order = "\n".join(tiny.state_dict())
     assert hashlib.sha1(order.encode()).hexdigest() == case.case["state_dict_order"].split()[-1]
@@ -57,25 +49,25 @@ def test_layers_equal_the_golden_case(case, tiny, x):
     where = {"patch_embed": "patch_embed", "block0_mixer": "blocks.0.attn", "norm": "norm"}
     where |= {f"block{n}": f"blocks.{n}" for n in (0, 3, 9, 10)}
     for key, found in outputs(tiny, x, where).items():
-        close(case, key, found)
+        case.close(key, found)
 
 
 def test_maps_gates_and_distances_equal_the_golden_case(case, tiny, x):
     ports = ("map", "q", "k", "v", "position", "gate")
     t = ll.trace(tiny, x, [f"blocks.{n}.attn:{port}" for n in range(LOCAL) for port in ports])
     first = {port: t[f"blocks.3.attn:{port}"].act for port in ports}
-    close(case, "gated_attention", first["map"])
-    close(case, "positional_attention", first["position"].softmax(-1)[None])
+    case.close("gated_attention", first["map"])
+    case.close("positional_attention", first["position"].softmax(-1)[None])
     content = (first["q"] @ first["k"].mT * 48**-0.5).softmax(-1)
-    close(case, "content_attention", content)
+    case.close("content_attention", content)
     gates = [t[f"blocks.{n}.attn:gate"].act for n in range(LOCAL)]
-    close(case, "gates", torch.stack(gates))
+    case.close("gates", torch.stack(gates))
     far = []
     for n in range(LOCAL):
         own = {port: t[f"blocks.{n}.attn:{port}"].act for port in ports if port != "map"}
         _, found = attention_statistics(**own, grid=(4, 4))
         far.append(found["distance"].mean((0, 2)))
-    close(case, "nonlocality_insitu", torch.stack(far))
+    case.close("nonlocality_insitu", torch.stack(far))
 
 
 @pytest.mark.parametrize(
