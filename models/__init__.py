@@ -2,6 +2,8 @@
 
 from . import (
     alexnet,
+    biformer,
+    biformer_nchw,
     convit,
     efficientnet_lite,
     gla,
@@ -26,6 +28,8 @@ __all__ = [
     "Card",
     "adapters",
     "alexnet",
+    "biformer",
+    "biformer_nchw",
     "convit",
     "efficientnet_lite",
     "gla",

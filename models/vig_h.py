@@ -120,9 +120,9 @@ class HierViG(Checkpointing, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
         for stage in self.layers:
-            for block in stage.blocks:
+            for block in stage.blocks:  # type: ignore[union-attr]
                 x = self.through(block, x)
-            x = stage.downsample(x)  # type: ignore[operator, union-attr]
+            x = stage.downsample(x)  # type: ignore[operator]
         return self.classifier(x)
 
 

@@ -73,6 +73,30 @@ SMALL = (
             "num_classes": 10,
         },
     ),
+    Small(
+        "biformer_tiny",
+        {
+            "depth": (1, 1),
+            "embed_dim": (32, 64),
+            "mlp_ratios": (2, 2),
+            "topks": (3, -2),
+            "num_heads": 4,
+            "n_win": 4,
+            "num_classes": 10,
+        },
+    ),
+    Small(
+        "biformer_stl_nchw",
+        {
+            "depth": (1, 1),
+            "embed_dim": (32, 64),
+            "mlp_ratios": (2, 2),
+            "n_wins": (4, 4),
+            "topks": (3, -1),
+            "num_heads": 4,
+            "num_classes": 10,
+        },
+    ),
     Small("hornet_tiny_7x7", {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 10}),
     Small("hornet_tiny_gf", {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 10}),
     Small(

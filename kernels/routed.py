@@ -1,0 +1,159 @@
+"""Routed attention: each block of queries sees the blocks of keys that an index names."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attention import wide
+from .errors import KernelError
+from .kernel import kernel
+from .windows import Window
+
+
+def routed_map(
+    rows: slice,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    weight: Tensor | None = None,
+    scale: float | None = None,
+    window: Window | None = None,
+    block: int | None = None,
+) -> Tensor:
+    """Some rows of the map, `b h r m`; zeros for keys whose block was not chosen."""
+    at, _, keys = _places(q, k, window, block)
+    own = at[rows].to(q.device)
+    chosen = _spread(index, q.shape[1], own)
+    size, factor = keys.shape[1], None
+    tokens = keys.to(q.device)[chosen.clamp(min=0)].flatten(-2)  # b h r (t p)
+    scores = wide(q[..., rows, :]) @ wide(k).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    seen = scores.gather(-1, tokens)
+    if weight is not None:
+        factor = _spread(wide(weight), q.shape[1], own)[..., None].expand(
+            *chosen.shape, keys.shape[1]
+        )
+        factor = factor.flatten(-2)
+        seen = seen * factor
+    hidden = (chosen < 0).repeat_interleave(size, -1)
+    share = _normal(seen, hidden)
+    share = share if factor is None else share * factor
+    return torch.zeros_like(scores).scatter_add(-1, tokens, share)
+
+
+@kernel(
+    "routed_attention",
+    share=("v",),
+    hold=("q", "k", "weight"),
+    mixing=routed_map,
+    fast="routed_triton",
+)
+def routed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    *,
+    weight: Tensor | None = None,
+    scale: float | None = None,
+    window: Window | None = None,
+    block: int | None = None,
+) -> Tensor:
+    """softmax(scale q k') v over the keys of the chosen blocks.
+
+    q: b h n d, k: b h m d, v: b h m e -> b h n e
+    window, block  how tokens form blocks: tiles of a grid, or runs of `block` tokens. Keys that
+                   are not of the grid's size lie block after block, equally many in each.
+    index   `b R t` or `b h R t`: for each of R query blocks the key blocks it sees, -1 for none
+    weight  as index: multiplies keys and values of the block that is seen (soft routing)
+    Blocks named twice count twice. A query that sees nothing gives zeros. Raises KernelError.
+    """
+    _check(q, k, v, index, weight, window, block)
+    _, queries, keys = _places(q, k, window, block)
+    h, size = q.shape[1], keys.shape[1]
+    chosen = index if index.ndim == 4 else index[:, None].expand(-1, h, -1, -1)
+    parts = q[:, :, queries.flatten().to(q.device)].unflatten(2, queries.shape)
+    seen_k, seen_v = (_gathered(x, keys, chosen) for x in (k, v))
+    if weight is not None:
+        factor = weight if weight.ndim == 4 else weight[:, None]
+        factor = factor.repeat_interleave(size, -1)[..., None]
+        seen_k, seen_v = (x * factor.to(x.dtype) for x in (seen_k, seen_v))
+    hidden = (chosen < 0).repeat_interleave(size, -1)[..., None, :]
+    mask = torch.zeros((), dtype=q.dtype, device=q.device).masked_fill(hidden, -torch.inf)
+    out = F.scaled_dot_product_attention(parts, seen_k, seen_v, mask, scale=scale).nan_to_num()
+    return out.flatten(2, 3)[:, :, queries.flatten().argsort().to(q.device)]
+
+
+def _places(
+    q: Tensor, k: Tensor, window: Window | None, block: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The block of each query; the queries of each block, `R p`; the keys of each, `R p'`."""
+    if window is not None:
+        queries = window.query_index()
+        at = window.place()[0]
+        keys = window.key_index()
+    else:
+        size = block or q.shape[2]
+        queries = torch.arange(q.shape[2]).reshape(-1, size)
+        at, keys = torch.arange(q.shape[2]) // size, queries
+    if keys.numel() != k.shape[2]:
+        keys = torch.arange(k.shape[2]).reshape(len(queries), -1)
+    return at, queries, keys
+
+
+def _gathered(x: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
+    """Tokens of the chosen blocks, `b h R (t p) d`."""
+    blocks = x[:, :, keys.flatten().to(x.device)].unflatten(2, keys.shape)
+    flat = chosen.clamp(min=0).flatten(2)[..., None, None]
+    picked = torch.take_along_dim(blocks, flat, 2)
+    return picked.unflatten(2, chosen.shape[2:]).flatten(3, 4)
+
+
+def _spread(x: Tensor, heads: int, at: Tensor) -> Tensor:
+    """An index or weight by head and query, `b h r t`."""
+    return (x if x.ndim == 4 else x[:, None].expand(-1, heads, -1, -1))[:, :, at]
+
+
+def _normal(scores: Tensor, hidden: Tensor) -> Tensor:
+    found = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    return found.masked_fill(hidden.all(-1, keepdim=True), 0.0)
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    weight: Tensor | None,
+    window: Window | None,
+    block: int | None,
+) -> None:
+    if (window is None) == (block is None):
+        raise KernelError("routed attention forms blocks by a window or by block: give one")
+    if window is not None and window.kind != "block":
+        raise KernelError(f"routed attention takes windows of kind 'block', not {window.kind!r}")
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    tokens = q.shape[2] if window is None else window.grid[0] * window.grid[1]
+    size = block or (window.size[0] * window.size[1] if window is not None else 1)
+    count = q.shape[2] // size
+    if (
+        q.shape[2] != tokens
+        or q.shape[2] % size
+        or k.shape[2] % count
+        or k.shape[:3] != v.shape[:3]
+    ):
+        raise KernelError(
+            f"routed attention over blocks of {size} takes {tokens} queries and keys in {count} "
+            f"equal blocks, not {shapes}"
+        )
+    if index.shape[-2] != count or index.is_floating_point():
+        raise KernelError(
+            f"the index names key blocks for each of {count} query blocks, `b R t` in integers, "
+            f"but is {tuple(index.shape)} of {index.dtype}"
+        )
+    if weight is not None and weight.shape != index.shape:
+        raise KernelError(
+            f"weight {tuple(weight.shape)} must have the shape of index {tuple(index.shape)}"
+        )
