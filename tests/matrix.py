@@ -97,6 +97,17 @@ SMALL = (
             "num_classes": 10,
         },
     ),
+    Small(
+        "dinat_mini",
+        {
+            "embed_dim": 16,
+            "depths": (2, 1),
+            "num_heads": (2, 4),
+            "dilations": (2, 1),
+            "kernel_size": 5,
+            "num_classes": 10,
+        },
+    ),
     Small("hornet_tiny_7x7", {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 10}),
     Small("hornet_tiny_gf", {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 10}),
     Small(
