@@ -108,6 +108,43 @@ SMALL = (
             "num_classes": 10,
         },
     ),
+    Small(
+        "maxvit_tiny_tf_224",
+        {
+            "img_size": 64,
+            "embed_dim": (32, 64),
+            "depths": (1, 1),
+            "stem_width": (16, 32),
+            "window": 4,
+            "grid": 4,
+            "num_classes": 10,
+        },
+    ),
+    Small(
+        "maxvit_nano_rw_256",
+        {
+            "img_size": 64,
+            "embed_dim": (32, 64),
+            "depths": (1, 1),
+            "stem_width": (16, 32),
+            "window": 4,
+            "grid": 4,
+            "num_classes": 10,
+        },
+    ),
+    Small(
+        "halonet26t",
+        {
+            "stages": ("BA", "A"),
+            "out_chs": (64, 128),
+            "stem_chs": (16,),
+            "heads": 4,
+            "block_size": 4,
+            "halo_size": 1,
+            "bottle_ratio": 0.5,
+            "num_classes": 10,
+        },
+    ),
     Small("hornet_tiny_7x7", {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 10}),
     Small("hornet_tiny_gf", {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 10}),
     Small(
