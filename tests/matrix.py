@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import limelight as ll
+from limelight.kernels.attention import attention, attention_map, attention_statistics
+from limelight.kernels.reduce import distances
 from limelight.probe.adapter import adapt
 
 
@@ -231,6 +234,49 @@ def maps_are_read_behind_the_fused_op(small: Small, model: nn.Module) -> None:
             v, out = (p.trace[f"{site.path}:{port}@{site.call}"].act for port in ("v", "heads"))
             made = attention.act @ v.repeat_interleave(attention.act.shape[1] // v.shape[1], 1)
             torch.testing.assert_close(made, out, rtol=1e-4, atol=1e-5)
+
+
+class Caught(TorchFunctionMode):
+    """The arguments of every attention op of a forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[dict[str, Any]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is attention:
+            self.calls.append(func.signature.bind(*args, **(kwargs or {})).arguments)
+        return func(*args, **(kwargs or {}))
+
+
+@capability("statistics")
+def statistics_beside_the_op_equal_those_of_the_map(small: Small, model: nn.Module) -> None:
+    with Caught() as caught, torch.no_grad():
+        model(small.batch())
+    if not caught.calls:
+        raise NotForThis("no attention op")
+    for call in caught.calls:
+        window, keys = call.get("window"), call["k"].shape[2]
+        side = round(keys**0.5)
+        grid = window.grid if window else (side, side) if side * side == keys else (1, keys)
+        square = window is not None or call["q"].shape[2] == keys
+        asked = {"grid": grid, "radius": 1.5} if square else {}
+        _, found = attention_statistics(**call, **asked)
+        explicit = attention_map(slice(None), **{n: wider(x) for n, x in call.items()})
+        want = {"entropy": torch.special.entr(explicit).sum(-1)}
+        if asked:
+            stride = 1 if window is None else window.stride
+            far = distances(grid, stride, explicit.device, explicit.dtype)
+            want |= {
+                "distance": (explicit * far).sum(-1),
+                "mass": (explicit * (far <= 1.5)).sum(-1),
+            }
+        for name, value in want.items():
+            torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-5)
+
+
+def wider(x: Any) -> Any:
+    return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
 @capability("map gradients")

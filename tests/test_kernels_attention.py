@@ -1,0 +1,239 @@
+"""Attention in every form against a written-out formula, its map and its statistics."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from parity.fill import fill, image
+from shared import golden
+from torch import Tensor
+
+from limelight.kernels.attention import attention, attention_map, attention_statistics
+from limelight.kernels.errors import KernelError
+from limelight.kernels.reduce import distances, reduced
+from limelight.kernels.windows import Window
+from limelight.models.convit import GPSA
+
+TILES, CELLS = Window("block", (2, 3), (4, 6)), Window("grid", (2, 3), (4, 6))
+HALO = Window("halo", (4, 4), (8, 12), halo=1, stride=2)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def qkv(n=13, m=17, h=4, g=2, d=6, e=5):
+    return draw(2, h, n, d), draw(2, g, m, d, seed=1), draw(2, g, m, e, seed=2)
+
+
+CASES = {
+    "plain": {},
+    "scale": {"scale": 0.3},
+    "causal": {"causal": True},
+    "bias": {"bias": draw(4, 13, 17)},
+    "bias by sample": {"bias": draw(2, 1, 1, 17)},
+    "keep": {"keep": draw(2, 17) > 0},
+    "all": {"bias": draw(1, 4, 1, 17), "keep": draw(2, 17) > -1, "causal": True},
+    "sigmoid": {"score": "sigmoid", "bias": torch.full((1, 1, 1, 1), -2.8).double()},
+    "sigmoid causal": {"score": "sigmoid", "causal": True},
+    "gated": {"position": draw(4, 13, 17), "gate": draw(4).sigmoid()},
+    "gated keep": {"position": draw(4, 13, 17), "gate": draw(4).sigmoid(), "keep": draw(2, 17) > 0},
+}
+
+
+def written_out(q, k, v, *, bias=None, position=None, gate=None, keep=None, scale=None,
+                causal=False, score="softmax"):  # fmt: skip
+    times = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(times, 1) for x in (k, v))
+    scores = q @ k.mT * (scale or q.shape[-1] ** -0.5)
+    scores = scores if bias is None else scores + bias
+    if keep is not None:
+        scores = scores.masked_fill(~keep[:, None, None], -torch.inf)
+    if causal:
+        n, m = scores.shape[-2:]
+        scores = scores.masked_fill(~torch.ones(n, m, dtype=torch.bool).tril(m - n), -torch.inf)
+    share = scores.sigmoid() if score == "sigmoid" else scores.softmax(-1)
+    if position is not None:
+        g = gate[:, None, None]
+        share = (1 - g) * share + g * position.softmax(-1)
+    return share, share @ v
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_formula(name):
+    given, options = qkv(), CASES[name]
+    share, want = written_out(*given, **options)
+    torch.testing.assert_close(attention(*given, **options), want)
+    torch.testing.assert_close(attention_map(slice(None), *given, **options), share)
+    torch.testing.assert_close(attention_map(slice(3, 9), *given, **options), share[:, :, 3:9])
+
+
+@pytest.mark.parametrize("window", [TILES, CELLS])
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("bias", [None, draw(4, 6, 6), draw(2, 4, 4, 6, 6)])
+def test_windows_are_attention_with_all_else_hidden(window, score, bias):
+    q, k, v = qkv(24, 24, g=4)
+    options = {"window": window, "score": score, "bias": bias}
+    out = attention(q, k, v, **options)
+    for number, tokens in enumerate(window.query_index()):
+        own = None if bias is None else bias if bias.ndim == 3 else bias[:, :, number]
+        parts = (x[:, :, tokens] for x in (q, k, v))
+        _, want = written_out(*parts, bias=own, score=score)
+        torch.testing.assert_close(out[:, :, tokens], want)
+    whole = attention_map(slice(None), q, k, v, **options)
+    torch.testing.assert_close(whole @ v, out)
+    torch.testing.assert_close(attention_map(slice(5, 20), q, k, v, **options), whole[:, :, 5:20])
+
+
+def test_a_halo_pads_with_zeros_that_take_part():
+    q, k, v = draw(2, 4, 24, 6), draw(2, 4, 96, 6, seed=1), draw(2, 4, 96, 5, seed=2)
+    rows, columns = draw(2, 4, 24, 6, seed=3), draw(2, 4, 24, 6, seed=4)
+    options = {"window": HALO, "rows": rows, "columns": columns}
+    out = attention(q, k, v, **options)
+    places = torch.arange(36)
+    for tokens, keys in zip(HALO.query_index(), HALO.key_index(), strict=True):
+        seen = [torch.cat([x, x.new_zeros(2, 4, 1, x.shape[-1])], 2)[:, :, keys] for x in (k, v)]
+        bias = rows[:, :, tokens][..., places // 6] + columns[:, :, tokens][..., places % 6]
+        _, want = written_out(q[:, :, tokens], *seen, bias=bias)
+        torch.testing.assert_close(out[:, :, tokens], want)
+    whole = attention_map(slice(None), q, k, v, **options)
+    torch.testing.assert_close(whole @ v, out)
+    assert (whole.sum(-1) < 1).any()
+
+
+def test_a_query_that_sees_nothing_gives_zeros():
+    q, k, v = qkv()
+    keep = torch.zeros(2, 17, dtype=torch.bool)
+    assert not attention(q, k, v, keep=keep).any()
+    assert not attention_map(slice(None), q, k, v, keep=keep).any()
+    early = attention(draw(1, 2, 9, 4), draw(1, 2, 4, 4), draw(1, 2, 4, 4), causal=True)
+    assert not early[:, :, :5].any()
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "gated", "all"])
+def test_gradients(name):
+    shapes = {"bias": (1, 2, 3, 4), "position": (2, 3, 4), "gate": (2,), "keep": (1, 4)}
+    named = {n: draw(*shapes[n]) for n in CASES[name] if n in shapes}
+    if "keep" in named:
+        named["keep"] = named["keep"] > -2
+    moving = [n for n, x in named.items() if x.is_floating_point()]
+    given = [draw(1, 2, 3, 2), draw(1, 1, 4, 2, seed=1), draw(1, 1, 4, 3, seed=2)]
+    inputs = [x.requires_grad_() for x in (*given, *(named[n] for n in moving))]
+    still = {n: x for n, x in {**CASES[name], **named}.items() if n not in moving}
+
+    def run(q, k, v, *rest):
+        return attention(q, k, v, **still, **dict(zip(moving, rest, strict=True)))
+
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision_and_linearity_in_v(name):
+    options = CASES[name]
+    low = {n: x.bfloat16() if isinstance(x, Tensor) and x.is_floating_point() else x
+           for n, x in options.items()}  # fmt: skip
+    given = [x.bfloat16() for x in qkv()]
+    out = attention(*given, **low)
+    assert out.dtype == torch.bfloat16
+    _, want = written_out(*qkv(), **options)
+    assert (out - want).abs().max() < 0.05 * want.abs().max()
+    q, k, v = qkv()
+    v.requires_grad_()
+    whole = attention(q, k, v, **options)
+    (grad,) = torch.autograd.grad(whole.sum(), v)
+    torch.testing.assert_close((v * grad).sum(), whole.sum())
+
+
+@pytest.mark.parametrize("options", [{}, {"window": TILES}, CASES["all"]], ids=str)
+def test_it_compiles(options):
+    size = 24 if "window" in options else 13
+    q, k, v = qkv(size, 24 if "window" in options else 17)
+    compiled = torch.compile(attention, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(q, k, v, **options), attention(q, k, v, **options))
+    assert pickle.loads(pickle.dumps(attention)) is attention
+
+
+@pytest.mark.parametrize("name", ["plain", "gated", "sigmoid"])
+def test_statistics_never_form_the_map(name):
+    options = dict(CASES[name])
+    if "position" in options:
+        options["position"] = draw(4, 15, 15)
+    given = qkv(15, 15)
+    out, found = attention_statistics(*given, **options, grid=(3, 5), radius=1.5, pool=4)
+    share, want = written_out(*given, **options)
+    torch.testing.assert_close(out, want)
+    far = distances((3, 5), 1, out.device, out.dtype)
+    torch.testing.assert_close(found["entropy"], torch.special.entr(share).sum(-1))
+    torch.testing.assert_close(found["distance"], (share * far).sum(-1))
+    torch.testing.assert_close(found["mass"], (share * (far <= 1.5)).sum(-1))
+    assert found["peak"].shape == (2, 4, 4, 4)
+    assert float(found["peak"][0, 0, 1, 2]) == float(share[0, 0, 4:8, 8:12].max())
+    assert float(found["peak"][0, 0, 3, 3]) == float(share[0, 0, 12:, 12:].max())
+
+
+def test_blocks_of_rows_change_nothing_and_far_is_in_tokens():
+    share = draw(2, 3, 24, 24).softmax(-1)
+    rows = lambda span: share[:, :, span]  # noqa: E731
+    whole, parts = (reduced(rows, 24, grid=(4, 6), pool=5, block=n) for n in (24, 7))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value)
+    far = distances((2, 3), 1, share.device, share.dtype)
+    assert far[0].tolist() == pytest.approx([0, 1, 2, 1, 2**0.5, 5**0.5])
+    thinned = distances((4, 4), 2, share.device, share.dtype)
+    assert thinned.shape == (4, 16)
+    assert float(thinned[0, 0]) == pytest.approx(0.5**0.5)
+    with pytest.raises(KernelError, match="needs the grid"):
+        reduced(rows, 24, radius=1.0)
+
+
+def test_gpsa_equals_its_golden_case():
+    case = golden("method_locality_gpsa")
+    told = case.case["input"]
+    x = torch.from_numpy(image(tuple(told["shape"]), told["seed"]))
+    for state in ("init", "filled"):
+        net = GPSA(48, 4, False, 1.0, 0.0, (5, 5))
+        bias = net.pos_proj.bias
+        fill(net, case.case["salt"])
+        if state == "init":
+            kept = bias.detach().clone()
+            net.local_init(1.0)
+            with torch.no_grad():
+                bias.copy_(kept)
+                net.gating_param.fill_(1.0)
+        qk = net.qk(x).reshape(2, 25, 2, 4, 12).permute(2, 0, 3, 1, 4)
+        v = net.v(x).reshape(2, 25, 4, 12).transpose(1, 2)
+        own = {"position": net.pos_proj(net.offsets(25, x)).permute(2, 0, 1),
+               "gate": net.gating_param.sigmoid()}  # fmt: skip
+        share = attention_map(slice(None), qk[0], qk[1], v, **own).mean(0)
+        _, found = attention_statistics(qk[0], qk[1], v, **own, grid=(5, 5))
+        with torch.no_grad():
+            for key, value in {
+                "attention": share,
+                "out": net(x),
+                "gate": own["gate"],
+                "nonlocality": found["distance"].mean((0, 2)),
+                "entropy": found["entropy"].mean((0, 2)),
+            }.items():
+                want = torch.from_numpy(case.arrays[f"gpsa.{state}.{key}"]).flatten()
+                got = value.flatten()[: len(want)]  # the first values of large arrays are kept
+                torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"score": "relu"}, "'softmax' or 'sigmoid'"),
+        ({"position": draw(4, 13, 17)}, "give both or neither"),
+        ({"rows": draw(2, 4, 13, 3)}, "give all three"),
+        ({"window": TILES}, "has 24 queries"),
+        ({"window": TILES, "causal": True}, "neither causal nor padded"),
+        ({"window": TILES, "position": draw(1), "gate": draw(1)}, "give no window"),
+        ({"k": draw(2, 3, 17, 6)}, "h a multiple of g"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_told(change, told):
+    q, k, v = qkv()
+    with pytest.raises(KernelError, match=told):
+        attention(**{"q": q, "k": k, "v": v, **change})
