@@ -4,7 +4,7 @@ BIN := .venv/bin
 PHOTO = $$($(BIN)/python -c 'from importlib.resources import files; print(files("sklearn.datasets.images") / "flower.jpg")')
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types sweep bench clean
+.PHONY: demo test lint types sweep bench matrix clean
 
 demo: .venv/demo
 	@mkdir -p demo
@@ -26,6 +26,10 @@ sweep: .venv/dev
 
 bench: .venv/bench
 	$(BIN)/python benchmarks/one_pass.py
+
+# What every model can do, checked and written into the README.
+matrix: .venv/dev
+	$(BIN)/python tests/matrix.py README.md
 
 clean:
 	rm -rf .venv .typing demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,412 @@
+"""Triton kernels beside torch's fused attention, FlexAttention and the torch references.
+
+On a GPU, `python benchmarks/kernels.py` checks each kernel against its reference in float64, then
+times forward and backward with CUDA events, variants interleaved, and writes the table into
+RESULTS.md. Without one, `--tiny` proves the script on Triton's interpreter: the same checks on
+small sizes, no times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TINY = "--tiny" in sys.argv
+if TINY:  # both are read when the kernels are imported or called
+    os.environ["TRITON_INTERPRET"] = "1"
+    os.environ["LIMELIGHT_KERNELS"] = "triton"
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limelight.kernels.attention import attention, attention_statistics
+from limelight.kernels.errors import KernelError
+from limelight.kernels.gated_convolution import gated_convolution
+from limelight.kernels.gated_linear import bidirectional_gla, gated_linear_attention
+from limelight.kernels.neighborhood import neighborhood_attention
+from limelight.kernels.neighborhoods import axes_of, visible
+from limelight.kernels.outlook import outlook
+from limelight.kernels.routed import routed_attention
+from limelight.kernels.windows import Window
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+COPY, MATMUL = 3.0e12, 798e12  # bytes a second and bf16 FLOP a second of an H100, both measured
+ROUNDS, REPEATS = 7, 10
+Named = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kernel at one size.
+
+    make    (dtype) -> the op's arguments
+    peers   by name, what else computes the same, from the same arguments
+    goals   by peer, its time over ours at least
+    flops, moved   of one forward: what the roofline is made of
+    """
+
+    name: str
+    op: Any
+    make: Callable[[torch.dtype], Named]
+    peers: dict[str, Callable[[Named], Tensor]] = field(default_factory=dict)
+    goals: dict[str, float] = field(default_factory=dict)
+    flops: float = 0.0
+    moved: float = 0.0
+    tolerance: float = 2e-2
+
+
+def device() -> str:
+    return "cpu" if TINY else "cuda"
+
+
+def randn(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=draw).to(device(), dtype)
+
+
+def heads(b: int, h: int, n: int, d: int, dtype: torch.dtype, e: int | None = None) -> Named:
+    sizes = {"q": d, "k": d, "v": e or d}
+    return {
+        name: randn(b, h, n, c, dtype=dtype, seed=i) for i, (name, c) in enumerate(sizes.items())
+    }
+
+
+def sdpa(named: Named) -> Tensor:
+    return F.scaled_dot_product_attention(
+        named["q"], named["k"], named["v"], is_causal=named.get("causal", False)
+    )
+
+
+def flex(mask: Tensor | None = None, bias: str = "") -> Callable[[Named], Tensor]:
+    """FlexAttention on the same mask and bias, compiled once."""
+    compiled: dict[str, Any] = {}
+
+    def run(named: Named) -> Tensor:
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+        q, k, v = named["q"], named["k"], named["v"]
+        if "call" not in compiled:
+            compiled["call"] = torch.compile(flex_attention, dynamic=False)
+            if mask is not None:
+                seen = mask.to(q.device)
+                sizes = (None, None, q.shape[2], k.shape[2])
+                compiled["mask"] = create_block_mask(lambda b, h, i, j: seen[i, j], *sizes)
+        table = named[bias] if bias else None
+        add = None if table is None else (lambda s, b, h, i, j: s + table[h, i, j])
+        return compiled["call"](q, k, v, score_mod=add, block_mask=compiled.get("mask"))
+
+    return run
+
+
+def window_mask(window: Window) -> Tensor:
+    """Who sees whom in windows, `n m`."""
+    at, keys = window.place()[0], window.key_index()
+    count = window.grid[0] * window.grid[1]
+    seen = torch.zeros(len(at), count + 1, dtype=torch.bool)
+    return seen.scatter_(1, keys[at] % (count + 1), True)[:, :-1]
+
+
+def attention_tasks() -> Iterator[Task]:
+    b, h, d = (1, 2, 16) if TINY else (16, 12, 64)
+    for side in (5,) if TINY else (14, 28, 56):
+        n = side * side
+        flops, moved = 4.0 * b * h * n * n * d, 8.0 * b * h * n * d
+        size = f"B{b} H{h} N{n} d{d}"
+        roof = {"flops": flops, "moved": moved}
+        make = lambda t, n=n: heads(b, h, n, d, t)  # noqa: E731
+        yield Task(f"softmax {size}", attention, make, {"sdpa": sdpa}, {"sdpa": 0.95}, **roof)
+        causal = lambda t, n=n: {**heads(b, h, n, d, t), "causal": True}  # noqa: E731
+        yield Task(f"causal {size}", attention, causal, {"sdpa": sdpa}, {}, **roof)
+        sigmoid = lambda t, n=n: {**heads(b, h, n, d, t), "score": "sigmoid"}  # noqa: E731
+        yield Task(f"sigmoid {size}", attention, sigmoid, {"sdpa": sdpa}, {"sdpa": 1.1}, **roof)
+        biased = lambda t, n=n: {  # noqa: E731
+            **heads(b, h, n, d, t),
+            "bias": randn(h, n, n, dtype=t, seed=3),
+        }
+        yield Task(
+            f"bias {size}", attention, biased, {"flex": flex(bias="bias")}, {"flex": 1}, **roof
+        )
+        gated = lambda t, n=n: {  # noqa: E731
+            **heads(b, h, n, d, t),
+            "position": randn(h, n, n, dtype=t, seed=3),
+            "gate": torch.rand(h).to(device(), t),
+        }
+        yield Task(f"gated positional {size}", attention, gated, {}, {}, **roof)
+    yield from window_tasks(b, h, d)
+
+
+def window_tasks(b: int, h: int, d: int) -> Iterator[Task]:
+    side, part, block = (6, 3, 2) if TINY else (56, 7, 8)
+    n = side * side
+    for kind, size in (("block", part), ("grid", part)):
+        window = Window(kind, (size, size), (side, side))  # type: ignore[arg-type]
+        make = lambda t, w=window, s=size: {  # noqa: E731
+            **heads(b, h, n, d, t),
+            "window": w,
+            "bias": randn(h, s * s, s * s, dtype=t, seed=3),
+        }
+        peers = {"flex": flex(window_mask(window))}
+        flops = 4.0 * b * h * n * size * size * d
+        name = f"{kind} windows {size} x {size} of {side} x {side}"
+        yield Task(name, attention, make, peers, {"flex": 1}, flops, 8.0 * b * h * n * d)
+    halo = Window("halo", (block, block), (side, side), halo=1 if TINY else 3)
+    wide = halo.key_size[0]
+    make = lambda t: {  # noqa: E731
+        **heads(b, h, n, d, t),
+        "window": halo,
+        "rows": randn(b, h, n, wide, dtype=t, seed=3),
+        "columns": randn(b, h, n, wide, dtype=t, seed=4),
+    }
+    peers = {"flex": flex(window_mask(halo))}
+    flops = 4.0 * b * h * n * wide * wide * d
+    name = f"halo windows {block} + 2 x {halo.halo} of {side} x {side}"
+    yield Task(name, attention, make, peers, {"flex": 1}, flops, 8.0 * b * h * n * d)
+
+
+def neighborhood_tasks() -> Iterator[Task]:
+    b, h, d = (1, 2, 16) if TINY else (16, 2, 32)
+    side, sizes = (6, (3,)) if TINY else (56, (7, 13))
+    for size in sizes:
+        grid, n = (side, side), side * side
+        seen = visible(axes_of(grid, size))
+        make = lambda t, s=size, g=grid, n=n: {  # noqa: E731
+            **heads(b, h, n, d, t),
+            "grid": g,
+            "kernel_size": s,
+        }
+        flops, moved = 4.0 * b * h * n * size * size * d, 8.0 * b * h * n * d
+        name = f"neighbourhood {size} x {size} of {side} x {side}"
+        peers = {"flex": flex(seen)}
+        yield Task(name, neighborhood_attention, make, peers, {"flex": 1.3}, flops, moved)
+
+
+def routed_tasks() -> Iterator[Task]:
+    b, h, d = (1, 2, 16) if TINY else (16, 2, 32)
+    side, cells, chosen = (4, 2, 2) if TINY else (56, 7, 4)
+    region = side // cells
+    n, count = side * side, cells * cells
+    window = Window("block", (region, region), (side, side))
+
+    def make(t: torch.dtype) -> Named:
+        draw = torch.Generator().manual_seed(5)
+        index = torch.rand(b, count, count, generator=draw).argsort(-1)[..., :chosen]
+        return {**heads(b, h, n, d, t), "index": index.to(device()), "window": window}
+
+    flops = 4.0 * b * h * n * chosen * region * region * d
+    name = f"routed {chosen} of {count} regions of {side} x {side}"
+    yield Task(name, routed_attention, make, {}, {}, flops, 8.0 * b * h * n * d)
+
+
+def scan_tasks() -> Iterator[Task]:
+    b, h, d, e = (1, 2, 16, 16) if TINY else (2, 4, 128, 256)
+    for n in (40,) if TINY else (2048, 4096, 16384, 32768):
+
+        def make(t: torch.dtype, n: int = n) -> Named:
+            return {
+                **heads(b, h, n, d, t, e),
+                "gate": F.logsigmoid(randn(b, h, n, d, dtype=t)) / 16,
+            }
+
+        moved = 2.0 * b * h * n * (3 * d + 2 * e)
+        peers: dict[str, Callable[[Named], Tensor]] = {"fla": fla} if has_fla() else {}
+        yield Task(
+            f"gated linear B{b} H{h} N{n} d{d} e{e}",
+            gated_linear_attention,
+            make,
+            peers,
+            {"fla": 1.0},
+            8.0 * b * h * n * d * e,
+            moved,
+        )
+    n = 20 if TINY else 4096
+
+    def both(t: torch.dtype) -> Named:
+        own = heads(b, h, n, d, t, e)
+        gates = (F.logsigmoid(randn(b, h, n, d, dtype=t, seed=s)) / 16 for s in (5, 6))
+        return {**own, **dict(zip(("gate", "gate_back"), gates, strict=True))}
+
+    moved = 2.0 * b * h * n * (4 * d + 2 * e)
+    yield Task(f"gated linear both ways N{n}", bidirectional_gla, both, {}, {}, 0.0, moved)
+
+
+def has_fla() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("fla") is not None
+
+
+def fla(named: Named) -> Tensor:
+    from fla.ops.gla import chunk_gla
+
+    q, k, v, gate = (named[n].transpose(1, 2) for n in ("q", "k", "v", "gate"))
+    return chunk_gla(q, k, v, gate)[0].transpose(1, 2)
+
+
+def local_tasks() -> Iterator[Task]:
+    b, h, e, side = (1, 2, 8, 5) if TINY else (16, 6, 32, 28)
+    cells = -(-side // 2)
+    make = lambda t: {  # noqa: E731
+        "v": randn(b, h, side * side, e, dtype=t),
+        "weight": randn(b, h, cells * cells, 9, 9, dtype=t, seed=1),
+        "grid": (side, side),
+        "stride": 2,
+    }
+    moved = 2.0 * b * h * (2 * side * side * e + cells * cells * 81)
+    yield Task(f"outlook {side} x {side} C{h * e}", outlook, make, {}, {}, 0.0, moved)
+    c, side = (4, 6) if TINY else (96, 56)
+    make = lambda t: {  # noqa: E731
+        "first": randn(b, c, side, side, dtype=t),
+        "context": randn(b, c, side, side, dtype=t, seed=1),
+        "weight": randn(c, 1, 7, 7, dtype=t, seed=2),
+        "bias": randn(c, dtype=t, seed=3),
+    }
+    moved = 6.0 * b * c * side * side
+    yield Task(
+        f"gated convolution {side} x {side} C{c}", gated_convolution, make, {}, {}, 0.0, moved
+    )
+
+
+def tasks() -> Iterator[Task]:
+    for family in (attention_tasks, neighborhood_tasks, routed_tasks, scan_tasks, local_tasks):
+        yield from family()
+
+
+def moving(named: Named) -> list[str]:
+    """The arguments that take a gradient."""
+    return [n for n, x in named.items() if isinstance(x, Tensor) and x.is_floating_point()]
+
+
+def with_gradients(run: Callable[[Named], Tensor], named: Named) -> tuple[Tensor, list[Tensor]]:
+    names = moving(named)
+    own = {n: x.detach().requires_grad_() if n in names else x for n, x in named.items()}
+    out = run(own)
+    g = randn(*out.shape, dtype=out.dtype, seed=9)
+    return out, list(torch.autograd.grad(out, [own[n] for n in names], g, allow_unused=True))
+
+
+def check(task: Task, dtype: torch.dtype) -> float:
+    """The largest relative error of result and gradients against the reference in float64."""
+    named = task.make(dtype)
+    wide = {n: x.double() if n in moving(named) else x for n, x in named.items()}
+    out, grads = with_gradients(lambda a: task.op(**a), named)
+    out = out.detach()
+    want, truths = with_gradients(lambda a: task.op.reference(**a), wide)
+    want = want.detach()
+    errors = [float((out.double() - want).norm() / want.norm())]
+    for name, got, truth in zip(moving(named), grads, truths, strict=True):
+        if truth is None or float(truth.norm()) == 0:
+            continue
+        if got is None:
+            raise SystemExit(f"{task.name}: no gradient for {name}")
+        errors.append(float((got.double() - truth).norm() / truth.norm()))
+    return max(errors)
+
+
+def timed(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median milliseconds of each variant, interleaved."""
+    for run in runs.values():
+        run()
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(ROUNDS):
+        for name in runs if turn % 2 else reversed(list(runs)):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            for _ in range(REPEATS):
+                runs[name]()
+            end.record()
+            torch.cuda.synchronize()
+            found[name].append(start.elapsed_time(end) / REPEATS)
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def measure(task: Task, dtype: torch.dtype) -> Iterator[str]:
+    """One row for the forward and one for forward and backward."""
+    named = task.make(dtype)
+    variants = {"ours": lambda a: task.op(**a), **task.peers}
+    variants["reference"] = lambda a: task.op.reference(**a)
+    for what, backward in (("forward", False), ("both", True)):
+        runs = {
+            name: (
+                (lambda run=run: with_gradients(run, named))
+                if backward
+                else (lambda run=run: run(named))
+            )
+            for name, run in variants.items()
+        }
+        times = timed(runs)
+        ours = times.pop("ours")
+        others = ", ".join(f"{n} {t / ours:.2f} x" for n, t in times.items())
+        roof = max(task.flops / MATMUL, task.moved / COPY) * 1e3
+        share = "" if backward or not roof else f"{roof / ours:.0%}"
+        goals = ", ".join(f"{n} {g:g}" for n, g in task.goals.items())
+        cells = (task.name, short(dtype), what, f"{ours:.3f}", share, others, goals)
+        yield "| " + " | ".join(cells) + " |"
+
+
+def short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def statistics_cost(dtype: torch.dtype) -> str:
+    """What entropy and distance cost beside the result."""
+    named = heads(16, 12, 784, 64, dtype)
+    times = timed(
+        {
+            "plain": lambda: attention(**named),
+            "told": lambda: attention_statistics(**named, grid=(28, 28)),
+        }
+    )
+    cost = times["told"] / times["plain"]
+    cells = ("statistics beside softmax N784", short(dtype), "forward", "", "")
+    return "| " + " | ".join((*cells, f"{cost:.2f} x plain", "at most 1.10 x plain")) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="check on the interpreter, no GPU")
+    parser.add_argument("--only", default="", help="tasks whose name holds this word")
+    parser.add_argument("--fp32", action="store_true", help="also in float32")
+    options = parser.parse_args()
+    if not options.tiny and not torch.cuda.is_available():
+        raise SystemExit("there is no GPU here: --tiny checks the kernels on the interpreter")
+    dtypes = [torch.float32] if TINY else [torch.bfloat16, *[torch.float32] * options.fp32]
+    rows = []
+    for task in tasks():
+        if options.only not in task.name:
+            continue
+        for dtype in dtypes:
+            try:
+                path = task.op.why(**task.make(dtype)).path
+                error = check(task, dtype)
+            except (KernelError, ModuleNotFoundError) as reason:
+                print(f"{task.name}: no Triton path: {reason}", flush=True)
+                continue
+            limit = 1e-4 if dtype == torch.float32 else task.tolerance
+            told = "" if error <= limit else f", MORE THAN {limit:g}"
+            print(f"{task.name} {short(dtype)}: {path}, error {error:.1e}{told}", flush=True)
+            if not TINY and error <= limit:
+                rows += list(measure(task, dtype))
+                print("\n".join(rows[-2:]), flush=True)
+    if not TINY:
+        rows.append(statistics_cost(torch.bfloat16))
+        write(rows)
+
+
+def write(rows: list[str]) -> None:
+    """The table under its own heading of RESULTS.md."""
+    head = f"## Kernels on {torch.cuda.get_device_name()}, torch {torch.__version__}"
+    columns = "| kernel | dtype | pass | ms | of the roofline | time of others over ours | goals |"
+    table = "\n".join([head, "", columns, "| --- " * 7 + "|", *rows])
+    text = RESULTS.read_text().partition("\n## Kernels on ")[0].rstrip()
+    RESULTS.write_text(f"{text}\n\n{table}\n")
+
+
+if __name__ == "__main__":
+    main()
