@@ -377,13 +377,12 @@ def table() -> str:
 
 def main(path: Path) -> None:
     """Write the table between the marks of a Markdown file."""
-    start, end = "<!-- matrix -->\n", "\n<!-- /matrix -->"
-    text = path.read_text()
-    head, _, rest = text.partition(start)
+    start, end = "<!-- matrix -->\n", "<!-- /matrix -->"
+    head, _, rest = path.read_text().partition(start)
     _, mark, tail = rest.partition(end)
     if not mark:
-        raise SystemExit(f"{path} has no marks {start.strip()} and {end.strip()}: add both")
-    path.write_text(head + start + table() + end + tail)
+        raise SystemExit(f"{path} has no marks {start.strip()} and {end}: add both")
+    path.write_text(head + start + table() + "\n" + end + tail)
 
 
 if __name__ == "__main__":
