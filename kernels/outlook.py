@@ -53,14 +53,14 @@ def outlook(
     Windows overlap and add up; sources outside the grid are zeros that take part.
     Raises KernelError for shapes that do not fit.
     """
+    check(v, weight, grid, kernel_size, stride, padding)
     b, h, n, e = v.shape
-    _check(v, weight, grid, kernel_size, stride, padding)
     how = {"kernel_size": kernel_size, "padding": padding, "stride": stride}
-    picture = v.transpose(2, 3).reshape(b, h * e, *grid)
+    picture = wide(v).transpose(2, 3).reshape(b, h * e, *grid)
     parts = F.unfold(picture, **how).unflatten(1, (h, e, kernel_size**2)).permute(0, 1, 4, 3, 2)
-    mixed = wide(weight).softmax(-1).to(v.dtype) @ parts  # b h l k2 e
+    mixed = wide(weight).softmax(-1).to(parts.dtype) @ parts  # b h l k2 e
     flat = mixed.permute(0, 1, 4, 3, 2).flatten(1, 3)
-    return F.fold(flat, grid, **how).reshape(b, h, e, n).transpose(2, 3)
+    return F.fold(flat, grid, **how).reshape(b, h, e, n).transpose(2, 3).to(v.dtype)
 
 
 def windows(grid: tuple[int, int], kernel_size: int, stride: int, padding: int) -> tuple[int, int]:
@@ -81,13 +81,25 @@ def window_tokens(grid: tuple[int, int], kernel_size: int, stride: int, padding:
     return torch.where(inside, row * width + column, -1).flatten(2).flatten(0, 1)
 
 
-def _check(
+def check(
     v: Tensor, weight: Tensor, grid: tuple[int, int], kernel_size: int, stride: int, padding: int
 ) -> None:
+    """Raise KernelError for options or shapes that do not fit."""
+    if len(grid) != 2 or min(*grid, kernel_size, stride) < 1 or padding < 0:
+        raise KernelError(
+            f"outlook got grid={grid}, kernel_size={kernel_size}, stride={stride}, "
+            f"padding={padding}: give rows and columns, and no number below 1 but padding=0"
+        )
     y, x = windows(grid, kernel_size, stride, padding)
+    if min(y, x) < 1:
+        raise KernelError(
+            f"outlook's kernel of {kernel_size} does not fit into a grid of {grid[0]} x {grid[1]} "
+            f"padded by {padding}: give a smaller kernel_size or a larger padding"
+        )
     want = (*v.shape[:2], y * x, kernel_size**2, kernel_size**2)
-    if v.shape[2] != grid[0] * grid[1] or tuple(weight.shape) != want:
+    if v.ndim != 4 or v.shape[2] != grid[0] * grid[1] or tuple(weight.shape) != want:
         raise KernelError(
             f"outlook over a grid of {grid[0]} x {grid[1]} takes v b h {grid[0] * grid[1]} e and "
-            f"weight {want}, not v {tuple(v.shape)} and weight {tuple(weight.shape)}"
+            f"weight {want}, not v {tuple(v.shape)} and weight {tuple(weight.shape)}: the weight "
+            f"holds {kernel_size**2} x {kernel_size**2} scores for each of {y} x {x} windows"
         )

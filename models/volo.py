@@ -5,155 +5,63 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.attention import attention
-from ..kernels.outlook import outlook
-from ..probe.errors import OptionError
 from ..probe.mark import mark
 from .card import Card, Source, State, sides
 from .checkpointing import Checkpointing
+from .positions import resize_positions
 from .registry import model
-from .vit import Mlp
+from .vit import POOLS
+from .volo_blocks import (
+    Block,
+    ClassAttention,
+    ClassBlock,
+    Downsample,
+    OutlookAttention,
+    PatchEmbed,
+    SelfAttention,
+    check_grid,
+    check_options,
+)
 
-
-class OutlookAttention(nn.Module):
-    """Each place on a coarse grid predicts how its k x k neighbours mix; `b y x c`."""
-
-    def __init__(
-        self, dim: int, num_heads: int, kernel: int, stride: int, padding: int, qkv_bias: bool
-    ) -> None:
-        super().__init__()
-        self.num_heads, self.scale = num_heads, (dim // num_heads) ** -0.5
-        self.how = {"kernel_size": kernel, "stride": stride, "padding": padding}
-        self.v = nn.Linear(dim, dim, bias=qkv_bias)
-        self.attn = nn.Linear(dim, kernel**4 * num_heads)
-        self.proj = nn.Linear(dim, dim)
-        self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        v = self.v(x).flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        centres = self.pool(x.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
-        places = self.how["kernel_size"] ** 2
-        weight = self.attn(centres).unflatten(2, (self.num_heads, places, places)).transpose(1, 2)
-        out = outlook(v, weight * self.scale, grid=(height, width), **self.how)
-        return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
-
-
-class SelfAttention(nn.Module):
-    """Softmax attention over all places of `b y x c`."""
-
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        grid = (x.shape[1], x.shape[2])
-        qkv = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        out = attention(*qkv.unbind(0))
-        return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, grid))
-
-
-class ClassAttention(nn.Module):
-    """The class token asks all tokens; `b n c` -> `b 1 c`."""
-
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        k, v = self.kv(x).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        q = self.q(x[:, :1]).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        return self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    """x + mixer(norm(x)), then x + MLP(norm(x))."""
-
-    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: float, eps: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps)
-        self.attn = attn
-        self.norm2 = nn.LayerNorm(dim, eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), "gelu", 0.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class ClassBlock(Block):
-    """A block that changes the class token only."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        token = x[:, :1] + self.attn(self.norm1(x))
-        token = token + self.mlp(self.norm2(token))
-        return torch.cat([token, x[:, 1:]], 1)
-
-
-class PatchEmbed(nn.Module):
-    """Three convolutions at half size, then patches of 4 x 4 of them."""
-
-    def __init__(self, in_channels: int, hidden: int, dim: int, patch_size: int, eps: float):
-        super().__init__()
-        layers: list[nn.Module] = []
-        for inputs, kernel, stride in ((in_channels, 7, 2), (hidden, 3, 1), (hidden, 3, 1)):
-            conv = nn.Conv2d(inputs, hidden, kernel, stride, kernel // 2, bias=False)
-            layers += [conv, nn.BatchNorm2d(hidden, eps), nn.ReLU(inplace=True)]
-        self.conv = nn.Sequential(*layers)
-        self.proj = nn.Conv2d(hidden, dim, patch_size // 2, patch_size // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(self.conv(x))
-
-
-class Downsample(nn.Module):
-    """`b y x c` at half the rows and columns."""
-
-    def __init__(self, dim: int, out: int, patch_size: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(dim, out, patch_size, patch_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+Box = tuple[int, int, int, int]
+NO_BOX = (0, 0, 0, 0)
 
 
 class VOLO(Checkpointing, nn.Module):
-    """Outlookers, downsampling, transformers, class attention; a class map from every token.
+    """Outlookers, downsampling, transformers, class attention; class logits of every token.
 
-    In training it gives (class logits, logits of all tokens, the box of mixed-in tokens).
+    Port `dense`: those logits as a class map, `b y x classes`. In training the result is (class
+    logits, logits of all tokens `b n classes`, box of the tokens that were mixed in).
     """
 
     def __init__(
         self,
         network: list[nn.Module],
-        post: list[Block],
+        post: list[Block] | None,
         stem: PatchEmbed,
         *,
         dim: int,
         table: tuple[int, int],
+        pool: str,
         pooling_scale: int,
         num_classes: int,
         return_dense: bool,
         mix_token: bool,
+        drop: float,
         eps: float,
     ) -> None:
         super().__init__()
-        self.pooling_scale, self.return_dense, self.mix_token = (
-            pooling_scale, return_dense, mix_token,
-        )  # fmt: skip
+        self.hidden = tuple(f"network.{n}.*" for n in range(len(network)) if n != 1)
+        self.pool, self.pooling_scale = pool, pooling_scale
+        self.return_dense, self.mix_token = return_dense, mix_token
         self.patch_embed = stem
         self.pos_embed = nn.Parameter(torch.zeros(1, *table, dim))
+        self.pos_drop = nn.Dropout(drop)
         self.network = nn.ModuleList(network)
-        self.post_network = nn.ModuleList(post)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if post else None
+        self.post_network = nn.ModuleList(post or ())
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if post is not None else None
         self.aux_head = nn.Linear(dim, num_classes) if return_dense else nn.Identity()
         self.norm = nn.LayerNorm(dim, eps)
         self.head = nn.Linear(dim, num_classes)
@@ -170,73 +78,73 @@ class VOLO(Checkpointing, nn.Module):
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def convert_state(self, state: State) -> State:
-        """Resize a file's position table to this model's grid."""
+        """Resize a file's position table to this model's grid; new classes renew both heads."""
         table = state.get("pos_embed")
-        if table is not None and table.shape[1:3] != self.pos_embed.shape[1:3]:
-            state["pos_embed"] = _resized(table, self.pos_embed.shape[1:3])
+        if table is not None and table.ndim == 4:
+            height, width = self.pos_embed.shape[1:3]
+            state["pos_embed"] = _on_grid(table, (height, width))
+        own = self.state_dict()
+        weights = ("head.weight", "aux_head.weight")
+        if all(w in state and w in own and state[w].shape != own[w].shape for w in weights):
+            self.aux_head.reset_parameters()  # type: ignore[operator]
+            state |= {name: own[name] for name in ("aux_head.weight", "aux_head.bias")}
         return state
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor, tuple[int, int, int, int]]:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor, Box]:
         x = self.patch_embed(x).permute(0, 2, 3, 1)
-        box = (0, 0, 0, 0)
+        box: Box = NO_BOX
         if self.training and self.mix_token and self.return_dense:
-            x, box = self._mix(x)
+            box = self._box(x.shape[1], x.shape[2])
+            wide = [side * self.pooling_scale for side in box]
+            x = _pasted(x, x.flip(0), wide)
         x = self._body(x)
         grid = (x.shape[1], x.shape[2])
-        x = x.flatten(1, 2)
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
-            for block in self.post_network:
-                x = self.through(block, x)
-        x = self.norm(x)
-        prefix = 0 if self.cls_token is None else 1
-        first = self.head(x[:, 0] if prefix else x.mean(1))
+        x = self.norm(self._post(x.flatten(1, 2)))
+        first = self.head(x[:, 0] if self.pool == "token" else x.mean(1))
         if not self.return_dense:
             return first
-        dense = mark("dense", self.aux_head(x[:, prefix:]))
+        patches = x if self.cls_token is None else x[:, 1:]
+        dense = mark("dense", self.aux_head(patches).unflatten(1, grid))
         if not self.training:
-            return first + 0.5 * dense.max(1).values
-        if box != (0, 0, 0, 0):  # tokens that were mixed in go back to where they came from
-            own, other = (dense.unflatten(1, grid) for dense in (dense, dense.flip(0)))
-            dense = _pasted(own, other, box).flatten(1, 2)
-        return first, dense, box
+            return first + 0.5 * dense.flatten(1, 2).amax(1)
+        return first, _pasted(dense, dense.flip(0), box).flatten(1, 2), box
 
     def _body(self, x: Tensor) -> Tensor:
         for place, stage in enumerate(self.network):
-            if place == 2:
-                x = x + _resized(self.pos_embed, x.shape[1:3])
-            blocks = stage if isinstance(stage, nn.Sequential) else [stage]
-            for block in blocks:
+            if place == 2:  # positions enter after the downsampling
+                x = self.pos_drop(x + _on_grid(self.pos_embed, (x.shape[1], x.shape[2])))
+            for block in stage if isinstance(stage, nn.Sequential) else (stage,):
                 x = self.through(block, x)
         return x
 
-    def _mix(self, x: Tensor) -> tuple[Tensor, tuple[int, int, int, int]]:
-        """Paste a box of each picture's tokens from the one at the other end of the batch."""
-        scale = self.pooling_scale
-        rows, columns = x.shape[1] // scale, x.shape[2] // scale
-        share = (1 - torch.distributions.Beta(1.0, 1.0).sample()).sqrt()
-        centre = torch.randint(rows, ()).item(), torch.randint(columns, ()).item()
-        half = int(rows * share) // 2, int(columns * share) // 2
-        top, left = (max(c - h, 0) for c, h in zip(centre, half, strict=True))
-        low, right = (min(c + h, n) for c, h, n in zip(centre, half, (rows, columns), strict=True))
-        box = (int(top), int(left), int(low), int(right))
-        wide = (box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale)
-        return _pasted(x, x.flip(0), wide), box
+    def _post(self, x: Tensor) -> Tensor:
+        if self.cls_token is None:
+            return x
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        for block in self.post_network:
+            x = self.through(block, x)
+        return x
+
+    def _box(self, height: int, width: int) -> Box:
+        """Top, left, low and right of a box of a random share of the pooled grid."""
+        rows, columns = height // self.pooling_scale, width // self.pooling_scale
+        side = float(torch.rand(())) ** 0.5
+        y, x = int(torch.randint(rows, ())), int(torch.randint(columns, ()))
+        dy, dx = int(rows * side) // 2, int(columns * side) // 2
+        return max(y - dy, 0), max(x - dx, 0), min(y + dy, rows), min(x + dx, columns)
 
 
-def _pasted(x: Tensor, other: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+def _pasted(x: Tensor, other: Tensor, box: Sequence[int]) -> Tensor:
+    """`b y x c` with the places inside the box from the other tensor."""
     inside = torch.zeros(x.shape[1:3], dtype=torch.bool, device=x.device)
     inside[box[0] : box[2], box[1] : box[3]] = True
     return torch.where(inside[None, :, :, None], other, x)
 
 
-def _resized(table: Tensor, grid: Sequence[int]) -> Tensor:
-    """Positions `1 y x c` on another grid, bicubic."""
-    if tuple(table.shape[1:3]) == tuple(grid):
-        return table
-    plane = table.float().permute(0, 3, 1, 2)
-    grown = F.interpolate(plane, size=tuple(grid), mode="bicubic", align_corners=False)
-    return grown.permute(0, 2, 3, 1).to(table.dtype)
+def _on_grid(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Positions `1 y x c` on another grid."""
+    old = (table.shape[1], table.shape[2])
+    return resize_positions(table.flatten(1, 2), old, grid, prefix=0).unflatten(1, grid)
 
 
 def volo(
@@ -254,76 +162,82 @@ def volo(
     out_padding: int = 1,
     qkv_bias: bool = False,
     post_layers: Sequence[str] | None = ("ca", "ca"),
+    pool: str = "token",
     return_dense: bool = True,
     mix_token: bool = True,
     pooling_scale: int = 2,
     ln_eps: float = 1e-5,
     bn_eps: float = 1e-5,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
     num_classes: int = 1000,
 ) -> VOLO:
     """A VOLO.
 
-    layers   outlookers, then transformer blocks of each further stage
-    post_layers   "ca" for each class-attention block; None classifies the mean of all tokens
-    return_dense  logits of all tokens as well: half of their maximum is added to the class logits
-    mix_token     in training, a box of tokens is exchanged between pictures
+    layers         outlookers, then transformer blocks of each further stage
+    post_layers    "ca" for each class-attention block; None leaves the class token out
+    pool           "token" classifies the class token, "avg" (and post_layers=None) the mean
+    return_dense   logits of all tokens too: half of their maximum is added to the class logits
+    mix_token      in training, a box of tokens is exchanged between pictures
+    pooling_scale  how much coarser the transformers' grid is than the outlookers'
+    dropout        after the positions
+    drop_path      share of branches dropped in the last transformer, growing with depth; never
+                   in outlookers
     """
-    ratios = [mlp_ratio] * len(layers) if isinstance(mlp_ratio, (int, float)) else list(mlp_ratio)
-    _check(layers, embed_dims, num_heads, ratios, post_layers)
-    network: list[nn.Module] = []
-    for place, (depth, dim, heads, ratio) in enumerate(
-        zip(layers, embed_dims, num_heads, ratios, strict=True)
-    ):
-        blocks = []
-        for _ in range(depth):
-            mixer: nn.Module = (
-                SelfAttention(dim, heads, qkv_bias)
-                if place
-                else OutlookAttention(dim, heads, out_kernel, out_stride, out_padding, qkv_bias)
-            )
-            blocks.append(Block(dim, mixer, ratio, ln_eps))
-        network.append(nn.Sequential(*blocks))
-        if place == 0:
-            network.append(Downsample(dim, embed_dims[1], pooling_scale))
-    width, heads = embed_dims[-1], num_heads[-1]
+    ratios = [mlp_ratio] * len(layers) if isinstance(mlp_ratio, int | float) else list(mlp_ratio)
+    check_options(layers, embed_dims, num_heads, ratios, post_layers)
+    check_grid(img_size, patch_size, pooling_scale, pool)
+    outlook = (out_kernel, out_stride, out_padding)
+    network: list[nn.Module] = [
+        _stage(layers, place, embed_dims, num_heads, ratios, outlook, qkv_bias, ln_eps, drop_path)
+        for place in range(len(layers))
+    ]
+    network.insert(1, Downsample(embed_dims[0], embed_dims[1], pooling_scale))
+    width = embed_dims[-1]
     post: list[Block] = [
-        ClassBlock(width, ClassAttention(width, heads, qkv_bias), ratios[-1], ln_eps)
+        ClassBlock(width, ClassAttention(width, num_heads[-1], qkv_bias), ratios[-1], ln_eps)
         for _ in post_layers or ()
     ]
     height, breadth = (side // patch_size // pooling_scale for side in sides(img_size))
     return VOLO(
         network,
-        post,
+        None if post_layers is None else post,
         PatchEmbed(in_channels, stem_hidden_dim, embed_dims[0], patch_size, bn_eps),
         dim=width,
         table=(height, breadth),
+        pool=POOLS[pool] if post_layers is not None else "avg",
         pooling_scale=pooling_scale,
         num_classes=num_classes,
         return_dense=return_dense,
         mix_token=mix_token,
+        drop=dropout,
         eps=ln_eps,
     )
 
 
-def _check(
+def _stage(
     layers: Sequence[int],
+    place: int,
     dims: Sequence[int],
     heads: Sequence[int],
     ratios: Sequence[float],
-    post: Sequence[str] | None,
-) -> None:
-    if len({len(layers), len(dims), len(heads), len(ratios)}) != 1 or len(layers) < 2:
-        raise OptionError(
-            f"layers={list(layers)}, embed_dims={list(dims)} and num_heads={list(heads)} name "
-            "different numbers of stages: give one of each a stage, at least two"
-        )
-    bad = [f"{d} by {h}" for d, h in zip(dims, heads, strict=True) if d % h]
-    if bad:
-        raise OptionError(f"a width does not divide into its heads ({bad[0]}): change num_heads")
-    if len(set(dims[1:])) != 1:
-        raise OptionError(f"embed_dims={list(dims)}: all stages after the first share one width")
-    if any(word != "ca" for word in post or ()):
-        raise OptionError(f"post_layers={list(post or ())} may hold 'ca', class attention, only")
+    outlook: tuple[int, int, int],
+    qkv_bias: bool,
+    eps: float,
+    drop_path: float,
+) -> nn.Sequential:
+    """Outlookers for the first stage, transformer blocks for the others."""
+    kernel, stride, padding = outlook
+    dim, count, total = dims[place], heads[place], max(sum(layers) - 1, 1)
+    blocks = []
+    for number in range(sum(layers[:place]), sum(layers[: place + 1])):
+        mixer: nn.Module
+        if place:
+            mixer, drop = SelfAttention(dim, count, qkv_bias), drop_path * number / total
+        else:
+            mixer, drop = OutlookAttention(dim, count, kernel, stride, padding, qkv_bias), 0.0
+        blocks.append(Block(dim, mixer, ratios[place], eps, drop))
+    return nn.Sequential(*blocks)
 
 
 PAPER = "VOLO: vision outlooker, arXiv 2106.13112"
@@ -373,7 +287,8 @@ for _name, (_layers, _dim, _heads, _ratio, _hidden) in VARIANTS.items():
                     hub=f"timm/{_name}_{_size}.sail_in1k", file="model.safetensors"
                 ),
             },
-            about=f"ImageNet top-1 {_file.rsplit('_', 1)[1]} % at {_size} pixels",
+            about=f"ImageNet top-1 {_file.rsplit('_', 1)[1]} % at {_size} pixels"
+            + (f", photos at {int(_size / _crop)} inside a black border" if _crop > 1 else ""),
         )
         _wide = 2 * _dim
         _also = (f"{_name}_224",) if _size == 224 else ()

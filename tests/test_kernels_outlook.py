@@ -80,6 +80,7 @@ def test_half_precision_and_gradients():
     assert torch.autograd.gradgradcheck(run, given)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_transforms_of_torch_func():
     size = SIZES[0]
     v, weight = arguments(*size)
