@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..probe.errors import MethodError
@@ -27,9 +28,9 @@ def generic_attention(runner: Any, x: Tensor, target: Any) -> Tensor:
 
     The row of the class token, else the mean row; of a language model, the last token's.
     """
-    with _attending(runner, target, relevance=False) as (probe, paths):
+    with attending(runner, target, relevance=False) as (probe, paths):
         maps = [probe.trace[f"{path}:map"] for path in paths]
-        return explained(probe, [_mean(_gradient(m) * m.act) for m in maps])
+        return explained(probe, [_mean(gradient_of(m) * m.act) for m in maps])
 
 
 @pass_method("transformer_attribution")
@@ -38,19 +39,19 @@ def transformer_attribution(runner: Any, x: Tensor, target: Any, *, start: int =
 
     start  the first block that takes part
     """
-    with _attending(runner, target, relevance=True) as (probe, paths):
-        gradients = [_gradient(probe.trace[f"{path}:map"]) for path in paths]
+    with attending(runner, target, relevance=True) as (probe, paths):
+        gradients = [gradient_of(probe.trace[f"{path}:map"]) for path in paths]
         owns = relevance_of_maps(probe, paths, target)
         parts = [_mean(g * r) for g, r in zip(gradients, owns, strict=True)]
         return explained(probe, parts[start:])
 
 
 @contextmanager
-def _attending(
-    runner: Any, target: Any, *, relevance: bool
+def attending(
+    runner: Any, target: Any, *, relevance: bool, gradients: bool = True
 ) -> Iterator[tuple[Probe, Sequence[str]]]:
     """A forward with all attention watched, and the gradients of the target there."""
-    with Probe(runner.model, relevance=relevance) as probe:
+    with Probe(runner.model, grad=gradients, relevance=relevance) as probe:
         paths = probe.adapter.heads
         if not paths:
             raise MethodError(
@@ -59,11 +60,12 @@ def _attending(
             )
         probe.watch(*(f"{path}:{port}" for path in paths for port in PORTS))
         probe(*runner.batch.args, **runner.batch.kwargs)
-        probe.backward(target, retain=True)
+        if gradients:
+            probe.backward(target, retain=True)
         yield probe, paths
 
 
-def _gradient(attention: Value) -> Tensor:
+def gradient_of(attention: Value) -> Tensor:
     grad = attention.grad
     return torch.zeros_like(attention.act) if grad is None else grad
 
@@ -90,27 +92,41 @@ def relevance_of_maps(probe: Probe, paths: Sequence[str], target: Any) -> list[T
     return found
 
 
-def explained(probe: Probe, parts: Sequence[Tensor]) -> Tensor:
+def explained(probe: Probe, parts: Sequence[Tensor], *, normalise: bool = False) -> Tensor:
     """The product of all I + C, read at the token that the model reads; on its grid, if it has one.
 
-    Raises MethodError where blocks mix different tokens, as windows do.
+    Tokens that join later, in front, as a class token may, are rows and columns of their own
+    before. Raises MethodError where blocks mix different tokens, as windows do.
     """
-    sizes = {tuple(part.shape) for part in parts}
-    batch = first_tensor(probe.trace.output).shape[0]
-    if len(sizes) != 1 or sizes != {(batch, *parts[0].shape[1:])}:
-        raise MethodError(
-            "attention was to be followed through all blocks, but they mix different tokens "
-            f"(maps of {', '.join(str(s[1:]) for s in sorted(sizes))}); this model attends in "
-            "windows or stages: use raw maps, or relevance"
-        )
-    identity = torch.eye(parts[0].shape[-1], dtype=parts[0].dtype, device=parts[0].device)
+    whole = max(part.shape[-1] for part in parts)
+    parts = [_grown(part, whole, probe) for part in parts]
+    identity = torch.eye(whole, dtype=parts[0].dtype, device=parts[0].device)
     joint = identity.expand_as(parts[0])
     for part in parts:
-        joint = joint + part @ joint
-    return _read(probe, joint)
+        if normalise:
+            step = part + identity
+            joint = step / step.sum(-1, keepdim=True) @ joint
+        else:
+            joint = joint + part @ joint
+    return read_row(probe, joint)
 
 
-def _read(probe: Probe, joint: Tensor) -> Tensor:
+def _grown(part: Tensor, whole: int, probe: Probe) -> Tensor:
+    """A block's map among all tokens."""
+    batch, rows, columns = part.shape
+    more = whole - columns
+    sensible = rows == columns and more in (0, probe.adapter.prefix or 0)
+    if not sensible or batch != first_tensor(probe.trace.output).shape[0]:
+        raise MethodError(
+            "attention was to be followed through all blocks, but they mix different tokens "
+            f"(a map of {rows} x {columns} among {whole} tokens); this model attends in windows, "
+            "stages or from a class token alone: use raw maps, or relevance"
+        )
+    return F.pad(part, (more, 0, more, 0))
+
+
+def read_row(probe: Probe, joint: Tensor) -> Tensor:
+    """The row of the class token, else the mean row, on the grid; else the last row."""
     grid = find_grid(joint.shape[-1], probe.size, probe.adapter.prefix)
     if grid is None:
         return joint[:, -1]

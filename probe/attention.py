@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .errors import SiteError
 from .eye import SPECIAL, Eye
+from .held import some_rows
 from .multihead import multi_head_attention
 from .ops import Op
 from .recording import Recording
@@ -30,10 +31,12 @@ _BLOCK = 512
 
 
 def mixing(q: Tensor, k: Tensor, options: dict[str, Any], rows: slice = slice(None)) -> Tensor:
-    """The map `b h q k` of a fused attention call: the call itself on columns of the identity.
+    """Rows of the map `b h q k` of a fused attention call: the call itself on columns of identity.
 
     Exact for masks, causal order, scale and grouped heads alike; k x 512 columns at a time.
     """
+    if rows != slice(None):
+        return some_rows(q, k, options, rows)
     n = k.shape[-2]
     blocks = []
     for start in range(0, n, _BLOCK):
@@ -75,11 +78,11 @@ def _map(recording: Recording, call: dict[str, Any], number: int) -> Tensor | No
     options = _options(call)
     recording.guard(parts.values())
 
-    def read() -> Tensor:
+    def rows(span: slice) -> Tensor:
         own = {**options, "attn_mask": parts["mask"].act} if "mask" in parts else options
-        return mixing(parts["query"].act, parts["key"].act, own)
+        return mixing(parts["query"].act, parts["key"].act, own, span)
 
-    recording.lazy(Site(path, "map", number, None, MAP), read)
+    recording.lazy(Site(path, "map", number, None, MAP), rows, call["query"].shape[-2])
     return None
 
 

@@ -198,7 +198,7 @@ def _run(
     runner: Runner, bounds: list[Bound], wanted: list[Target], names: Sequence[str]
 ) -> tuple[list[SaliencyMap], Any]:
     """All methods on one micro-batch; and the model's output."""
-    kinds: dict[str, list[Bound]] = {"site": [], "path": [], "pass": []}
+    kinds: dict[str, list[Bound]] = {"site": [], "path": [], "pass": [], "heads": []}
     for bound in bounds:
         kinds[bound.method.kind].append(bound)
     labels = adapt(runner.model).labels
@@ -218,6 +218,8 @@ def _run(
         for bound in kinds["pass"]:
             own += runner.pass_maps(bound, verdict, names)
         ordered += sorted(own, key=lambda m: turn[m.method])
+    if kinds["heads"]:
+        ordered += runner.head_values(kinds["heads"], names)
     return ordered, output
 
 

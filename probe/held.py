@@ -39,7 +39,9 @@ def rows_of_map(q: Tensor, k: Tensor, options: dict[str, Any], rows: slice) -> T
     scores = (wide(q[..., rows, :]) * scale) @ wide(k).transpose(-1, -2)
     mask = options.get("attn_mask")
     if options.get("is_causal"):
-        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+        places = torch.arange(q.shape[-2], device=q.device)[rows]
+        seen = torch.arange(k.shape[-2], device=q.device) <= places[:, None]
+        return scores.masked_fill(~seen, -math.inf).softmax(-1)
     if mask is not None:
         part = mask[..., rows, :] if mask.shape[-2] != 1 else mask
         scores = (
@@ -80,6 +82,13 @@ def stepwise_relevance(
     if times > 1:
         gk, gv = (x.unflatten(-3, (-1, times)).sum(-3) for x in (gk, gv))
     return gq.to(q.dtype), gk.to(k.dtype), gv.to(v.dtype)
+
+
+def some_rows(q: Tensor, k: Tensor, options: dict[str, Any], rows: slice) -> Tensor:
+    """Some rows of a fused attention call's map, no more memory than they take."""
+    times = q.shape[-3] // k.shape[-3] if q.ndim > 3 else 1
+    keys = k.repeat_interleave(times, -3) if times > 1 else k
+    return rows_of_map(q, keys, options, rows)
 
 
 def whole_map(q: Tensor, k: Tensor, options: dict[str, Any]) -> Tensor:

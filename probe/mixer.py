@@ -63,7 +63,11 @@ def _edited(recording: Recording, func: Any, call: dict[str, Any], number: int) 
     if wish is None or face.mixing is None:
         return None
     if not wish.edits:
-        recording.lazy(Site(path, "map", number, None, MAP), _reader(recording, face, call, path))
+        site, count = (
+            Site(path, "map", number, None, MAP),
+            call.get("q", call[face.values]).shape[2],
+        )
+        recording.lazy(site, _reader(recording, face, call, path), count)
         return None
     before = {x.grad_fn for x in call.values() if isinstance(x, Tensor) and x.grad_fn is not None}
     attention = face.mixing(slice(None), **call)
@@ -78,20 +82,20 @@ def _edited(recording: Recording, func: Any, call: dict[str, Any], number: int) 
 
 def _reader(
     recording: Recording, face: Face, named: dict[str, Any], path: str
-) -> Callable[[], Tensor]:
-    """Hold the arguments; the map is computed from them when it is read."""
+) -> Callable[[slice], Tensor]:
+    """Hold the arguments; rows of the map are computed from them when they are read."""
     held = {
         name: Value(Site(path, name), x.detach(), None) if isinstance(x, Tensor) else x
         for name, x in named.items()
     }
     recording.guard(x for x in held.values() if isinstance(x, Value))
 
-    def read() -> Tensor:
+    def rows(span: slice) -> Tensor:
         own = {name: x.act if isinstance(x, Value) else x for name, x in held.items()}
         with torch.no_grad():
-            return face.mixing(slice(None), **own)  # type: ignore[misc]
+            return face.mixing(span, **own)  # type: ignore[misc]
 
-    return read
+    return rows
 
 
 SPECIAL["kernel"] = mixer

@@ -158,9 +158,11 @@ class Recording:
         if here or act.device.type == "cpu":
             self._fresh.append(value)
 
-    def lazy(self, site: Site, act: Callable[[], Tensor]) -> None:
-        """Keep a value that is computed when read."""
-        self.trace.values_by_site[site] = Value(site, act, None)
+    def lazy(self, site: Site, rows: Callable[[slice], Tensor], count: int) -> None:
+        """Keep an attention map that is computed when read, whole or some rows of `count`."""
+        value = Value(site, lambda: rows(slice(None)), None)
+        value.rows, value.count = rows, count
+        self.trace.values_by_site[site] = value
         if len(self.trace.values_by_site) >= self.enough:
             self._reached()
 

@@ -1,4 +1,4 @@
-"""Methods by name: three shapes of plug-in, options read from the signature.
+"""Methods by name: four shapes of plug-in, options read from the signature.
 
 A site method is a pure function of what it names in its signature, for one site:
 
@@ -23,7 +23,7 @@ from .errors import MethodError, OptionError, near
 from .plugins import load_group
 
 NEEDS = ("act", "grad", "relevance", "inputs", "module")
-Kind = Literal["site", "path", "pass"]
+Kind = Literal["site", "path", "pass", "heads"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,14 @@ def path_method(name: str, *, sites: str = "input") -> Callable[[Callable], Call
 def pass_method(name: str, *, sites: str = "input") -> Callable[[Callable], Callable]:
     """Register a pass method: `f(runner, x, target, **options)`; it asks for its own passes."""
     return lambda function: _add(Method(name, function, "pass", sites))
+
+
+def head_method(name: str, *, sites: str = "heads") -> Callable[[Callable], Callable]:
+    """Register a metric of attention: `f(heads, **options)` gives one number a head, `b h`.
+
+    heads   a `limelight.probe.heads.Heads`: statistics of the map, its rows, gates, token ids
+    """
+    return lambda function: _add(Method(name, function, "heads", sites))
 
 
 def _positional(function: Callable) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from .batch import Batch, chunks
 from .errors import MethodError
 from .gather import RAW, Job, Reading, Verdict, gather, jobs_at, needed, results
 from .guard import guarded
+from .heads import asked_sites, heads_of, measured, token_ids, watched
 from .layout import Layout
 from .path import Path
 from .probe import Probe
@@ -203,6 +204,21 @@ class Runner:
             size = tuple(self.batch.x.shape[-2:]) if self.batch.x.ndim > 3 else ()
             found.append(Reading(Job.at(bound, site), values, plan, size))
         return results(found, verdict, samples, self.about)
+
+    def head_values(self, bounds: Sequence[Bound], samples: Sequence[str]) -> list[SaliencyMap]:
+        """Metrics of attention: one forward without gradients; maps in blocks of rows."""
+        made: list[SaliencyMap] = []
+        groups: dict[Any, list[Bound]] = defaultdict(list)
+        for bound in bounds:
+            groups[tuple(asked_sites(bound.sites, self.sites))].append(bound)
+        with Probe(self.model, grad=False) as probe:
+            wanted = [(watched(probe, asked), group) for asked, group in groups.items()]
+            probe(*self.batch.args, **self.batch.kwargs)
+            tokens = token_ids(self.batch.args, self.batch.kwargs)
+            about = replace(self.about, notes=self.about.notes + _remarks(probe))
+            for patterns, group in wanted:
+                made += measured(heads_of(probe, patterns, tokens), group, samples, about)
+        return made
 
     def _sites_of(self, bound: Bound) -> list[Site]:
         """Concrete sites for a pass method; those about the input read the input."""

@@ -29,9 +29,11 @@ class Value:
     """The activation at a site and, after a backward, its gradient.
 
     `act` raises ProbeError when something the probe could not see has overwritten it.
+    rows, count: of an attention map, some of its query rows and how many there are; they are
+    computed without the others.
     """
 
-    __slots__ = ("_act", "_version", "edge", "flipped", "gradient", "site")
+    __slots__ = ("_act", "_version", "count", "edge", "flipped", "gradient", "rows", "site")
 
     def __init__(
         self, site: Site, act: Tensor | Callable[[], Tensor], edge: tuple[Node, int] | None
@@ -40,6 +42,8 @@ class Value:
         self.edge = edge
         self.gradient: Tensor | Callable[[], Tensor | None] | None = None
         self.flipped = False  # its edge carries the transpose (keys, which enter as k')
+        self.rows: Callable[[slice], Tensor] | None = None
+        self.count = 0
         self._act = act
         self._version = act._version if isinstance(act, Tensor) else 0
 

@@ -196,6 +196,8 @@ def chefer_vit() -> nn.Module:
     ("spec", "key"),
     [
         ("generic_attention", "generic_attention"),
+        ("rollout", "abnar_rollout"),
+        ("raw_attention", "raw_attention.last"),
         ("transformer_attribution", "transformer_attribution"),
         ("transformer_attribution:1", "transformer_attribution.start1"),
     ],

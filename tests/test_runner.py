@@ -53,8 +53,15 @@ class Attends(nn.Module):
         return self.head(self.blocks(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
 
 
-READS_ATTENTION = ("generic_attention", "transformer_attribution")
-METHODS = [m for m in list_methods() if not m.name.startswith("test-")]
+READS_ATTENTION = (
+    "attention_gradcam",
+    "generic_attention",
+    "raw_attention",
+    "rollout",
+    "transformer_attribution",
+)
+ALL = [m for m in list_methods() if not m.name.startswith("test-")]
+METHODS = [m for m in ALL if m.kind != "heads"]
 
 
 @pytest.mark.filterwarnings("ignore")
