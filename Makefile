@@ -4,7 +4,7 @@ BIN := .venv/bin
 PHOTO = $$($(BIN)/python -c 'from importlib.resources import files; print(files("sklearn.datasets.images") / "flower.jpg")')
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types sweep bench matrix clean
+.PHONY: demo test lint types sweep bench matrix study clean
 
 demo: .venv/demo
 	@mkdir -p demo
@@ -31,8 +31,12 @@ bench: .venv/bench
 matrix: .venv/dev
 	$(BIN)/python tests/matrix.py README.md
 
+# The claims of NormGrad and ConViT on real photos: make study DATA=folder
+study: .venv/dev
+	$(BIN)/python benchmarks/study.py $(DATA) study
+
 clean:
-	rm -rf .venv .typing demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf study .venv .typing demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -2,227 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import log2
+import re
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..kernels.attention import attention
-from ..kernels.windows import Window
 from ..probe.errors import OptionError
-from ..probe.mark import mark
 from .card import Card, Source
 from .checkpointing import Checkpointing
+from .halonet_attention import HaloAttention, divisible
+from .halonet_blocks import ACTIVATIONS, GATES, Block, ConvNormAct
 from .registry import model
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
-
-
-class RelativePosition(nn.Module):
-    """Logits of a query for each row and column of its window, from its unscaled self."""
-
-    def __init__(self, window: int, dim_head: int, scale: float) -> None:
-        super().__init__()
-        self.window = window
-        self.height_rel = nn.Parameter(torch.randn(2 * window - 1, dim_head) * scale)
-        self.width_rel = nn.Parameter(torch.randn(2 * window - 1, dim_head) * scale)
-
-    def forward(self, q: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-        """q `b h n d` -> `b h n window` for rows and for columns."""
-        local = window.place()[1].to(q.device)
-        width = window.query_size[1]
-        steps = torch.arange(self.window, device=q.device) + self.window - 1
-        found = []
-        for table, at in ((self.height_rel, local // width), (self.width_rel, local % width)):
-            index = (steps - at[:, None]).expand(*q.shape[:2], -1, -1)
-            found.append((q @ table.T).gather(-1, index))
-        return found[0], found[1]
-
-
-class HaloAttention(nn.Module):
-    """Queries in tiles of a block, keys in the block and a halo of zeros or neighbours around it.
-
-    Ports of the op: `rows` and `columns`, the relative logits. What the map's rows lack to 1 went
-    to the zeros outside the picture.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        dim_out: int | None = None,
-        *,
-        num_heads: int = 8,
-        dim_head: int | None = None,
-        block_size: int = 8,
-        halo_size: int = 3,
-        stride: int = 1,
-        qk_ratio: float = 1.0,
-        avg_down: bool = False,
-        qkv_bias: bool = False,
-        scale_pos_embed: bool = False,
-    ) -> None:
-        super().__init__()
-        out = dim_out or dim
-        if out % num_heads or stride not in (1, 2):
-            raise OptionError(
-                f"halo attention of {out} channels, {num_heads} heads and stride {stride}: give a "
-                "width that divides by the heads, and stride 1 or 2"
-            )
-        self.num_heads, self.block_size, self.halo_size = num_heads, block_size, halo_size
-        self.dim_qk = dim_head or divisible(out * qk_ratio, 8) // num_heads
-        self.scale, self.scale_pos_embed = self.dim_qk**-0.5, scale_pos_embed
-        late = stride == 2 and (avg_down or block_size % 2 == 1)
-        self.stride = 1 if late else stride
-        keys = self.dim_qk * num_heads
-        self.q = nn.Conv2d(dim, keys, 1, self.stride, bias=qkv_bias)
-        self.kv = nn.Conv2d(dim, keys + out, 1, bias=qkv_bias)
-        self.pos_embed = RelativePosition(block_size + 2 * halo_size, self.dim_qk, self.scale)
-        self.pool = nn.AvgPool2d(2, 2) if late else nn.Identity()
-        for part in (self.q, self.kv):
-            nn.init.trunc_normal_(part.weight, std=dim**-0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        size = (self.block_size, self.block_size)
-        grid = (x.shape[2], x.shape[3])
-        window = Window("halo", size, grid, self.halo_size, self.stride)
-        q = self._tokens(self.q(x))
-        kv = self._tokens(self.kv(x))
-        k, v = kv.split([self.dim_qk, kv.shape[-1] - self.dim_qk], -1)
-        rows, columns = self.pos_embed(q, window)
-        if self.scale_pos_embed:
-            rows, columns = rows * self.scale, columns * self.scale
-        out = attention(q, k, v, rows=rows, columns=columns, scale=self.scale, window=window)
-        return self.pool(out.transpose(2, 3).flatten(1, 2).unflatten(2, window.query_grid))
-
-    def _tokens(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (self.num_heads, -1)).flatten(3).transpose(2, 3)
-
-
-class NormAct(nn.BatchNorm2d):
-    """Batch norm and an activation, or none, under one name."""
-
-    def __init__(self, dim: int, act: str) -> None:
-        super().__init__(dim)
-        self.act = ACTIVATIONS[act]() if act else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(super().forward(x))
-
-
-class ConvNormAct(nn.Module):
-    """Convolution, batch norm, activation."""
-
-    def __init__(
-        self, inputs: int, out: int, kernel: int, stride: int = 1, act: str = "", groups: int = 1
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, out, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.bn = NormAct(out, act)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))
-
-
-class AverageShortcut(nn.Module):
-    """The mean of 2 x 2, then a 1 x 1 convolution and its norm."""
-
-    def __init__(self, inputs: int, out: int) -> None:
-        super().__init__()
-        self.pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
-        self.conv = ConvNormAct(inputs, out, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.pool(x))
-
-
-class SqueezeExcite(nn.Module):
-    """A gate for each channel from the mean over positions; port `gate`."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        squeezed = divisible(dim / 16, 8)
-        self.fc1 = nn.Conv2d(dim, squeezed, 1)
-        self.fc2 = nn.Conv2d(squeezed, dim, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate = self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
-        return x * mark("gate", gate)
-
-
-class ChannelAttention(nn.Module):
-    """ECA: a gate for each channel from its neighbours' means; port `gate`."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        size = int(abs(log2(dim) + 1) / 2)
-        size = max(size if size % 2 else size + 1, 3)
-        self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate = self.conv(x.mean((2, 3))[:, None]).sigmoid()
-        return x * mark("gate", gate.transpose(1, 2)[..., None])
-
-
-GATES: dict[str, Callable[[int], nn.Module]] = {
-    "": lambda dim: nn.Identity(),
-    "se": SqueezeExcite,
-    "eca": ChannelAttention,
-}
-
-
-class Block(nn.Module):
-    """A bottleneck around a 3 x 3 convolution, or around halo attention."""
-
-    def __init__(
-        self,
-        inputs: int,
-        out: int,
-        middle: int,
-        stride: int,
-        *,
-        attn: HaloAttention | None,
-        act: str,
-        gate: str,
-        groups: int,
-        average: bool,
-    ) -> None:
-        super().__init__()
-        self.shortcut: nn.Module = nn.Identity()
-        if stride == 2 and average:
-            self.shortcut = AverageShortcut(inputs, out)
-        elif stride == 2 or inputs != out:
-            self.shortcut = ConvNormAct(inputs, out, 1, stride)
-        self.conv1_1x1 = ConvNormAct(inputs, middle, 1, act=act)
-        if attn is None:
-            self.conv2_kxk = ConvNormAct(middle, middle, 3, stride, act, groups)
-            self.attn = GATES[gate](middle)
-        else:
-            self.self_attn = attn
-            self.post_attn = NormAct(middle, act)
-        self.conv3_1x1 = ConvNormAct(middle, out, 1)
-        self.act = ACTIVATIONS[act]()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1_1x1(x)
-        if hasattr(self, "self_attn"):
-            y = self.post_attn(self.self_attn(y))
-        else:
-            y = self.attn(self.conv2_kxk(y))
-        return self.act(self.conv3_1x1(y) + self.shortcut(x))
+KINDS = {"B": "B", "A": "A", "bottle": "B", "self_attn": "A"}
+SHORTCUTS = ("", "conv1x1", "avg")  # the first two are one
 
 
 class Stem(nn.Module):
     """Three 3 x 3 convolutions, or one 7 x 7; then a max pool, or a last stride."""
 
-    def __init__(self, in_channels: int, widths: Sequence[int], pool: bool, act: str) -> None:
+    def __init__(
+        self, in_channels: int, widths: Sequence[int], pool: bool, act: str, eps: float
+    ) -> None:
         super().__init__()
         kernel = 3 if len(widths) > 1 else 7
         inputs = in_channels
         for n, width in enumerate(widths, 1):
             last = n == len(widths) > 1 and not pool
             stride = 2 if n == 1 or last else 1
-            setattr(self, f"conv{n}", ConvNormAct(inputs, width, kernel, stride, act))
+            setattr(self, f"conv{n}", ConvNormAct(inputs, width, kernel, stride, act, eps=eps))
             inputs = width
         self.pool = nn.MaxPool2d(3, 2, 1) if pool else nn.Identity()
 
@@ -246,12 +56,20 @@ class Head(nn.Module):
 class HaloNet(Checkpointing, nn.Module):
     """A stem and four stages; sides must be multiples of 32 blocks where the last stage attends."""
 
-    def __init__(self, stem: Stem, stages: list[list[Block]], final: nn.Module, head: Head) -> None:
+    def __init__(
+        self, stem: Stem, stages: list[list[Block]], final: nn.Module, head: Head, zero_last: bool
+    ) -> None:
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages)
         self.final_conv = final
         self.head = head
+        for module in self.modules():  # attention is reset after the convolutions in it
+            if not isinstance(module, HaloAttention):
+                init(module, zero_last)
+        for module in self.modules():
+            if isinstance(module, HaloAttention):
+                module.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -261,97 +79,153 @@ class HaloNet(Checkpointing, nn.Module):
         return self.head(self.final_conv(x))
 
 
-def divisible(value: float, by: int) -> int:
-    """The nearest multiple, at least one, and not under 0.9 of the value."""
-    new = max(by, int(value + by / 2) // by * by)
-    return new if new >= 0.9 * value else new + by
+def init(module: nn.Module, zero_last: bool) -> None:
+    """Convolutions normal by fan-out, the classifier 0.01; branches start at zero if asked."""
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+        nn.init.normal_(module.weight, std=sqrt(2 * module.groups / fan_out))
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+    elif isinstance(module, Block) and zero_last:
+        nn.init.zeros_(module.conv3_1x1.bn.weight)
+    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def read_stem(words: str, widths: Sequence[int]) -> tuple[tuple[int, ...], bool]:
+    """The widths and the pool of a stem told in words, "tiered 24,32,64 + maxpool"."""
+    kind = next((name for name in ("tiered", "7x7") if name in words), None)
+    if kind is None:
+        raise OptionError(f"a HaloNet has no stem {words!r}: write 'tiered' or '7x7', '+ maxpool'")
+    pool, wide = "pool" in words and "no pool" not in words, widths[-1]
+    if kind == "7x7":
+        return (wide,), pool
+    told = re.search(r"\d+(?:, ?\d+){2}", words)
+    own = (
+        [int(number) for number in told[0].split(",")] if told else (3 * wide // 8, wide // 2, wide)
+    )
+    return tuple(own), pool
+
+
+def each(what: str, given: Any, count: int) -> list[Any]:
+    """One value a stage, from one for all or one for each."""
+    many = list(given) if isinstance(given, list | tuple) else [given] * count
+    if len(many) != count:
+        raise OptionError(
+            f"{what}={given!r} and the stages name different numbers of stages: give one value, "
+            f"or one for each of {count} stages"
+        )
+    return many
 
 
 def halonet(
     *,
     in_channels: int = 3,
-    stages: Sequence[str] = ("BB", "BB", "BA", "AA"),
+    stages: Sequence[str | Sequence[str]] = ("BB", "BB", "BA", "AA"),
     out_chs: Sequence[int] = (256, 512, 1024, 2048),
+    stem: str = "",
     stem_chs: Sequence[int] = (24, 32, 64),
     stem_pool: bool = True,
     bottle_ratio: float | Sequence[float] = 0.25,
     heads: int | Sequence[int] = 8,
     dim_head: int | None = None,
     qk_ratio: float = 1.0,
-    block_size: int = 8,
-    halo_size: int = 2,
+    block_size: int | Sequence[int] = 8,
+    halo_size: int | Sequence[int] = 2,
     group_size: int = 0,
     gate: str = "",
     downsample: str = "",
     num_features: int = 0,
     act: str = "relu",
+    norm_eps: float = 1e-5,
     avg_down: bool = False,
     qkv_bias: bool = False,
     scale_pos_embed: bool = False,
+    zero_init_last: bool = True,
     num_classes: int = 1000,
 ) -> HaloNet:
-    """A HaloNet.
+    """A HaloNet; bottle_ratio, heads, block_size and halo_size are for all stages or each.
 
-    stages     a word a stage: B for a bottleneck, A for halo attention
+    stages     a word a stage: B ("bottle") for a bottleneck, A ("self_attn") for halo attention
+    stem       in words, "tiered 24,32,64 + maxpool" or "7x7", instead of stem_chs and stem_pool
     gate       "se" or "eca" in bottlenecks
-    downsample "avg": shortcuts of stride 2 average; "": they are strided convolutions
+    downsample "avg": shortcuts average, then 1 x 1; "": a 1 x 1 with the stride
     group_size channels in a group of 3 x 3 convolutions; 0 for no groups
     num_features  channels of a last 1 x 1 convolution, 0 for none
+    zero_init_last  residual branches start at zero
     """
-    count = len(stages)
-    ratios = [bottle_ratio] * count if isinstance(bottle_ratio, (int, float)) else bottle_ratio
-    many = [heads] * count if isinstance(heads, int) else heads
-    if len({count, len(out_chs), len(ratios), len(many)}) != 1:
-        raise OptionError(
-            f"stages={list(stages)} and out_chs={list(out_chs)} name different numbers of stages: "
-            "give one of each a stage"
+    count, words = len(stages), _words(stages)
+    common = {"act": act, "gate": gate, "average": downsample == "avg", "eps": norm_eps}
+    _check(stages, words, gate, act, downsample)
+    if stem:
+        stem_chs, stem_pool = read_stem(stem, stem_chs)
+    halved = stem_pool or len(stem_chs) > 1
+    attention = {
+        "dim_head": dim_head,
+        "qk_ratio": qk_ratio,
+        "avg_down": avg_down,
+        "qkv_bias": qkv_bias,
+        "scale_pos_embed": scale_pos_embed,
+    }
+    rows = zip(
+        words,
+        each("out_chs", out_chs, count),
+        each("bottle_ratio", bottle_ratio, count),
+        each("heads", heads, count),
+        each("block_size", block_size, count),
+        each("halo_size", halo_size, count),
+        strict=True,
+    )
+    built: list[list[Block]] = []
+    inputs = stem_chs[-1]
+    for word, out, ratio, many, block, halo in rows:
+        own = {**attention, "num_heads": many, "block_size": block, "halo_size": halo}
+        stride = 2 if built or not halved else 1
+        built.append(
+            _stage(word, inputs, out, stride, divisible(out * ratio), group_size, own, common)
         )
-    wrong = set("".join(stages)) - set("AB")
-    if wrong or gate not in GATES or act not in ACTIVATIONS or downsample not in ("", "avg"):
+        inputs = out
+    final: nn.Module = nn.Identity()
+    if num_features:
+        final = ConvNormAct(inputs, num_features, 1, act=act, eps=norm_eps)
+    first = Stem(in_channels, stem_chs, stem_pool, act, norm_eps)
+    head = Head(num_features or inputs, num_classes)
+    return HaloNet(first, built, final, head, zero_init_last)
+
+
+def _words(stages: Sequence[str | Sequence[str]]) -> list[str]:
+    """Each stage in letters, "?" for what is no block."""
+    return ["".join(KINDS.get(kind, "?") for kind in stage) for stage in stages]
+
+
+def _check(
+    stages: Sequence[str | Sequence[str]], words: list[str], gate: str, act: str, downsample: str
+) -> None:
+    known = gate in GATES and act in ACTIVATIONS and downsample in SHORTCUTS
+    if "?" in "".join(words) or not known:
         raise OptionError(
             f"stages={list(stages)}, gate={gate!r}, act={act!r}, downsample={downsample!r}: write "
             "stages in A and B, gate '', 'se' or 'eca', act 'relu' or 'silu', downsample '' or "
             "'avg'"
         )
-    built, inputs = [], stem_chs[-1]
-    halved = stem_pool or len(stem_chs) > 1
-    for s, word in enumerate(stages):
-        middle = divisible(out_chs[s] * ratios[s], 8)
-        blocks = []
-        for n, kind in enumerate(word):
-            stride = 2 if n == 0 and (s > 0 or not halved) else 1
-            attn = None
-            if kind == "A":
-                attn = HaloAttention(
-                    middle,
-                    num_heads=many[s],
-                    dim_head=dim_head,
-                    block_size=block_size,
-                    halo_size=halo_size,
-                    stride=stride,
-                    qk_ratio=qk_ratio,
-                    avg_down=avg_down,
-                    qkv_bias=qkv_bias,
-                    scale_pos_embed=scale_pos_embed,
-                )
-            blocks.append(
-                Block(
-                    inputs,
-                    out_chs[s],
-                    middle,
-                    stride,
-                    attn=attn,
-                    act=act,
-                    gate=gate,
-                    groups=middle // group_size if group_size else 1,
-                    average=downsample == "avg",
-                )
-            )
-            inputs = out_chs[s]
-        built.append(blocks)
-    final = ConvNormAct(inputs, num_features, 1, act=act) if num_features else nn.Identity()
-    stem = Stem(in_channels, stem_chs, stem_pool, act)
-    return HaloNet(stem, built, final, Head(num_features or inputs, num_classes))
+
+
+def _stage(
+    word: str,
+    inputs: int,
+    out: int,
+    stride: int,
+    middle: int,
+    group_size: int,
+    attention: dict[str, Any],
+    common: dict[str, Any],
+) -> list[Block]:
+    groups, blocks = middle // group_size if group_size else 1, []
+    for kind in word:
+        attn = HaloAttention(middle, stride=stride, **attention) if kind == "A" else None
+        blocks.append(Block(inputs, out, middle, stride, attn=attn, groups=groups, **common))
+        inputs, stride = out, 1
+    return blocks
 
 
 PAPER = "HaloNet: scaling local self-attention, arXiv 2103.12731"

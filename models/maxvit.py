@@ -3,104 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.attention import attention
-from ..kernels.windows import Window
-from ..probe.errors import ModelError, OptionError
+from ..probe.errors import OptionError
 from .card import Card, Source, State, sides
 from .checkpointing import Checkpointing
-from .maxvit_conv import ACTIVATIONS, LAYOUTS, Layout, MBConv, Stem
+from .maxvit_attention import AttentionBlock, RelativeBias
+from .maxvit_conv import MBConv, Stem
+from .maxvit_layout import Layout
+from .maxvit_layout import layout as read_layout
 from .norms import ChannelNorm
 from .registry import model
-
-
-class RelativeBias(nn.Module):
-    """A learned bias for each offset between two places of a window, `h q k`."""
-
-    def __init__(self, size: tuple[int, int], num_heads: int, signed: bool) -> None:
-        super().__init__()
-        self.size, self.signed = size, signed
-        rows, columns = 2 * size[0] - 1, 2 * size[1] - 1
-        shape = (num_heads, rows, columns) if signed else (rows * columns, num_heads)
-        self.relative_position_bias_table = nn.Parameter(torch.zeros(shape))
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("index", self._index(), persistent=False)
-
-    def _index(self) -> Tensor:
-        height, width = self.size
-        y, x = (t.flatten() for t in torch.meshgrid(
-            torch.arange(height), torch.arange(width), indexing="ij"))  # fmt: skip
-        down, along = (t[None, :] - t[:, None] for t in (y, x))  # key minus query
-        if not self.signed:
-            down, along = -down, -along
-        return (down + height - 1) * (2 * width - 1) + along + width - 1
-
-    def forward(self) -> Tensor:
-        table = self.relative_position_bias_table
-        flat = table.flatten(1) if self.signed else table.T
-        return flat[:, self.index]  # type: ignore[index]
-
-
-class PartitionAttention(nn.Module):
-    """Attention within the parts of a partition of `b y x c`, with relative bias."""
-
-    def __init__(self, dim: int, dim_head: int, kind: str, size: tuple[int, int], signed: bool):
-        super().__init__()
-        self.num_heads, self.kind, self.size, self.signed = dim // dim_head, kind, size, signed
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.rel_pos = RelativeBias(size, self.num_heads, signed)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        grid = (x.shape[1], x.shape[2])
-        if any(side % own for side, own in zip(grid, self.size, strict=True)):
-            raise ModelError(
-                f"a map of {grid[0]} x {grid[1]} does not divide into windows of "
-                f"{self.size[0]} x {self.size[1]}: build the model for this img_size"
-            )
-        qkv = self.qkv(x.flatten(1, 2))
-        if self.signed:
-            q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        else:
-            q, k, v = qkv.unflatten(2, (self.num_heads, -1)).transpose(1, 2).chunk(3, -1)
-        window = Window(self.kind, self.size, grid)  # type: ignore[arg-type]
-        out = attention(q, k, v, bias=self.rel_pos(), window=window)
-        return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, grid))
-
-
-class Mlp(nn.Module):
-    """Two linear layers around an activation."""
-
-    def __init__(self, dim: int, hidden: int, act: str) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.act = ACTIVATIONS[act]()
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
-
-
-class AttentionBlock(nn.Module):
-    """Pre-norm attention and MLP on `b y x c`."""
-
-    def __init__(
-        self, dim: int, dim_head: int, kind: str, size: tuple[int, int], mlp: float, lay: Layout
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, lay.ln_eps)
-        self.attn = PartitionAttention(dim, dim_head, kind, size, lay.signed)
-        self.norm2 = nn.LayerNorm(dim, lay.ln_eps)
-        self.mlp = Mlp(dim, int(dim * mlp), lay.act_tfm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
 
 
 class Block(nn.Module):
@@ -157,15 +72,15 @@ class MaxViT(Checkpointing, nn.Module):
         self.stages = nn.ModuleList(stages)
         self.norm = nn.Identity() if lay.dense else ChannelNorm(dim, lay.ln_eps)
         self.head = head
+        init(self)
 
     def convert_state(self, state: State) -> State:
-        """Resize bias tables of another window to this model's."""
-        own = self.state_dict()
+        """Resize bias tables of another, square window to this model's, bilinearly."""
+        own = dict(self.named_modules())
         for name, table in list(state.items()):
-            bias = "relative_position_bias_table" in name and name in own and table.ndim == 3
-            if bias and table.shape != own[name].shape:
-                size = own[name].shape[1:]
-                state[name] = F.interpolate(table[None], size, mode="bilinear")[0]
+            bias = own.get(name.removesuffix(".relative_position_bias_table"))
+            if isinstance(bias, RelativeBias):
+                state[name] = bias.resized(table)
         return {n: x for n, x in state.items() if "lookup" not in n and "index" not in n}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,6 +89,19 @@ class MaxViT(Checkpointing, nn.Module):
             for block in stage.blocks:  # type: ignore[union-attr]
                 x = self.through(block, x)
         return self.head(self.norm(x))
+
+
+def init(model: MaxViT) -> None:
+    """Convolutions normal by fan-out, attention blocks Xavier; the classifier as torch has it."""
+    for name, module in model.named_modules():
+        dense = isinstance(module, nn.Linear) and name.startswith("stages")
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            nn.init.normal_(module.weight, std=(2 * module.groups / fan_out) ** 0.5)
+        elif dense:
+            nn.init.xavier_uniform_(module.weight)
+        if (dense or isinstance(module, nn.Conv2d)) and module.bias is not None:
+            nn.init.normal_(module.bias, std=1e-6 if ".mlp." in name else 0.0)
 
 
 def maxvit(
@@ -188,44 +116,68 @@ def maxvit(
     dim_head: int = 32,
     mbconv_expand: int = 4,
     mlp_ratio: float = 4.0,
-    se_ratio: float | None = None,
+    se_ratio: float | str | None = None,
     window: int | Sequence[int] | None = None,
     grid: int | Sequence[int] | None = None,
+    rel_pos: str | None = None,
+    qkv: str | None = None,
+    padding: str | None = None,
+    expand_from: str | None = None,
+    stem_bias: bool | None = None,
+    output_bias: bool | None = None,
+    act: str | None = None,
+    act_conv: str | None = None,
+    act_tfm: str | None = None,
+    se_act: str | None = None,
+    head: str | None = None,
+    layer_scale_init: float | None = None,
     bn_eps: float | None = None,
     ln_eps: float | None = None,
     num_classes: int = 1000,
 ) -> MaxViT:
     """A MaxViT.
 
-    layout    "tf", the published weights' arithmetic, or "rw", timm's own
+    layout    "tf", the published weights' arithmetic, or "rw", timm's own; each of the options
+              that are None here comes from it, see Layout
     window    sides of the tiles, and grid those of the grid: img_size / 32 unless given
     se_ratio  squeezed channels: in tf a share of the output's, in rw of the expanded ones
+    rel_pos   "bias_tf", "swin" or "mlp"
+    head_hidden  width of the hidden layer before the classifier; rw has none unless given
     """
-    if layout not in LAYOUTS:
-        raise OptionError(f"layout={layout!r} is unknown: write 'tf' or 'rw'")
-    changes = {"bn_eps": bn_eps, "ln_eps": ln_eps, "se": se_ratio}
-    known = {k: v for k, v in changes.items() if v is not None}
-    lay = replace(LAYOUTS[layout], **known)  # type: ignore[arg-type]
+    changes = {"rel_pos": rel_pos, "qkv": qkv, "padding": padding, "expand_from": expand_from}
+    changes |= {"act": act, "act_conv": act_conv, "act_tfm": act_tfm, "se_act": se_act}
+    lay = read_layout(
+        layout,
+        se_ratio=se_ratio,
+        stem_bias=stem_bias,
+        output_bias=output_bias,
+        head="pool" if head_hidden and head is None else head,
+        layer_scale=layer_scale_init,
+        bn_eps=bn_eps,
+        ln_eps=ln_eps,
+        **changes,
+    )
     if len(depths) != len(embed_dim) or any(dim % dim_head for dim in embed_dim):
         raise OptionError(
             f"depths={list(depths)} and embed_dim={list(embed_dim)} must name the same stages, "
             f"with widths that divide by dim_head={dim_head}"
         )
     usual = (max(sides(img_size)[0] // 32, 1), max(sides(img_size)[1] // 32, 1))
-    tile, cells = (_pair(one, usual) for one in (window, grid))
+    tile = _pair(window, usual)
+    parts = {"block": tile, "grid": _pair(grid, tile)}
     stages, inputs = [], stem_width[1]
     for dim, depth in zip(embed_dim, depths, strict=True):
         blocks = []
         for n in range(depth):
-            conv = MBConv(inputs, dim, 1 if n else 2, mbconv_expand, lay.se, lay)
-            tiles = AttentionBlock(dim, dim_head, "block", tile, mlp_ratio, lay)
-            blocks.append(
-                Block(conv, tiles, AttentionBlock(dim, dim_head, "grid", cells, mlp_ratio, lay))
-            )
+            conv = MBConv(inputs, dim, 1 if n else 2, mbconv_expand, lay)
+            attend = [
+                AttentionBlock(dim, dim_head, *part, mlp_ratio, lay) for part in parts.items()
+            ]
+            blocks.append(Block(conv, *attend))
             inputs = dim
         stages.append(Stage(blocks))
-    head = Head(inputs, head_hidden or inputs, num_classes, lay)
-    return MaxViT(Stem(in_channels, stem_width, lay), stages, inputs, head, lay)
+    top = Head(inputs, head_hidden or inputs, num_classes, lay)
+    return MaxViT(Stem(in_channels, stem_width, lay), stages, inputs, top, lay)
 
 
 def _pair(given: int | Sequence[int] | None, usual: tuple[int, int]) -> tuple[int, int]:
@@ -242,18 +194,35 @@ SITES = {
     "classifier": "head.fc",
     "interpolation": "bicubic",
 }
-TF = {
+TF: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
     "tiny": ((64, 64), 64, (2, 2, 5, 2)),
     "small": ((64, 64), 96, (2, 2, 5, 2)),
     "base": ((64, 64), 96, (2, 6, 14, 2)),
     "large": ((128, 128), 128, (2, 6, 14, 2)),
     "xlarge": ((192, 192), 192, (2, 6, 14, 2)),
 }
-RW = {"nano_rw_256": ((32, 64), 64, (1, 2, 3, 1)), "tiny_rw_224": ((32, 64), 64, (2, 2, 5, 2))}
+MLP: dict[str, Any] = {"rel_pos": "mlp"}
+SCALED = {**MLP, "layer_scale_init": 1e-6}
+DENSE = {**MLP, "head_hidden": 768}
+RW: dict[str, tuple[tuple[int, int], int, tuple[int, ...], dict[str, Any], str, float]] = {
+    # name: stem, first width, depths, what else differs, tag on the hub, crop
+    "pico_rw_256": ((24, 32), 32, (2, 2, 5, 2), {}, "", 0.95),
+    "nano_rw_256": ((32, 64), 64, (1, 2, 3, 1), {}, "sw_in1k", 0.95),
+    "tiny_rw_224": ((32, 64), 64, (2, 2, 5, 2), {}, "sw_in1k", 0.95),
+    "tiny_rw_256": ((32, 64), 64, (2, 2, 5, 2), {}, "", 0.95),
+    "rmlp_pico_rw_256": ((24, 32), 32, (2, 2, 5, 2), MLP, "sw_in1k", 0.95),
+    "rmlp_nano_rw_256": ((32, 64), 64, (1, 2, 3, 1), MLP, "sw_in1k", 0.95),
+    "rmlp_tiny_rw_256": ((32, 64), 64, (2, 2, 5, 2), MLP, "sw_in1k", 0.95),
+    "rmlp_small_rw_224": ((32, 64), 96, (2, 2, 5, 2), SCALED, "sw_in1k", 0.9),
+    "rmlp_small_rw_256": ((32, 64), 96, (2, 2, 5, 2), SCALED, "", 0.95),
+    "rmlp_base_rw_224": ((32, 64), 96, (2, 6, 14, 2), DENSE, "sw_in12k_ft_in1k", 0.95),
+    "rmlp_base_rw_384": ((32, 64), 96, (2, 6, 14, 2), DENSE, "sw_in12k_ft_in1k", 1.0),
+}
 
 
 def _hub(name: str, tag: str) -> Source:
-    return Source(hub=f"timm/{name}.{tag}", file="model.safetensors")
+    card = {"labels": ""} if tag == "in21k" else {}  # 21843 classes: give num_classes
+    return Source(hub=f"timm/{name}.{tag}", file="model.safetensors", card=card)
 
 
 for _size, (_stem, _dim, _depths) in TF.items():
@@ -269,7 +238,7 @@ for _size, (_stem, _dim, _depths) in TF.items():
             size=_side,
             weights={tag: _hub(_name, file) for tag, file in _tags.items()},
             **SITES,  # type: ignore[arg-type]
-            **_crop,  # type: ignore[arg-type]
+            **_crop,
         )
         model(
             _name,
@@ -280,14 +249,15 @@ for _size, (_stem, _dim, _depths) in TF.items():
             depths=_depths,
         )(maxvit)
 
-for _name, (_stem, _dim, _depths) in RW.items():
+for _name, (_stem, _dim, _depths, _more, _tag, _share) in RW.items():
     _side = int(_name.rsplit("_", 1)[1])
     _card = Card(
         f"maxvit_{_name}",
         PAPER,
         size=_side,
-        resize=int(_side / 0.95),
-        weights={"imagenet": _hub(f"maxvit_{_name}", "sw_in1k")},
+        resize=int(_side / _share),
+        weights={"imagenet": _hub(f"maxvit_{_name}", _tag)} if _tag else {},
+        about="" if _tag else "no published weights",
         **HALF,  # type: ignore[arg-type]
         **SITES,  # type: ignore[arg-type]
     )
@@ -299,4 +269,5 @@ for _name, (_stem, _dim, _depths) in RW.items():
         stem_width=_stem,
         embed_dim=tuple(_dim * 2**n for n in range(4)),
         depths=_depths,
+        **_more,
     )(maxvit)

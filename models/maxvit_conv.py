@@ -1,49 +1,20 @@
-"""The convolutions of MaxViT (arXiv 2204.01697) in its two layouts."""
+"""The convolutions of MaxViT (arXiv 2204.01697)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..probe.mark import mark
+from .maxvit_layout import Layout
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "relu": nn.ReLU,
-}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What tells the converted TensorFlow weights (tf) from timm's own (rw).
-
-    same      pad strided convolutions at the bottom and right, as TensorFlow does
-    from_out  the inverted bottleneck expands the channels of its output, not of its input
-    se        squeezed channels: a share of the output's, or of the expanded ones
-    signed    relative positions are key minus query; qkv channels are q, k, v, not head by head
-    dense     a hidden layer with tanh before the classifier
-    """
-
-    same: bool
-    from_out: bool
-    se: float
-    signed: bool
-    dense: bool
-    bias: bool
-    act_conv: str
-    act_tfm: str
-    bn_eps: float
-    ln_eps: float
-
-
-LAYOUTS = {
-    "tf": Layout(True, True, 0.25, True, True, True, "gelu_tanh", "gelu_tanh", 1e-3, 1e-5),
-    "rw": Layout(False, False, 1 / 16, False, False, False, "silu", "gelu", 1e-5, 1e-6),
 }
 
 
@@ -79,13 +50,14 @@ class NormAct(nn.BatchNorm2d):
 class SqueezeExcite(nn.Module):
     """A gate for each channel from the mean over positions; port `gate`."""
 
-    def __init__(self, dim: int, squeezed: int) -> None:
+    def __init__(self, dim: int, squeezed: int, act: str) -> None:
         super().__init__()
         self.fc1 = nn.Conv2d(dim, squeezed, 1)
+        self.act = ACTIVATIONS[act]()
         self.fc2 = nn.Conv2d(squeezed, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.fc2(F.silu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
+        gate = self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
         return x * mark("gate", gate)
 
 
@@ -104,17 +76,18 @@ class Shortcut(nn.Module):
 class MBConv(nn.Module):
     """Inverted bottleneck with squeeze-excite, norm first."""
 
-    def __init__(self, inputs: int, out: int, stride: int, expand: int, se: float, lay: Layout):
+    def __init__(self, inputs: int, out: int, stride: int, expand: int, lay: Layout) -> None:
         super().__init__()
         middle = expand * (out if lay.from_out else inputs)
-        self.shortcut = Shortcut(inputs, out, lay.bias) if stride == 2 else nn.Identity()
+        self.shortcut = Shortcut(inputs, out, lay.output_bias) if stride == 2 else nn.Identity()
         self.pre_norm = nn.BatchNorm2d(inputs, lay.bn_eps)
         self.conv1_1x1 = nn.Conv2d(inputs, middle, 1, bias=False)
         self.norm1 = NormAct(middle, lay.bn_eps, lay.act_conv)
         self.conv2_kxk = Conv(middle, middle, 3, stride, middle, False, lay.same)
         self.norm2 = NormAct(middle, lay.bn_eps, lay.act_conv)
-        self.se = SqueezeExcite(middle, int(se * (out if lay.from_out else middle)))
-        self.conv3_1x1 = nn.Conv2d(middle, out, 1, bias=lay.bias)
+        squeezed = int(lay.se * (out if lay.from_out else middle))
+        self.se = SqueezeExcite(middle, squeezed, lay.se_act)
+        self.conv3_1x1 = nn.Conv2d(middle, out, 1, bias=lay.output_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(self.conv1_1x1(self.pre_norm(x)))
@@ -127,9 +100,9 @@ class Stem(nn.Module):
 
     def __init__(self, in_channels: int, widths: Sequence[int], lay: Layout) -> None:
         super().__init__()
-        self.conv1 = Conv(in_channels, widths[0], 3, 2, 1, lay.bias, lay.same)
+        self.conv1 = Conv(in_channels, widths[0], 3, 2, 1, lay.stem_bias, lay.same)
         self.norm1 = NormAct(widths[0], lay.bn_eps, lay.act_conv)
-        self.conv2 = Conv(widths[0], widths[1], 3, 1, 1, lay.bias, lay.same)
+        self.conv2 = Conv(widths[0], widths[1], 3, 1, 1, lay.stem_bias, lay.same)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.norm1(self.conv1(x)))

@@ -1,0 +1,136 @@
+"""The residual blocks of HaloNet (arXiv 2103.12731): around a convolution or halo attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import log2
+
+from torch import Tensor, nn
+
+from ..probe.mark import mark
+from .halonet_attention import HaloAttention, divisible
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
+
+
+class NormAct(nn.BatchNorm2d):
+    """Batch norm and an activation, or none, under one name."""
+
+    def __init__(self, dim: int, act: str, eps: float) -> None:
+        super().__init__(dim, eps)
+        self.act = ACTIVATIONS[act]() if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))
+
+
+class ConvNormAct(nn.Module):
+    """Convolution, batch norm, activation."""
+
+    def __init__(
+        self,
+        inputs: int,
+        out: int,
+        kernel: int,
+        stride: int = 1,
+        act: str = "",
+        groups: int = 1,
+        *,
+        eps: float,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, out, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bn = NormAct(out, act, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
+
+
+class AverageShortcut(nn.Module):
+    """The mean of 2 x 2 where the size halves, then a 1 x 1 convolution and its norm."""
+
+    def __init__(self, inputs: int, out: int, stride: int, eps: float) -> None:
+        super().__init__()
+        pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
+        self.pool = pool if stride == 2 else nn.Identity()
+        self.conv = ConvNormAct(inputs, out, 1, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.pool(x))
+
+
+class SqueezeExcite(nn.Module):
+    """A gate for each channel from the mean over positions; port `gate`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        squeezed = divisible(dim / 16, least=0.0)
+        self.fc1 = nn.Conv2d(dim, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return x * mark("gate", gate)
+
+
+class ChannelAttention(nn.Module):
+    """ECA: a gate for each channel from its neighbours' means; port `gate`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        size = int(abs(log2(dim) + 1) / 2)
+        size = max(size if size % 2 else size + 1, 3)
+        self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.conv(x.mean((2, 3))[:, None]).sigmoid()
+        return x * mark("gate", gate.transpose(1, 2)[..., None])
+
+
+GATES: dict[str, Callable[[int], nn.Module]] = {
+    "": lambda dim: nn.Identity(),
+    "se": SqueezeExcite,
+    "eca": ChannelAttention,
+}
+
+
+class Block(nn.Module):
+    """A bottleneck around a 3 x 3 convolution, or around halo attention."""
+
+    def __init__(
+        self,
+        inputs: int,
+        out: int,
+        middle: int,
+        stride: int,
+        *,
+        attn: HaloAttention | None,
+        act: str,
+        gate: str,
+        groups: int,
+        average: bool,
+        eps: float,
+    ) -> None:
+        super().__init__()
+        self.shortcut: nn.Module = nn.Identity()
+        if average and (stride == 2 or inputs != out):
+            self.shortcut = AverageShortcut(inputs, out, stride, eps)
+        elif stride == 2 or inputs != out:
+            self.shortcut = ConvNormAct(inputs, out, 1, stride, eps=eps)
+        self.conv1_1x1 = ConvNormAct(inputs, middle, 1, act=act, eps=eps)
+        if attn is None:
+            self.conv2_kxk = ConvNormAct(middle, middle, 3, stride, act, groups, eps=eps)
+            self.attn = GATES[gate](middle)
+        else:
+            self.self_attn = attn
+            self.post_attn = NormAct(middle, act, eps)
+        self.conv3_1x1 = ConvNormAct(middle, out, 1, eps=eps)
+        self.act = ACTIVATIONS[act]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1_1x1(x)
+        if hasattr(self, "self_attn"):
+            y = self.post_attn(self.self_attn(y))
+        else:
+            y = self.attn(self.conv2_kxk(y))
+        return self.act(self.conv3_1x1(y) + self.shortcut(x))
