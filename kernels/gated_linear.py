@@ -29,7 +29,7 @@ def gla_map(
     places = range(q.shape[-2])[rows]
     flip = [-2] if reverse else []
     q, k, gate = (wide(x).flip(flip) for x in (q, k, gate))
-    decay = gate.double().cumsum(-2)
+    decay = gate.to(_sums(gate)).cumsum(-2)
     at = [len(decay[0, 0]) - 1 - p for p in places] if reverse else list(places)
     found = q.new_zeros(*q.shape[:2], len(at), k.shape[-2])
     for start in range(0, len(at), PART):
@@ -165,7 +165,7 @@ def _scan(
     size = CHUNK if n > PART else PART
     q, k, v, gate = (_chunks(wide(x), size) for x in (q, k, v, gate))
     q = q * scale
-    decay = gate.double().cumsum(-2)  # its differences, not itself, are rounded
+    decay = gate.to(_sums(gate)).cumsum(-2)  # its differences, not itself, are rounded
     end = decay[..., -1:, :]
     news = (k * (end - decay).to(k).exp()).mT @ v  # b h c d e
     states = []
@@ -176,6 +176,11 @@ def _scan(
         state = state * fade[:, :, c] + news[:, :, c]
     out = (q * decay.to(q).exp()) @ torch.stack(states, 2) + _within(q, k, decay) @ v
     return out.flatten(2, 3)[:, :, :n].to(dtype), state
+
+
+def _sums(x: Tensor) -> torch.dtype:
+    """The precision of running sums: float64 where the device has it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def _chunks(x: Tensor, size: int) -> Tensor:

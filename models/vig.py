@@ -231,6 +231,7 @@ def vig(
     use_act_in_conv   SiLU after the local convolution
     use_out_act       SiLU before the output projection
     clamp_min         the least log decay
+    rope_mode         has no effect: the published model ignores it outside training
     """
     fixed: dict[str, tuple[object, object]] = {
         "patch_size": (patch_size, 16),
@@ -238,7 +239,7 @@ def vig(
         "expand_v": (expand_v, 1.0),
     }
     fixed |= {"use_out_gate": (use_out_gate, False), "use_swiglu": (use_swiglu, True)}
-    fixed |= {"if_cls_token": (if_cls_token, False), "rope_mode": (rope_mode, "none")}
+    fixed |= {"if_cls_token": (if_cls_token, False)}
     fixed |= {"classification_mode": (classification_mode, "avgpool")}
     fixed |= {"patch_embed_version": (patch_embed_version, "v2")}
     for name, (given, known) in fixed.items():

@@ -84,10 +84,11 @@ def test_a_state_continues_the_scan(cut):
 
 
 def test_gradients_to_the_second_order():
-    given = arguments(18, b=1, h=1, d=2, e=2, grad=True)
-    assert torch.autograd.gradcheck(gated_linear_attention, given[:4])
-    assert torch.autograd.gradcheck(bidirectional_gla, given)
+    given = arguments(18, b=1, h=1, d=2, e=2, grad=True)  # more than one part of a chunk
+    assert torch.autograd.gradcheck(gated_linear_attention, given[:4], fast_mode=True)
+    assert torch.autograd.gradcheck(bidirectional_gla, given, fast_mode=True)
     tiny = arguments(3, b=1, h=1, d=2, e=1, grad=True)
+    assert torch.autograd.gradcheck(bidirectional_gla, tiny)
     assert torch.autograd.gradgradcheck(gated_linear_attention, tiny[:4])
 
 

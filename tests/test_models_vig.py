@@ -133,13 +133,28 @@ def test_a_file_of_another_size_resizes_its_positions(tmp_path):
     assert model(torch.randn(1, 3, 128, 128)).shape == (1, 1000)
 
 
-@pytest.mark.parametrize(
-    ("name", "small"),
-    [
-        ("vig_tiny", {"depth": 2, "num_classes": 4, "in_channels": 1}),
-        ("vig_h_tiny", {"dims": 32, "depths": (1, 1), "num_heads": (1, 2), "in_channels": 1}),
-    ],
-)
+SMALL = [
+    ("vig_tiny", {"depth": 2, "num_classes": 4, "in_channels": 1}),
+    ("vig_h_tiny", {"dims": 32, "depths": (1, 1), "num_heads": (1, 2), "in_channels": 1}),
+]
+
+
+@pytest.mark.parametrize(("name", "small"), SMALL)
+def test_odd_sizes_single_pictures_and_halves(name, small):
+    model = load(name, **small)
+    again = load(name, **small)
+    again.load_state_dict(model.state_dict())
+    x = torch.randn(3, 1, 71, 100)
+    with torch.no_grad():
+        y = model(x)
+        assert torch.equal(again(x), y)
+        torch.testing.assert_close(model(x[1:2]), y[1:2], rtol=1e-4, atol=1e-5)
+        half = again.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert half.isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "small"), SMALL)
 def test_checkpointing_changes_no_gradient(name, small):
     model = load(name, **small).train()
     x = torch.randn(2, 1, 64, 64)
@@ -153,8 +168,8 @@ def test_checkpointing_changes_no_gradient(name, small):
 
 
 def test_switches_of_no_published_model_are_refused():
-    with pytest.raises(OptionError, match="rope_mode='axial' is in none"):
-        vig.vig(rope_mode="axial")
+    with pytest.raises(OptionError, match="if_cls_token=True is in none"):
+        vig.vig(if_cls_token=True)
     with pytest.raises(OptionError, match="different numbers of stages"):
         vig_h.vig_h(depths=(1, 1))
     with pytest.raises(OptionError, match="do not divide into 5 heads"):
