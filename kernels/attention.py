@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import KernelError
+from .attention_checks import check
 from .kernel import fast_module, kernel
 from .reduce import reduced
+from .softmax import fused, normal, wide
 from .windows import Window
 
 Score = Literal["softmax", "sigmoid"]
@@ -89,7 +90,7 @@ def attention(
     window    who sees whom; see Window
     Raises KernelError for arguments that do not fit. A query that sees nothing gives zeros.
     """
-    _check(q, k, v, bias, position, gate, rows, columns, keep, causal, window, score)
+    check(q, k, v, bias, position, gate, rows, columns, keep, scale, causal, window, score)
     if window is not None:
         return _windowed(q, k, v, bias, rows, columns, scale, window, score)
     if position is not None and gate is not None:
@@ -121,27 +122,22 @@ def attention_statistics(
     peak      `b h n/pool m/pool`, the largest entry of each block
     """
     named: dict[str, Any] = {"grid": grid, "radius": radius, "pool": pool}
-    if attention.why(q, k, v, **options).path == "triton":
+    call = attention.signature.bind(q, k, v, **options)
+    call.apply_defaults()
+    if attention.why(**call.arguments).path == "triton":
         fast = fast_module(attention)
-        bound = attention.signature.bind(q, k, v, **options)
-        bound.apply_defaults()
-        if fast.can_measure(**bound.arguments, **named) is None:
-            return fast.statistics(**bound.arguments, **named)
+        if fast.can_measure(**call.arguments, **named) is None:
+            return fast.statistics(**call.arguments, **named)
+    out = attention(**call.arguments)
     window = options.get("window")
-    stride = 1 if window is None else window.stride
     with torch.no_grad():
         found = reduced(
-            lambda rows: attention_map(rows, q, k, v, **options),
+            lambda rows: attention_map(rows, **call.arguments),
             q.shape[-2],
-            stride=stride,
+            stride=1 if window is None else window.stride,
             **named,
         )
-    return attention(q, k, v, **options), found
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32, or float64 where it is."""
-    return x if x.dtype == torch.float64 else x.float()
+    return out, found
 
 
 def grouped(x: Tensor, q: Tensor) -> Tensor:
@@ -151,10 +147,7 @@ def grouped(x: Tensor, q: Tensor) -> Tensor:
 
 
 def _normal(scores: Tensor, score: Score) -> Tensor:
-    if score == "sigmoid":
-        return scores.sigmoid()
-    found = scores.softmax(-1)
-    return found.masked_fill(scores.amax(-1, keepdim=True) == -math.inf, 0.0)
+    return scores.sigmoid() if score == "sigmoid" else normal(scores)
 
 
 def _hidden(
@@ -178,20 +171,20 @@ def _softmax(
     scale: float | None,
     causal: bool,
 ) -> Tensor:
-    square = q.shape[-2] == k.shape[-2]
-    plain = bias is None and keep is None and (square or not causal)
-    mask = None if bias is None else bias
-    if not plain:
-        hidden = _hidden(range(q.shape[-2]), q, k, causal, keep)
-        if hidden is not None:
-            start = torch.zeros((), dtype=q.dtype, device=q.device) if mask is None else mask
-            mask = start.masked_fill(hidden, -math.inf)
-        mask = None if mask is None else mask.to(q.dtype)
-    options = {"scale": scale, "is_causal": causal and plain}
-    if mask is not None and mask.ndim < 4:
-        mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))
-    out = F.scaled_dot_product_attention(q, grouped(k, q), grouped(v, q), mask, **options)  # type: ignore[arg-type]
-    return out.nan_to_num() if keep is not None or causal else out
+    n, m = q.shape[-2], k.shape[-2]
+    k, v = grouped(k, q), grouped(v, q)
+    if bias is None and keep is None and (n == m or not causal):
+        return fused(q, k, v, scale=scale, causal=causal)
+    mask = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias.to(q.dtype)
+    mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))
+    hidden = _hidden(range(n), q, k, causal, keep)
+    if hidden is None:
+        return fused(q, k, v, mask, scale=scale)
+    if keep is None and n <= m:
+        return fused(q, k, v, mask.masked_fill(hidden, -math.inf), scale=scale)
+    blind = hidden.all(-1, keepdim=True)
+    mask = mask.masked_fill(hidden & ~blind, -math.inf)
+    return fused(q, k, v, mask, scale=scale).masked_fill(blind, 0.0)
 
 
 def _gated(
@@ -238,7 +231,7 @@ def _windowed(
         out = (scores.sigmoid() @ wide(v_w)).to(v.dtype)
     else:
         mask = None if mask is None else mask.to(q.dtype)  # type: ignore[union-attr]
-        out = F.scaled_dot_product_attention(q_w, k_w, v_w, mask, scale=scale)
+        out = fused(q_w, k_w, v_w, mask, scale=scale)
     b, h = q.shape[:2]
     out = out.unflatten(0, (b, count)).transpose(1, 2).reshape(b, h, -1, v.shape[-1])
     return out[:, :, queries.flatten().argsort()]
@@ -287,49 +280,3 @@ def _window_map(
         r, c = _key_places(window, scores.device)
         own = own + wide(rows[..., span, :])[..., r] + wide(columns[..., span, :])[..., c]
     return torch.zeros_like(padded).scatter_add(-1, index, _normal(own, score))[..., :-1]
-
-
-def _check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    position: Tensor | None,
-    gate: Tensor | None,
-    rows: Tensor | None,
-    columns: Tensor | None,
-    keep: Tensor | None,
-    causal: bool,
-    window: Window | None,
-    score: str,
-) -> None:
-    if score not in ("softmax", "sigmoid"):
-        raise KernelError(f"attention scores are 'softmax' or 'sigmoid', not {score!r}")
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    fits = (
-        q.ndim == k.ndim == v.ndim == 4
-        and len(q) == len(k) == len(v)
-        and q.shape[-1] == k.shape[-1]
-        and k.shape[1:3] == v.shape[1:3]
-        and q.shape[1] % k.shape[1] == 0
-    )
-    if not fits:
-        raise KernelError(
-            "attention takes q b h n d, k b g m d and v b g m e with h a multiple of g, not "
-            + shapes
-        )
-    if (position is None) != (gate is None):
-        raise KernelError("attention mixes position by a gate: give both or neither")
-    if (rows is None) != (columns is None) or (rows is not None and window is None):
-        raise KernelError("rows and columns are relative logits of a window: give all three")
-    if position is not None and (window is not None or score != "softmax"):
-        raise KernelError("gated positional attention is softmax over all tokens: give no window")
-    if window is None:
-        return
-    if causal or keep is not None:
-        raise KernelError("windows are neither causal nor padded: leave out causal and keep")
-    tokens = (math.prod(window.query_grid), math.prod(window.grid))
-    if (q.shape[2], k.shape[2]) != tokens:
-        raise KernelError(
-            f"{window} has {tokens[0]} queries and {tokens[1]} keys, but attention got {shapes}"
-        )

@@ -27,10 +27,12 @@ def reduced(
 
     rows    a slice of queries -> those rows of the map, `b h r m`
     stride  queries lie on the grid of the keys, each in the middle of stride x stride of them
-    Raises KernelError where a radius is given without a grid.
+    Raises KernelError for a grid of other tokens, and a radius without a grid.
     """
     if radius is not None and grid is None:
         raise KernelError("a mass within a radius needs the grid that tokens lie on: give grid=")
+    if pool is not None and pool < 1:
+        raise KernelError(f"peaks of blocks of {pool} tokens make no sense: give pool=1 or more")
     block = block if pool is None else -(-block // pool) * pool
     parts: dict[str, list[Tensor]] = {}
 
@@ -40,9 +42,11 @@ def reduced(
     for start in range(0, count, block):
         span = slice(start, min(start + block, count))
         part = rows(span)
+        if grid is not None and not start:
+            _fits(grid, stride, count, part.shape[-1])
         note("entropy", torch.special.entr(part).sum(-1))
         if grid is not None:
-            far = distances(grid, stride, part.device, part.dtype)[span]
+            far = distances(grid, stride, part.device, part.dtype, span)
             note("distance", (part * far).sum(-1))
             if radius is not None:
                 note("mass", (part * (far <= radius)).sum(-1))
@@ -51,13 +55,26 @@ def reduced(
     return {name: torch.cat(found, 2) for name, found in parts.items()}
 
 
+def _fits(grid: tuple[int, int], stride: int, queries: int, keys: int) -> None:
+    want = (grid[0] // stride) * (grid[1] // stride), grid[0] * grid[1]
+    if (queries, keys) != want:
+        raise KernelError(
+            f"a grid of {grid[0]} x {grid[1]} has {want[0]} queries and {want[1]} keys, but the "
+            f"map has {queries} and {keys}: give the grid that its tokens lie on"
+        )
+
+
 def distances(
-    grid: tuple[int, int], stride: int, device: torch.device, dtype: torch.dtype
+    grid: tuple[int, int],
+    stride: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    span: slice = slice(None),
 ) -> Tensor:
-    """Euclidean distances of queries to keys, `n m`, in steps of the keys' grid."""
+    """Euclidean distances of a span of queries to keys, `r m`, in steps of the keys' grid."""
     keys = _coordinates(grid, 1, device, dtype)
     queries = _coordinates((grid[0] // stride, grid[1] // stride), stride, device, dtype)
-    return (queries[:, None] - keys[None]).square().sum(-1).sqrt()
+    return (queries[span, None] - keys[None]).square().sum(-1).sqrt()
 
 
 def _coordinates(

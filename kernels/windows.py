@@ -79,9 +79,13 @@ def _tables(window: Window) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The tables of a window, made once; a compiled graph makes its own."""
     if torch.compiler.is_compiling():
         return _make(window)
-    if window not in _known:
-        _known[window] = _make(window)
-    return _known[window]
+    if window in _known:
+        return _known[window]
+    with torch.inference_mode(False):  # whoever comes first, later ones may want gradients
+        made = _make(window)
+    if all(type(table) is Tensor for table in made):  # no fake ones
+        _known[window] = made
+    return made
 
 
 _known: dict[Window, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
@@ -90,8 +94,8 @@ _known: dict[Window, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 def _make(window: Window) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     queries = _tokens(window, window.query_grid, window.query_size, 0)
     keys = _tokens(window, window.grid, window.size, window.halo)
-    at = torch.empty(2, queries.numel(), dtype=torch.long)
-    numbers = torch.arange(queries.numel())
+    at = torch.empty(2, queries.numel(), dtype=torch.long, device="cpu")
+    numbers = _count(0, queries.numel())
     at[0, queries.flatten()] = numbers // queries.shape[1]
     at[1, queries.flatten()] = numbers % queries.shape[1]
     return queries, keys, at[0], at[1]
@@ -103,9 +107,9 @@ def _tokens(window: Window, grid: Pair, size: Pair, halo: int) -> Tensor:
     for length, side in zip(grid, size, strict=True):
         count = length // side
         if window.kind == "grid":  # cell by cell, `count` apart
-            along = torch.arange(side) * count + torch.arange(count)[:, None]
+            along = _count(0, side) * count + _count(0, count)[:, None]
         else:
-            along = torch.arange(-halo, side + halo) + side * torch.arange(count)[:, None]
+            along = _count(-halo, side + halo) + side * _count(0, count)[:, None]
         axes.append(along)
     rows, columns = axes
     row = rows[:, None, :, None].expand(-1, len(columns), -1, columns.shape[1])
@@ -113,3 +117,7 @@ def _tokens(window: Window, grid: Pair, size: Pair, halo: int) -> Tensor:
     inside = (row >= 0) & (row < grid[0]) & (column >= 0) & (column < grid[1])
     tokens = torch.where(inside, row * grid[1] + column, -1)
     return tokens.reshape(len(rows) * len(columns), -1)
+
+
+def _count(start: int, stop: int) -> Tensor:
+    return torch.arange(start, stop, device="cpu")  # also while a model is built on "meta"

@@ -49,7 +49,7 @@ class Card:
     size         the side of the square input, or (height, width)
     resize       the short side of the photo before the centre crop
     mean, std    on the 0..1 scale
-    labels       "imagenet" where output i is class i of ImageNet-1k
+    labels       "imagenet" where output i is class i of ImageNet-1k, or the name of each output
     weights      published weights by tag
     about        top-1 and other remarks
     """
@@ -66,7 +66,7 @@ class Card:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    labels: str = "imagenet"
+    labels: str | tuple[str, ...] = "imagenet"
     weights: Mapping[str, Source] = field(default_factory=dict)
     about: str = ""
 

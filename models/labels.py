@@ -76,6 +76,8 @@ def _by_name(names: tuple[str, ...]) -> dict[str, list[int]]:
 def _full_names(model: nn.Module) -> tuple[str, ...]:
     card = getattr(model, "card", None)
     if isinstance(card, Card):
+        if isinstance(card.labels, tuple):
+            return card.labels
         return imagenet_names() if card.labels == "imagenet" else ()
     told = getattr(getattr(model, "config", None), "id2label", None)
     if isinstance(told, Mapping) and told:

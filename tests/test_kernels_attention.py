@@ -14,10 +14,13 @@ from limelight.kernels.attention import attention, attention_map, attention_stat
 from limelight.kernels.errors import KernelError
 from limelight.kernels.reduce import distances, reduced
 from limelight.kernels.windows import Window
-from limelight.models.convit import GPSA
+from limelight.models.convit import GPSA, SelfAttention
 
 TILES, CELLS = Window("block", (2, 3), (4, 6)), Window("grid", (2, 3), (4, 6))
 HALO = Window("halo", (4, 4), (8, 12), halo=1, stride=2)
+SMALL = [Window("grid", (1, 2), (2, 2)), Window("halo", (2, 2), (2, 2), 1, 2)]
+# torch scripts its own formulas when it first differentiates forwards
+torch_warns = pytest.mark.filterwarnings("ignore:.torch.jit.*:DeprecationWarning")
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -72,13 +75,13 @@ def test_the_formula(name):
 
 @pytest.mark.parametrize("window", [TILES, CELLS])
 @pytest.mark.parametrize("score", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("bias", [None, draw(4, 6, 6), draw(2, 4, 4, 6, 6)])
+@pytest.mark.parametrize("bias", [None, draw(4, 6, 6), draw(1, 4, 6, 6), draw(2, 4, 4, 6, 6)])
 def test_windows_are_attention_with_all_else_hidden(window, score, bias):
     q, k, v = qkv(24, 24, g=4)
     options = {"window": window, "score": score, "bias": bias}
     out = attention(q, k, v, **options)
     for number, tokens in enumerate(window.query_index()):
-        own = None if bias is None else bias if bias.ndim == 3 else bias[:, :, number]
+        own = None if bias is None else bias if bias.ndim < 5 else bias[:, :, number]
         parts = (x[:, :, tokens] for x in (q, k, v))
         _, want = written_out(*parts, bias=own, score=score)
         torch.testing.assert_close(out[:, :, tokens], want)
@@ -112,8 +115,9 @@ def test_a_query_that_sees_nothing_gives_zeros():
     assert not early[:, :, :5].any()
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "gated", "all"])
-def test_gradients(name):
+@torch_warns
+@pytest.mark.parametrize("name", ["plain", "causal", "sigmoid", "gated", "all"])
+def test_gradients_of_first_and_second_order(name):
     shapes = {"bias": (1, 2, 3, 4), "position": (2, 3, 4), "gate": (2,), "keep": (1, 4)}
     named = {n: draw(*shapes[n]) for n in CASES[name] if n in shapes}
     if "keep" in named:
@@ -126,7 +130,102 @@ def test_gradients(name):
     def run(q, k, v, *rest):
         return attention(q, k, v, **still, **dict(zip(moving, rest, strict=True)))
 
-    assert torch.autograd.gradcheck(run, inputs)
+    assert torch.autograd.gradcheck(run, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(run, inputs)
+
+
+@torch_warns
+@pytest.mark.parametrize("window", SMALL)
+def test_gradients_in_windows(window):
+    n, seen = (4, 2) if window.kind == "grid" else (1, 16)
+    given = [draw(1, 2, n, 2), draw(1, 1, 4, 2, seed=1), draw(1, 1, 4, 3, seed=2)]
+    given.append(draw(2, n if window.halo else 2, seen, seed=3))
+    if window.halo:
+        given += [draw(1, 2, n, 4, seed=4), draw(1, 2, n, 4, seed=5)]
+    given = [x.requires_grad_() for x in given]
+
+    def run(q, k, v, bias, rows=None, columns=None):
+        return attention(q, k, v, bias=bias, rows=rows, columns=columns, window=window)
+
+    assert torch.autograd.gradcheck(run, given, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(run, given)
+
+
+def test_one_tensor_as_query_key_and_value_has_the_gradient_of_all_three():
+    x = draw(1, 2, 3, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda y: attention(y, y, y), [x])
+    assert torch.autograd.gradgradcheck(lambda y: attention(y, y, y), [x])
+
+
+@pytest.mark.parametrize("name", ["plain", "causal", "bias", "keep", "sigmoid", "gated"])
+def test_transforms_of_functions(name):
+    q, k, v = qkv()
+    options = dict(CASES[name])
+    keep = options.pop("keep", None)
+
+    def one(q, k, v, keep=None):
+        keep = None if keep is None else keep[None]
+        return attention(q[None], k[None], v[None], keep=keep, **options)[0]
+
+    by_sample = (q, k, v) if keep is None else (q, k, v, keep)
+    want = attention(q, k, v, keep=keep, **options)
+    torch.testing.assert_close(torch.func.vmap(one)(*by_sample), want)
+    total = torch.func.grad(lambda q: attention(q, k, v, keep=keep, **options).pow(2).sum())(q)
+    each = torch.func.vmap(torch.func.grad(lambda *x: one(*x).pow(2).sum()))(*by_sample)
+    torch.testing.assert_close(each, total)
+
+
+def test_what_is_not_a_number_shows():
+    q, k, v = qkv(9, 9)
+    v[0, 0, 0, 0] = torch.nan
+    for options in ({"causal": True}, {"keep": torch.ones(2, 9, dtype=torch.bool)}):
+        assert attention(q, k, v, **options)[0, :2, :, 0].isnan().all()
+
+
+def test_a_query_that_sees_nothing_has_no_gradient():
+    q, k, v = (x.requires_grad_() for x in qkv())
+    keep = torch.tensor([[False] * 17, [True] * 17])
+    attention(q, k, v, keep=keep).sum().backward()
+    assert all(x.grad.isfinite().all() for x in (q, k, v))
+    assert not any(x.grad[0].any() for x in (q, k, v))
+    assert k.grad[1].any()
+
+
+def test_training_after_inference_mode():
+    window = Window("block", (2, 2), (6, 2))  # of no other test: its tables are made here
+    q, k, v = qkv(12, 12)
+    with torch.inference_mode():
+        attention(q, k, v, window=window)
+    q.requires_grad_()
+    attention(q, k, v, window=window).sum().backward()
+    with torch.device("meta"):
+        made = Window("block", (2, 2), (10, 2)).query_index()
+    assert made.device.type == "cpu"
+
+
+@pytest.mark.parametrize("case_number", range(7))
+def test_the_sigmoid_cases(case_number):
+    case = golden("sigmoid_attention.op")
+    told = case.case["config"]["configs"][case_number]
+    first = case.case["input"]["seed"] + 3 * case_number
+    shapes = told["q"], told["kv"], told["kv"]
+    q, k, v = (
+        torch.from_numpy(image(tuple(shape), first + place)).transpose(1, 2)
+        for place, shape in enumerate(shapes)
+    )
+    n, m = q.shape[2], k.shape[2]
+    past = torch.arange(n)[:, None] + m - n - torch.arange(m)
+    bias = torch.full((1, n, m), told["bias"])
+    if "alibi" in told:
+        bias = bias - torch.tensor(told["alibi"])[:, None, None] * past.abs()
+    left, right = told["window"]
+    hidden = (past > left if left >= 0 else past > m) | (past < -right if right >= 0 else past < -m)
+    call = {"bias": bias.masked_fill(hidden, -torch.inf), "causal": told["causal"]}
+    out = attention(q, k, v, score="sigmoid", **call).transpose(1, 2)
+    share = attention_map(slice(None), q, k, v, score="sigmoid", **call)
+    for key, found in {"out": out, "attn": share}.items():
+        want = torch.from_numpy(case.arrays[f"c{case_number}.{key}"]).flatten()
+        torch.testing.assert_close(found.flatten()[: len(want)], want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -153,6 +252,30 @@ def test_it_compiles(options):
     compiled = torch.compile(attention, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(q, k, v, **options), attention(q, k, v, **options))
     assert pickle.loads(pickle.dumps(attention)) is attention
+
+
+@pytest.mark.parametrize("window", [TILES, CELLS, HALO])
+def test_statistics_in_windows(window):
+    n, m = (24, 96) if window.halo else (24, 24)
+    given = qkv(n, m)
+    out, found = attention_statistics(*given, window=window, grid=window.grid, radius=2.0, pool=8)
+    share = attention_map(slice(None), *given, window=window)
+    far = distances(window.grid, window.stride, out.device, out.dtype)
+    torch.testing.assert_close(out, attention(*given, window=window))
+    torch.testing.assert_close(found["distance"], (share * far).sum(-1))
+    torch.testing.assert_close(found["mass"], (share * (far <= 2)).sum(-1))
+    assert float(found["peak"][1, 2, 1, 2]) == float(share[1, 2, 8:16, 16:24].max())
+
+
+def test_statistics_leave_the_result_differentiable():
+    q, k, v = (x.requires_grad_() for x in qkv(6, 6))
+    out, found = attention_statistics(q, k, v, grid=(2, 3))
+    assert out.requires_grad
+    assert not any(x.requires_grad for x in found.values())
+    with pytest.raises(KernelError, match="has 12 queries and 12 keys"):
+        attention_statistics(q, k, v, grid=(3, 4))
+    with pytest.raises(KernelError, match="pool=1 or more"):
+        attention_statistics(q, k, v, pool=0)
 
 
 @pytest.mark.parametrize("name", ["plain", "gated", "sigmoid"])
@@ -221,6 +344,22 @@ def test_gpsa_equals_its_golden_case():
                 torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
+def test_plain_attention_equals_its_golden_distances():
+    case = golden("method_locality_gpsa")
+    told = case.case["input"]
+    x = torch.from_numpy(image(tuple(told["shape"]), told["seed"]))
+    net = SelfAttention(48, 4, False, 0.0, 0.0)
+    fill(net, case.case["salt"])
+    q, k, v = net.qkv(x).reshape(2, 25, 3, 4, 12).permute(2, 0, 3, 1, 4)
+    _, found = attention_statistics(q, k, v, grid=(5, 5))
+    share = attention_map(slice(None), q, k, v).mean(0)
+    with torch.no_grad():
+        far = found["distance"].mean((0, 2))
+    for key, value in {"nonlocality": far, "attention": share}.items():
+        want = torch.from_numpy(case.arrays[f"mhsa.{key}"]).flatten()
+        torch.testing.assert_close(value.flatten()[: len(want)], want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -231,6 +370,24 @@ def test_gpsa_equals_its_golden_case():
         ({"window": TILES, "causal": True}, "neither causal nor padded"),
         ({"window": TILES, "position": draw(1), "gate": draw(1)}, "give no window"),
         ({"k": draw(2, 3, 17, 6)}, "h a multiple of g"),
+        ({"k": draw(2, 2, 17, 6).float()}, "of one dtype"),
+        ({"scale": torch.tensor(1.0)}, "as a number"),
+        ({"bias": draw(3, 13, 17)}, "does not broadcast"),
+        ({"keep": torch.ones(2, 13, dtype=torch.bool)}, r"keep must be of shape \(2, 17\)"),
+        ({"keep": torch.ones(2, 17)}, "give booleans"),
+        ({"position": draw(4, 13, 13), "gate": draw(4)}, "position must be of shape"),
+        ({"position": draw(4, 13, 17), "gate": draw(3)}, "gate must be of shape"),
+        ({"window": "block"}, "not 'block'"),
+        (
+            {
+                "q": draw(2, 4, 24, 6),
+                "k": draw(2, 2, 24, 6),
+                "v": draw(2, 2, 24, 5),
+                "window": TILES,
+                "bias": draw(4, 24, 24),
+            },
+            "does not broadcast",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_told(change, told):

@@ -13,9 +13,10 @@ from shared import TESTS, golden, outputs
 
 import limelight as ll
 from limelight.kernels.attention import attention_statistics
-from limelight.models import load
+from limelight.models import labels, load
+from limelight.models.convit import grid_offsets
 from limelight.models.weights import no_init
-from limelight.probe.errors import ModelError, OptionError
+from limelight.probe.errors import OptionError
 
 LOCAL = 10
 
@@ -96,10 +97,7 @@ def test_heads_start_around_their_offsets():
 def test_other_sizes_classes_and_channels():
     model = load("convit_tiny", depth=3, local_up_to_layer=2, num_classes=7, in_channels=1)
     assert model(torch.randn(2, 1, 96, 96)).shape == (2, 7)
-    oblong = load("convit_tiny", depth=3, local_up_to_layer=2, img_size=(64, 96))
-    assert oblong(torch.randn(1, 3, 64, 96)).shape == (1, 1000)
-    with pytest.raises(ModelError, match="oblong"):
-        model(torch.randn(1, 1, 64, 96))
+    assert model(torch.randn(1, 1, 64, 96)).shape == (1, 7)
     with pytest.raises(OptionError, match="do not fit"):
         load("convit_tiny", embed_dim=50)
     with pytest.raises(OptionError, match="leaves none"):
@@ -114,6 +112,61 @@ def test_a_file_of_another_size_resizes_its_positions(tmp_path):
     same = load("convit_tiny", tmp_path / "w.pth", depth=2, local_up_to_layer=1, img_size=64)
     y = torch.randn(1, 3, 64, 64)
     assert torch.equal(same(y), small(y))
+
+
+@pytest.mark.parametrize("built", [(32, 128), (64, 64), (128, 32)])
+def test_a_grid_is_that_of_the_picture_not_of_as_many_tokens(built):
+    hyper = {"depth": 2, "local_up_to_layer": 1, "use_pos_embed": False}
+    model, want = (load("convit_tiny", img_size=size, **hyper) for size in (built, (64, 64)))
+    want.load_state_dict(model.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(model(x), want(x))
+
+
+def test_turning_a_picture_turns_the_offsets():
+    like = torch.zeros(1)
+    lying, standing = grid_offsets((2, 3), like), grid_offsets((3, 2), like)
+    turned = torch.arange(6).reshape(2, 3).T.flatten()
+    assert torch.equal(standing, lying[turned][:, turned][..., [1, 0, 2]])
+    assert lying[0].tolist() == [[0, 0, 0], [1, 0, 1], [2, 0, 4], [0, 1, 1], [1, 1, 2], [2, 1, 5]]
+
+
+def test_an_oblong_model_loads_its_own_file(tmp_path):
+    hyper = {"depth": 2, "local_up_to_layer": 1, "img_size": (64, 96)}
+    model = load("convit_tiny", **hyper)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    x = torch.randn(1, 3, 64, 96)
+    assert torch.equal(load("convit_tiny", tmp_path / "w.pth", **hyper)(x), model(x))
+
+
+def test_training_after_inference_mode():
+    model = load("convit_digits")
+    with torch.inference_mode():
+        model(torch.randn(1, 3, 32, 32))
+    model.train()(torch.randn(1, 3, 32, 32)).sum().backward()
+    assert model.blocks[0].attn.pos_proj.weight.grad.any()
+
+
+def test_paths_drop_in_training_alone():
+    torch.manual_seed(0)
+    model = load("convit_digits", drop_path=0.9)
+    assert [block.drop for block in model.blocks] == pytest.approx([0, 0.3, 0.6, 0.9])
+    x = torch.randn(4, 3, 32, 32)
+    assert torch.equal(model(x), model(x))
+    model.train()
+    assert not torch.equal(model(x), model(x))
+
+
+def test_samples_do_not_see_each_other_and_bfloat16_is_finite():
+    model = load("convit_digits", weights="digits")
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        whole = model(x)
+        for n in range(3):
+            torch.testing.assert_close(model(x[n : n + 1]), whole[n : n + 1])
+        low = model.bfloat16()(x.bfloat16())
+    assert low.isfinite().all()
+    assert (low.float() - whole).abs().max() < 0.5
 
 
 def test_checkpointing_changes_no_gradient():
@@ -152,6 +205,18 @@ def test_the_digits_model_reads_digits(digits):
     torch.testing.assert_close(
         gates, torch.tensor(told["measured"]["gates_sigmoid"]), rtol=0, atol=1e-4
     )
+
+
+def test_digits_have_names(digits):
+    model, (pictures, truth) = load("convit_digits", weights="digits"), digits
+    assert labels(model) == tuple("0123456789")
+    assert labels(load("convit_digits", num_classes=3)) == ()
+    named, numbered = (
+        ll.maps(model, pictures[:1], "gradcam", target=ll.label(one), sites="blocks.2")[0]
+        for one in ("4", 4)
+    )
+    assert int(truth[0]) == 4
+    assert torch.equal(named.values, numbered.values)
 
 
 @pytest.mark.parametrize(("gate", "want"), [(1.0, 0.8078), (0.0, 0.117)])

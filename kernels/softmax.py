@@ -1,0 +1,105 @@
+"""Softmax attention by torch's fused op, differentiable as often as one likes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def fused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+) -> Tensor:
+    """softmax(scale q k' + mask) v over `... n d`; a query that sees nothing gives zeros.
+
+    The fused op has no second derivative and no forward mode: those come from the formula.
+    """
+    if torch.compiler.is_compiling():
+        return _sdpa(q, k, v, mask, scale, causal)
+    if _transformed():
+        return written(q, k, v, mask, scale, causal)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, mask)):
+        return _Fused.apply(q, k, v, mask, scale, causal)
+    return _sdpa(q, k, v, mask, scale, causal)
+
+
+def written(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool
+) -> Tensor:
+    """The same written out, in float32 or float64."""
+    scores = wide(q) @ wide(k).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is not None:
+        scores = scores + mask
+    if causal:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~seen, -torch.inf)
+    return (normal(scores) @ wide(v)).to(v.dtype)
+
+
+def normal(scores: Tensor) -> Tensor:
+    """softmax over the last axis; a row of minus infinities gives zeros."""
+    empty = scores.amax(-1, keepdim=True) == -torch.inf
+    return scores.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32, or float64 where it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _sdpa(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool
+) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, mask, scale=scale, is_causal=causal)
+
+
+def _transformed() -> bool:
+    """Whether torch.func or forward mode is at work."""
+    stack = torch._C._functorch.peek_interpreter_stack()
+    return stack is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+class _Fused(torch.autograd.Function):
+    """The fused op with its own graph for the first backward, the formula for a second order."""
+
+    @staticmethod
+    def forward(ctx: Any, *call: Any) -> Tensor:
+        ctx.save_for_backward(*call[:4])
+        ctx.rest = call[4:]
+        ctx.own, ctx.out = _run(call[:4], ctx.needs_input_grad[:4], ctx.rest)
+        return ctx.out.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        again, moving = torch.is_grad_enabled(), ctx.needs_input_grad[:4]
+        if again:  # views, so that a tensor that is q and k has a gradient as each
+            own: list[Any] = [x if x is None else x.view_as(x) for x in ctx.saved_tensors]
+            out = written(*own, *ctx.rest)
+        elif ctx.out is not None:
+            own, out = ctx.own, ctx.out
+        else:
+            own, out = _run(ctx.saved_tensors, moving, ctx.rest)
+        ctx.own = ctx.out = None  # the first backward frees its graph, a later one runs again
+        wanted = [x for x, moves in zip(own, moving, strict=True) if moves]
+        found = iter(torch.autograd.grad(out, wanted, grads[0], create_graph=again))
+        return (*(next(found) if moves else None for moves in moving), None, None)
+
+
+def _run(
+    given: tuple[Tensor | None, ...], moving: tuple[bool, ...], rest: tuple[Any, ...]
+) -> tuple[list[Any], Tensor]:
+    """The fused op on copies of its arguments that share their memory, with a graph to them."""
+    with torch.enable_grad():
+        own: list[Any] = [
+            x if x is None else x.detach().requires_grad_(moves)
+            for x, moves in zip(given, moving, strict=True)
+        ]
+        return own, _sdpa(*own, *rest)
