@@ -229,7 +229,10 @@ def _by_reference(
     """Gradients by running the reference again; differentiable once more where asked."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        own = {n: x if again else x.detach().requires_grad_(n in needs) for n, x in named.items()}
+        own = {  # apart even where one tensor was given twice
+            n: x.view_as(x) if again else x.detach().requires_grad_(n in needs)
+            for n, x in named.items()
+        }
         wanted = [n for n in own if n in needs]
         out = op.reference(**own, **rest)
         found = torch.autograd.grad(

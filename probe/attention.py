@@ -106,8 +106,10 @@ def _options(call: dict[str, Any]) -> dict[str, Any]:
 def differentiable(recording: Recording, path: str, number: int, port: str, like: Tensor) -> None:
     """Give a lazy map its gradient, d score / d map = dO V', which no fused kernel ever forms.
 
-    port  the values that the map multiplies; like: any tensor with a head for each of the map's
+    port  the values that the map multiplies: tokens `v`, else pictures whose channels are heads
+    like  any tensor with a head for each of the map's
     """
+    pictures = port != "v"
     values = recording.trace.values_by_site
     attention, heads, v = (values.get(Site(path, p, number)) for p in ("map", "heads", port))
     if attention is None or attention.held is not None or not recording.grad:
@@ -121,7 +123,9 @@ def differentiable(recording: Recording, path: str, number: int, port: str, like
             )
         if heads.grad is None:
             return None
-        received, values = (as_tokens(x, attention.act) for x in (heads.grad, grouped(v.act, few)))
+        received, values = heads.grad, grouped(v.act, few)
+        if pictures:
+            received, values = (x.flatten(2)[..., None] for x in (received, values))
         return received @ values.transpose(-1, -2)
 
     site, few = attention.site, like.detach()[..., :0, :0]  # only its number of heads is needed
@@ -132,11 +136,6 @@ def grouped(v: Tensor, q: Tensor) -> Tensor:
     """Values repeated where several query heads share one key and value head."""
     times = q.shape[1] // v.shape[1] if q.ndim == 4 else 1
     return v.repeat_interleave(times, 1) if times > 1 else v
-
-
-def as_tokens(x: Tensor, attention: Tensor) -> Tensor:
-    """Values as the map multiplies them, `b h m d`; pictures `b c y x` as one number a token."""
-    return x if x.shape[2] in attention.shape[2:] else x.flatten(2)[..., None]
 
 
 def _softmax(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:

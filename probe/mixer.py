@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.kernel import Face
-from .attention import HEADS, MAP, as_tokens, differentiable, grouped
+from .attention import HEADS, MAP, differentiable, grouped
 from .eye import SPECIAL, Eye
 from .ops import Op
 from .recording import Recording
@@ -36,7 +36,7 @@ def mixer(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
         _apart(recording, call)
         out = _edited(recording, func, call, number)
         out = eye.call(op, func, (), call) if out is None else out
-    axes = HEADS if out.ndim == 4 and face.mixing is not None and face.opaque else ""
+    axes = HEADS if out.ndim == 4 and face.values == "v" else ""
     out = recording.visit(path, "heads", number, out, axes)
     if face.values in call:
         differentiable(recording, path, number, face.values, out)
@@ -74,8 +74,9 @@ def _edited(recording: Recording, func: Any, call: dict[str, Any], number: int) 
     recording.tape.claim([attention], before, f"the map of {recording.place}")
     attention = recording.visit(path, "map", number, attention, MAP)
     values = grouped(call[face.values], attention)
-    out = (attention @ as_tokens(values, attention).to(attention)).to(values.dtype)
-    out = out.reshape(*out.shape[:2], *values.shape[2:]) if out.shape[-1] == 1 else out
+    tokens = values if face.values == "v" else values.flatten(2)[..., None]
+    out = (attention @ tokens.to(attention)).to(values.dtype)
+    out = out if face.values == "v" else out.reshape(values.shape)
     recording.tape.claim([out], before, f"the heads of {recording.place}")
     return out
 

@@ -85,6 +85,15 @@ def test_a_second_derivative_takes_the_reference(fast, qkv):
     torch.testing.assert_close(second, two)
 
 
+def test_one_tensor_given_thrice_gets_each_gradient_once(fast):
+    x = torch.randn(1, 1, 4, 3, requires_grad=True)
+    for run in (linear_attention, linear_attention.reference):
+        (grad,) = torch.autograd.grad(run(x, x, x).sum(), x, create_graph=True)
+        if run is linear_attention:
+            first = grad
+    torch.testing.assert_close(first, grad)
+
+
 def test_only_needed_gradients_are_asked_for(fast, qkv):
     asked = []
 
