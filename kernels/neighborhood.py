@@ -12,10 +12,10 @@ from torch import Tensor
 from .attention import grouped, wide
 from .errors import KernelError
 from .kernel import kernel
+from .neighborhood_blocks import by_blocks
 from .neighborhoods import Axis, Ints, axes_of, neighbors, visible
 
-_DENSE = 2048  # tokens up to which a masked product beats gathering
-_GATHERED = 1 << 24  # numbers gathered at a time beyond
+_DENSE = 512  # tokens up to which torch's masked attention beats blocks
 
 
 def neighborhood_map(
@@ -68,7 +68,7 @@ def neighborhood_attention(
     Raises KernelError for arguments that do not fit.
     """
     axes = _axes(grid, kernel_size, stride, dilation, causal)
-    _check(q, k, v, axes, extra_k, extra_v)
+    check(q, k, v, axes, extra_k, extra_v)
     keys, values = grouped(k, q), grouped(v, q)
     if extra_k is not None and extra_v is not None:
         extra_k, extra_v = grouped(extra_k, q), grouped(extra_v, q)
@@ -78,7 +78,9 @@ def neighborhood_attention(
             mask = F.pad(mask, (0, extra_k.shape[2]), value=True)
             keys, values = torch.cat([keys, extra_k], 2), torch.cat([values, extra_v], 2)
         return F.scaled_dot_product_attention(q, keys, values, mask, scale=scale)
-    return _by_neighbors(q, keys, values, axes, scale, extra_k, extra_v)
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    found = [None if x is None else wide(x) for x in (extra_k, extra_v)]
+    return by_blocks(wide(q), wide(keys), wide(values), axes, scale, *found).to(v.dtype)
 
 
 def neighborhood_lse(
@@ -139,40 +141,7 @@ def _scores(
     return torch.cat([scores, part @ wide(grouped(extra_k, q)).mT], -1)
 
 
-def _by_neighbors(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    axes: Sequence[Axis],
-    scale: float | None,
-    extra_k: Tensor | None,
-    extra_v: Tensor | None,
-) -> Tensor:
-    """Gather the keys of some queries at a time: memory grows with the window, not with n."""
-    table = neighbors(axes).to(q.device)
-    b, h, n, d = q.shape
-    size = max(1, _GATHERED // (b * h * table.shape[1] * max(d, v.shape[-1])))
-    factor = d**-0.5 if scale is None else scale
-    parts = []
-    for start in range(0, n, size):
-        own, index = q[:, :, start : start + size], table[start : start + size]
-        hidden = index < 0
-        near = index.clamp(min=0).flatten()
-        seen_k, seen_v = (x[:, :, near].unflatten(2, index.shape) for x in (k, v))
-        scores = torch.einsum("bhnd,bhnkd->bhnk", wide(own) * factor, wide(seen_k))
-        scores = scores.masked_fill(hidden, -torch.inf)
-        if extra_k is not None:
-            scores = torch.cat([scores, wide(own) * factor @ wide(extra_k).mT], -1)
-        share = scores.softmax(-1)
-        near_share = share[..., : index.shape[1]]
-        out = torch.einsum("bhnk,bhnke->bhne", near_share, wide(seen_v))
-        if extra_v is not None:
-            out = out + share[..., index.shape[1] :] @ wide(extra_v)
-        parts.append(out.to(v.dtype))
-    return torch.cat(parts, 2)
-
-
-def _check(
+def check(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -180,6 +149,7 @@ def _check(
     extra_k: Tensor | None,
     extra_v: Tensor | None,
 ) -> None:
+    """Raise KernelError where tensors do not fit the grid or each other."""
     tokens = prod([axis.length for axis in axes])
     fits = (
         q.ndim == k.ndim == v.ndim == 4

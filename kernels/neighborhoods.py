@@ -63,6 +63,15 @@ class Axis:
         return torch.where(place < end[:, None], token, -1)
 
 
+def span(kernel: int, stride: int, causal: bool, block: int) -> int:
+    """At most so many keys lie between the windows of a tile: `block` places from a multiple on."""
+    if stride % block == 0:
+        return kernel
+    if block % stride == 0:
+        return kernel + block - stride
+    return kernel + (block - 1 if causal else -(-(block - 1) // stride) * stride)
+
+
 def axes_of(
     grid: Sequence[int],
     kernel_size: Ints,

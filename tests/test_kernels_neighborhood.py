@@ -11,6 +11,7 @@ from parity.fill import image
 from shared import golden
 
 from limelight.kernels import neighborhood as module
+from limelight.kernels import neighborhood_blocks
 from limelight.kernels.errors import KernelError
 from limelight.kernels.neighborhood import (
     merge,
@@ -43,11 +44,11 @@ def given(case, n):
 
 
 @pytest.mark.parametrize(("name", "n"), CASES)
-@pytest.mark.parametrize("gather", [False, True])
-def test_golden_cases(name, n, gather, monkeypatch):
-    if gather:
+@pytest.mark.parametrize("blocks", [False, True])
+def test_golden_cases(name, n, blocks, monkeypatch):
+    if blocks:
         monkeypatch.setattr(module, "_DENSE", 0)
-        monkeypatch.setattr(module, "_GATHERED", 1 << 12)
+        monkeypatch.setattr(neighborhood_blocks, "_PAIRS", 1 << 14)
     case = golden(name)
     q, k, v, options, (extra_k, extra_v) = given(case, n)
     out = neighborhood_attention(q, k, v, extra_k=extra_k, extra_v=extra_v, **options)
