@@ -31,6 +31,9 @@ _HOMES = {
     "methods": ("combine", "foci"),
     "models": ("images", "list_models", "load", "preprocess", "read"),
     "reports": ("explain",),
+    "reports.run": ("run",),
+    "reports.score": ("score",),
+    "reports.sources": ("samples",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
@@ -59,6 +62,9 @@ if TYPE_CHECKING:
         top,
     )
     from .reports import explain
+    from .reports.run import run
+    from .reports.score import score
+    from .reports.sources import samples
 
 
 def __getattr__(name: str) -> Any:

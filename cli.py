@@ -5,13 +5,11 @@ Everything heavy is imported inside the commands, so that `limelight --help` ans
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from glob import glob
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -20,21 +18,15 @@ import typer
 
 from . import __version__
 from .probe.errors import (
-    ImageError,
     LimelightError,
     ModelError,
-    OptionError,
 )
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from .probe.probe import Probe
     from .probe.registry import Method
-    from .reports.explanation import Explanation
 
 FAILED, USAGE, PARTLY, INTERRUPTED = 1, 2, 3, 130
-_EACH_UP_TO = 20  # pictures with all five guesses on the terminal; beyond, the best one each
 _WITH_OPTIONS = 110  # columns that the methods' table needs to show the options too
 _ONE_LINE = 10_000  # a row stays a row where the output is no terminal
 
@@ -54,6 +46,52 @@ Model = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter of the model; repeatable."),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        "-m",
+        metavar="NAME[:VARIANT][,OPTION=VALUE]",
+        help="Repeatable; see `limelight methods`. [default: gradcam and normgrad]",
+    ),
+]
+Sites = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--site",
+        "-s",
+        metavar="SITE",
+        help="Where to read: an address, wildcards, or hidden, last, heads, input; repeatable; "
+        "see `limelight sites MODEL`. [default: each method's usual place]",
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        metavar="CLASS|top[:N]|margin:A,B",
+        help="What to explain: a class by number or name, the N likeliest, or one class "
+        "against another; repeatable. [default: top]",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="TAG|FILE|none",
+        help="Published weights, a file, or random ones. [default: imagenet; for "
+        "module:function what it returns]",
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="[default: cuda where there is one, else cpu]")]
+
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Root = Annotated[
+    str | None,
+    typer.Option(help="Where the paths of a listing start. [default: at the listing]"),
 ]
 
 
@@ -172,9 +210,10 @@ def sites(
     from .models.recipe import recipe
     from .probe.probe import Probe
     from .probe.site import parse
+    from .reports.commands import hyper, model_of
     from .reports.terminal import console_for, new_table
 
-    net = _model(model, "none", _hyper(settings))
+    net = model_of(model, "none", hyper(settings))
     how = recipe(net)
     with Probe(net, grad=False) as probe:
         _watch(probe, pattern, ops)
@@ -229,45 +268,10 @@ def explain(
     image: Annotated[
         list[str], typer.Argument(metavar="IMAGE", help="Files, folders and quoted wildcards.")
     ],
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            "-m",
-            metavar="NAME[:VARIANT][,OPTION=VALUE]",
-            help="Repeatable; see `limelight methods`. [default: gradcam and normgrad]",
-        ),
-    ] = None,
-    site: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--site",
-            "-s",
-            metavar="SITE",
-            help="Where to read: an address, wildcards, or hidden, last, heads, input; repeatable; "
-            "see `limelight sites MODEL`. [default: each method's usual place]",
-        ),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--target",
-            "-t",
-            metavar="CLASS|top[:N]|margin:A,B",
-            help="What to explain: a class by number or name, the N likeliest, or one class "
-            "against another; repeatable. [default: top]",
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            "-w",
-            metavar="TAG|FILE|none",
-            help="Published weights, a file, or random ones. [default: imagenet; for "
-            "module:function what it returns]",
-        ),
-    ] = None,
+    method: Methods = None,
+    site: Sites = None,
+    target: Targets = None,
+    weights: Weights = None,
     settings: Settings = None,
     combine: Annotated[
         str | None,
@@ -276,9 +280,7 @@ def explain(
     ledger: Annotated[
         bool, typer.Option("--ledger", help="Also where the relevance of the first image goes.")
     ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="[default: cuda where there is one, else cpu]")
-    ] = None,
+    device: Device = None,
     batch: Annotated[str, typer.Option(help="Images at a time, or auto.")] = "auto",
     seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
@@ -287,119 +289,126 @@ def explain(
     ] = None,
 ) -> int:
     """Show what a model looks at in images, on one HTML page."""
-    _writable(out, "-o", (".html", ".htm"))
-    if maps is not None:
-        _writable(maps, "--maps", (".parquet", ".safetensors", ".png"))
     from .probe.registry import convert, use
     from .probe.spoken import target_in
+    from .reports import commands
     from .reports import explain as run
     from .reports.terminal import progress
+
+    commands.writable(out, "-o", (".html", ".htm"))
+    if maps is not None:
+        commands.writable(maps, "--maps", (".parquet", ".safetensors", ".png"))
 
     how = combine and convert("explain", "--combine", combine, Literal["product", "sum"])
     what = [target_in(t) for t in target or ("top",)]
     bound = [use(m) for m in method or ("gradcam", "normgrad")]
     size = int(batch) if batch.isdecimal() else batch
-    pictures = _images(image)
+    pictures = commands.pictures(image)
     with progress(f"loading {model}") as tell:
-        net = _model(model, weights, _hyper(settings), device)
+        net = commands.model_of(model, weights, commands.hyper(settings), device)
         options: dict[str, Any] = {"combine": how, "batch": size, "seed": seed, "progress": tell}
         options["ledger"] = ledger
         found = run(net, pictures, bound, sites=site, target=what, **options)
         written = [found.save(out)]
         if maps is not None:
             written.append(found.maps.save(maps))
-    return _report(found, written)
-
-
-def _writable(path: Path, option: str, endings: tuple[str, ...]) -> None:
-    """Raise OptionError, before any work, where a result could not be written."""
-    if path.suffix.lower() not in endings:
-        known = f"{', '.join(endings[:-1])} or {endings[-1]}"
-        raise OptionError(f"{option} {str(path)!r} must end in {known}")
-    if path.is_dir():
-        raise OptionError(f"{option} {str(path)!r} is a folder: name a file in it")
-    folder = path.expanduser().parent
-    if not folder.is_dir():
-        raise OptionError(f"{option} {str(path)!r}: folder {str(folder)!r} does not exist; make it")
-    if not os.access(folder, os.W_OK):
-        raise OptionError(f"{option} {str(path)!r}: folder {str(folder)!r} cannot be written to")
-
-
-def _images(words: Sequence[str]) -> list[Path]:
-    """Files, what folders hold, and what wildcards match, each once."""
-    from .models import images
-
-    found: list[Path] = []
-    for word in words:
-        path = Path(word).expanduser()
-        if path.is_dir():
-            found += images(path)
-        elif set("*?[") & set(word) and not path.exists():
-            matched = [Path(p) for p in sorted(glob(str(path), recursive=True))]
-            found += [p for p in matched if p.is_file()]
-            if not any(p.is_file() for p in matched):
-                raise ImageError(f"no files match {word!r}: check the pattern and the folder")
-        else:
-            found.append(path)
-    return list(dict.fromkeys(found))
-
-
-def _hyper(settings: Sequence[str] | None) -> dict[str, object]:
-    """`NAME=VALUE` words as hyper-parameters: numbers, lists, true, false, none, else text."""
-    from .probe.spoken import value_in
-
-    found: dict[str, object] = {}
-    for word in settings or ():
-        name, equals, text = word.partition("=")
-        if not equals or not name.isidentifier():
-            raise OptionError(f"--set {word!r} is not understood: write --set img_size=96")
-        if name in ("name", "weights", "device"):
-            raise OptionError(f"--set {name} is no hyper-parameter: see --weights and --device")
-        found[name] = value_in(text)
-    return found
-
-
-def _model(
-    spec: str, weights: str | None, hyper: Mapping[str, object], device: str | None = "cpu"
-) -> nn.Module:
-    """The model that MODEL means, on its device."""
-    import torch
-
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=place)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise OptionError(f"device {place!r} cannot be used here: {reason}") from error
-    if ":" in spec:
-        from .models.foreign import load_foreign
-
-        return load_foreign(spec, weights, hyper).eval().to(place)
-    from .models import load
-
-    chosen = None if weights == "none" else weights or "imagenet"
-    return load(spec, chosen, device=place, **hyper)
-
-
-def _report(found: Explanation, written: Sequence[Path]) -> int:
-    """Print the likeliest classes and where the results lie; name what was left out."""
-    from .reports.terminal import console_for, new_table
-
-    console = console_for()
-    many = len(found.photos) > _EACH_UP_TO
-    table = new_table("image", "class", "number", "probability")
-    for photo in found.photos:
-        for rank, guess in enumerate(found.top.get(photo.sample, ())[: 1 if many else None]):
-            share = f"{guess.probability:.1%}"
-            table.add_row("" if rank else photo.sample, guess.label, str(guess.index), share)
-    if table.row_count:
-        console.print(table)
-    for path in written:
-        size = path.stat().st_size / 1e6
-        console.print(f"{path}: {len(found.maps)} maps, {size:.1f} MB", soft_wrap=True)
+    commands.told(found, written)
     for name, reason in found.skipped:
         _say(reason if name in reason else f"{name}: {reason}")
     return PARTLY if found.skipped else 0
+
+
+@app.command(
+    name="run",
+    epilog="\b\nExamples:\n  limelight run plan.toml --out run/\n"
+    "  limelight run efficientnet_lite0 photos/ --out run/ -m gradcam -m normgrad \\\n"
+    "    --site hidden --target top --target least",
+)
+def run_(
+    what: Annotated[
+        str, typer.Argument(metavar="PLAN|MODEL", help="A plan.toml, or a model as elsewhere.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder of pictures or in VOC's layout, a listing (.csv, .parquet), COCO's "
+            ".json, prompts (.jsonl), or a Hugging Face data set on disk.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("run"),
+    method: Methods = None,
+    site: Sites = None,
+    target: Targets = None,
+    weights: Weights = None,
+    settings: Settings = None,
+    root: Root = None,
+    shard: Annotated[int | None, typer.Option(help="Samples in a part. [default: 32]")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For random methods. [default: 0]")] = None,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="[default: float32]")] = None,
+    batch: Annotated[str | None, typer.Option(help="Images at a time. [default: auto]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode pictures. [default: 1]")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="local|ray", help="Where it runs. [default: local]")
+    ] = None,
+) -> int:
+    """Compute maps of a whole data set; run again, it goes on where it stopped.
+
+    Targets may also be least, and label, the class that each sample carries. The keys of a plan
+    are these options by their Python names: model, weights, data, root, methods, sites, target,
+    shard, seed, limit, device, dtype, batch, workers, engine, and a table hyper.
+    """
+    from .reports.commands import hyper
+    from .reports.run_commands import run_plan, say_run
+
+    found = run_plan(what, out, {
+        "data": data, "methods": method, "sites": site, "target": target, "weights": weights,
+        "hyper": hyper(settings), "root": root, "shard": shard, "limit": limit, "seed": seed,
+        "device": device, "dtype": dtype, "batch": batch, "workers": workers, "engine": engine,
+    })  # fmt: skip
+    failed = list(say_run(found))
+    for text in failed:
+        _say(text)
+    return PARTLY if failed else 0
+
+
+@app.command(
+    epilog="\b\nExamples:\n  limelight score run/ --metric pointing --metric class_sensitivity\n"
+    "  limelight score run/ --metric pointing,tolerance=0 --data instances.json"
+)
+def score(
+    folder: Folder,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", metavar="NAME[,OPTION=VALUE]", help="Repeatable."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Where the boxes or masks are. [default: the data of the run]"),
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Score the maps of a run, on things in the pictures and between classes."""
+    from .reports.run_commands import score_run
+
+    score_run(folder, metric or (), data, root)
+
+
+@app.command(epilog="\b\nExamples:\n  limelight report run/ -o report.html")
+def report(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+) -> None:
+    """Show a run and its scores on one HTML page."""
+    from .reports.commands import writable
+    from .reports.run_commands import report_run
+
+    writable(out, "-o", (".html", ".htm"))
+    report_run(folder, out)
 
 
 def _say(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
@@ -14,33 +14,49 @@ from .data import page_data, photo_uri
 from .explanation import Explanation
 from .waterfall import waterfalls
 
-_SCRIPTS = ("paint.js", "choice.js", "show.js", "page.js")
+SCRIPTS = ("paint.js", "choice.js", "show.js", "page.js")
 _MOST_NAMED = 4
 
 
 def render(explanation: Explanation) -> str:
     """The page as text, to be written as UTF-8."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    style = _part("page.css")
-    script = "'use strict';\n" + "\n".join(_part(name) for name in _SCRIPTS)
     data = page_data(explanation)
-    photos = {p.sample: photo_uri(p) for p in reversed(explanation.photos)}
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = environment.from_string(_part("page.html")).render(
-        policy=_policy(style, script),
+    return fill(
+        "page.html",
+        ("page.css",),
+        SCRIPTS,
+        data,
         title=_title(explanation),
         asked=_asked(explanation, data),
         samples=data["samples"],
-        photos=photos,
+        photos={p.sample: photo_uri(p) for p in reversed(explanation.photos)},
         waterfalls=waterfalls(explanation.ledgers),
         provenance=provenance(explanation),
+    )
+
+
+def fill(
+    name: str, styles: Sequence[str], scripts: Sequence[str], data: object, **words: object
+) -> str:
+    """A page from its parts; its policy lets this style and this script run, and nothing else."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    style = "\n".join(_part(part) for part in styles)
+    script = "'use strict';\n" + "\n".join(_part(part) for part in scripts)
+    environment = Environment(
+        loader=FunctionLoader(_part),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(name).render(
+        policy=_policy(style, script),
         style=Markup(style),
         script=Markup(script),
         data=Markup(embed(data)),
+        **words,
     )
     return text.encode("utf-8", "replace").decode("utf-8")
 

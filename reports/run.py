@@ -263,6 +263,7 @@ def prepare(
     how = recipe(net)
     plan = make_plan(net, how, rows, bounds, [str(s) for s in named if s is not None], wanted,
                      shard=shard, seed=seed)  # fmt: skip
+    plan.told["data"] = list(rows.origin)
     return Work(plan, net, how, rows, bounds, sites, tuple(wanted), batch)
 
 

@@ -51,7 +51,10 @@ class Samples(Sequence[Sample]):
     open    (place, row) -> the picture, tensor or prompt, and the row completed by what only
             opening tells (a label, say); the default hands on the path
     digest  stands for the content: runs over data of another digest do not mix
+    origin  the path they were read from, and the folder its paths start at where that was given
     """
+
+    origin: tuple[str, ...] = ()
 
     def __init__(
         self, rows: Iterable[Sample], *, open: Open | None = None, digest: str = ""
@@ -72,9 +75,11 @@ class Samples(Sequence[Sample]):
         shift = range(len(self))[index].start
         if (index.step or 1) != 1:
             raise LimelightError("samples are taken in runs: give a slice without a step")
-        return Samples(
+        part = Samples(
             self.rows[index], open=lambda i, row: self.open(i + shift, row), digest=self._digest
         )
+        part.origin = self.origin
+        return part
 
     def __len__(self) -> int:
         return len(self.rows)

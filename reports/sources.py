@@ -31,7 +31,10 @@ def samples(data: Any, *, root: str | Path | None = None) -> Samples:
     if isinstance(data, Samples):
         return data
     if isinstance(data, (str, Path)):
-        return _file(Path(data).expanduser(), None if root is None else Path(root).expanduser())
+        path, start = Path(data).expanduser(), None if root is None else Path(root).expanduser()
+        found = _file(path, start)
+        found.origin = tuple(str(p.resolve()) for p in (path, start) if p is not None)
+        return found
     if hasattr(data, "column_names") and hasattr(data, "_fingerprint"):
         return hugging_face(data)
     listed = isinstance(data, (list, tuple))

@@ -22,24 +22,48 @@ _ONE_LINE = 10_000  # a row stays a row where the output is no terminal
 
 
 @contextmanager
-def progress(text: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A line on stderr with what is done, the rate and the time left; none in a pipe."""
+def progress(text: str, *, memory: bool = False) -> Iterator[Callable[[int, int, str], None]]:
+    """A line on stderr with what is done, the rate and the time left; none in a pipe.
+
+    memory  also the most memory that this process, or the GPU where there is one, held so far
+    """
     words = TextColumn("{task.description}", markup=False)
     rate = TextColumn("{task.fields[rate]}", markup=False)
     columns = (SpinnerColumn(), words, BarColumn(20), MofNCompleteColumn(), rate)
     console = console_for(stderr=True)
     hidden = not console.is_terminal
-    start = monotonic()
+    first: list[tuple[int, float]] = []
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden
     ) as bar:
         task = bar.add_task(text, total=None, rate="")
 
         def tell(done: int, total: int, name: str) -> None:
-            rate = f"{done / (monotonic() - start):.1f}/s"
-            bar.update(task, description=name, completed=done, total=total, rate=rate)
+            now = monotonic()
+            began, at = first[0] if first else (done, now)
+            first[:] = first or [(done, now)]
+            rate = f"{(done - began) / (now - at):.1f}/s" if now > at else ""
+            if memory and not hidden:
+                rate = f"{rate} {_peak()}".strip()
+            short = name.rpartition("/")[2][-28:]
+            bar.update(task, description=short, completed=done, total=total, rate=rate)
 
         yield tell
+
+
+def _peak() -> str:
+    """The largest amount of memory held so far."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return f"peak {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB GPU"
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"peak {getrusage(RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MiB"
 
 
 def console_for(*, stderr: bool = False) -> Console:
