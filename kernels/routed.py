@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import wide
 from .errors import KernelError
 from .kernel import kernel
+from .softmax import fused, normal, wide
 from .windows import Window
 
 
@@ -26,19 +25,16 @@ def routed_map(
     """Some rows of the map, `b h r m`; zeros for keys whose block was not chosen."""
     at, _, keys = _places(q, k, window, block)
     own = at[rows].to(q.device)
-    chosen = _spread(index, q.shape[1], own)
-    size, factor = keys.shape[1], None
+    chosen = _spread(index.long(), q.shape[1], own)
+    size = keys.shape[1]
     tokens = keys.to(q.device)[chosen.clamp(min=0)].flatten(-2)  # b h r (t p)
     scores = wide(q[..., rows, :]) @ wide(k).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     seen = scores.gather(-1, tokens)
+    factor = None
     if weight is not None:
-        factor = _spread(wide(weight), q.shape[1], own)[..., None].expand(
-            *chosen.shape, keys.shape[1]
-        )
-        factor = factor.flatten(-2)
+        factor = _spread(wide(weight), q.shape[1], own).repeat_interleave(size, -1)
         seen = seen * factor
-    hidden = (chosen < 0).repeat_interleave(size, -1)
-    share = _normal(seen, hidden)
+    share = normal(seen.masked_fill((chosen < 0).repeat_interleave(size, -1), -torch.inf))
     share = share if factor is None else share * factor
     return torch.zeros_like(scores).scatter_add(-1, tokens, share)
 
@@ -70,10 +66,10 @@ def routed_attention(
     weight  as index: multiplies keys and values of the block that is seen (soft routing)
     Blocks named twice count twice. A query that sees nothing gives zeros. Raises KernelError.
     """
-    _check(q, k, v, index, weight, window, block)
+    check(q, k, v, index, weight, window, block)
     _, queries, keys = _places(q, k, window, block)
     h, size = q.shape[1], keys.shape[1]
-    chosen = index if index.ndim == 4 else index[:, None].expand(-1, h, -1, -1)
+    chosen = (index if index.ndim == 4 else index[:, None].expand(-1, h, -1, -1)).long()
     parts = q[:, :, queries.flatten().to(q.device)].unflatten(2, queries.shape)
     seen_k, seen_v = (_gathered(x, keys, chosen) for x in (k, v))
     if weight is not None:
@@ -82,7 +78,8 @@ def routed_attention(
         seen_k, seen_v = (x * factor.to(x.dtype) for x in (seen_k, seen_v))
     hidden = (chosen < 0).repeat_interleave(size, -1)[..., None, :]
     mask = torch.zeros((), dtype=q.dtype, device=q.device).masked_fill(hidden, -torch.inf)
-    out = F.scaled_dot_product_attention(parts, seen_k, seen_v, mask, scale=scale).nan_to_num()
+    each = (x.flatten(1, 2) for x in (parts, seen_k, seen_v, mask))  # blocks as heads
+    out = fused(*each, scale=scale).unflatten(1, chosen.shape[1:3])
     return out.flatten(2, 3)[:, :, queries.flatten().argsort().to(q.device)]
 
 
@@ -116,12 +113,7 @@ def _spread(x: Tensor, heads: int, at: Tensor) -> Tensor:
     return (x if x.ndim == 4 else x[:, None].expand(-1, heads, -1, -1))[:, :, at]
 
 
-def _normal(scores: Tensor, hidden: Tensor) -> Tensor:
-    found = scores.masked_fill(hidden, -torch.inf).softmax(-1)
-    return found.masked_fill(hidden.all(-1, keepdim=True), 0.0)
-
-
-def _check(
+def check(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -130,28 +122,40 @@ def _check(
     window: Window | None,
     block: int | None,
 ) -> None:
+    """Raise KernelError for arguments of routed attention that do not fit."""
     if (window is None) == (block is None):
         raise KernelError("routed attention forms blocks by a window or by block: give one")
     if window is not None and window.kind != "block":
         raise KernelError(f"routed attention takes windows of kind 'block', not {window.kind!r}")
+    if block is not None and block < 1:
+        raise KernelError(f"routed attention takes blocks of at least 1 token, not {block}")
     shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    tokens = q.shape[2] if window is None else window.grid[0] * window.grid[1]
-    size = block or (window.size[0] * window.size[1] if window is not None else 1)
-    count = q.shape[2] // size
-    if (
-        q.shape[2] != tokens
-        or q.shape[2] % size
-        or k.shape[2] % count
-        or k.shape[:3] != v.shape[:3]
+    if any(x.ndim != 4 for x in (q, k, v)) or not (
+        q.shape[:2] == k.shape[:2] == v.shape[:2]
+        and q.shape[3] == k.shape[3]
+        and k.shape[2] == v.shape[2]
     ):
+        raise KernelError(
+            f"routed attention takes q b h n d, k b h m d and v b h m e, not {shapes}"
+        )
+    tokens = q.shape[2] if window is None else window.grid[0] * window.grid[1]
+    size = window.size[0] * window.size[1] if window is not None else block or tokens
+    count = tokens // size
+    if q.shape[2] != tokens or tokens % size or not count or k.shape[2] % count:
         raise KernelError(
             f"routed attention over blocks of {size} takes {tokens} queries and keys in {count} "
             f"equal blocks, not {shapes}"
         )
-    if index.shape[-2] != count or index.is_floating_point():
+    _check_index(q, index, weight, count)
+
+
+def _check_index(q: Tensor, index: Tensor, weight: Tensor | None, count: int) -> None:
+    leading = q.shape[: max(index.ndim - 2, 1)]
+    whole = not (index.is_floating_point() or index.dtype == torch.bool)
+    if index.ndim not in (3, 4) or index.shape[:-1] != (*leading, count) or not whole:
         raise KernelError(
-            f"the index names key blocks for each of {count} query blocks, `b R t` in integers, "
-            f"but is {tuple(index.shape)} of {index.dtype}"
+            f"the index names key blocks for each of {count} query blocks, `b R t` or `b h R t` in "
+            f"integers, but is {tuple(index.shape)} of {index.dtype} for q {tuple(q.shape)}"
         )
     if weight is not None and weight.shape != index.shape:
         raise KernelError(

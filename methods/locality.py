@@ -95,7 +95,7 @@ def upstream_nonlocality(model: torch.nn.Module, images: Tensor) -> Tensor:
     side = round(embedded.shape[1] ** 0.5)
     found = []
     for block in model.blocks:  # type: ignore[union-attr]
-        with Probe(block.attn, grad=False) as probe:  # type: ignore[arg-type]
+        with Probe(block.attn, grad=False) as probe:
             patterns = watched(probe, [""])
             probe(embedded)
             (heads,) = heads_of(probe, patterns, None)

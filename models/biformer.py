@@ -1,165 +1,77 @@
-"""BiFormer (arXiv 2303.08810): attention routed between regions; the published legacy layout."""
+"""BiFormer (arXiv 2303.08810): attention routed between regions; tiny, small and base."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from math import ceil
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.attention import attention
-from ..kernels.routed import routed_attention
-from ..kernels.windows import Window
-from ..probe.errors import ModelError, OptionError, near
-from ..probe.mark import mark
+from ..probe.errors import OptionError, near
+from .biformer_attention import POOLS, dropped, mixer
 from .card import Card, Source
 from .checkpointing import Checkpointing
 from .registry import model
 
 
-class QKV(nn.Module):
-    """One linear map to queries, keys and values."""
+class Block(nn.Module):
+    """x + attn(norm1(x)), then x + mlp(norm2(x)); normed after each sum if not `pre_norm`.
 
-    def __init__(self, dim: int, keys: int) -> None:
-        super().__init__()
-        self.keys = keys
-        self.qkv = nn.Linear(dim, 2 * keys + dim)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.qkv(x).split([self.keys, self.keys, x.shape[-1]], -1)
-
-
-class Router(nn.Module):
-    """The regions each region attends to: the largest of (q_r scale) k_r', detached."""
-
-    def __init__(self, keys: int, topk: int, scale: float, differentiable: bool, learned: bool):
-        super().__init__()
-        self.topk, self.scale, self.differentiable = topk, scale, differentiable
-        self.emb = nn.Linear(keys, keys) if learned else nn.Identity()
-
-    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Region means `b R c` -> weights and indices of the chosen regions, `b R t`."""
-        if not self.differentiable:
-            q, k = q.detach(), k.detach()
-        affinity = mark("affinity", self.emb(q) * self.scale @ self.emb(k).transpose(-1, -2))
-        best, index = affinity.topk(self.topk, -1)
-        return mark("routing", best.softmax(-1)), index
-
-
-POOLS: dict[str, Callable[[int, int], nn.Module]] = {
-    "identity": lambda size, ratio: nn.Identity(),
-    "ada_avgpool": lambda size, ratio: nn.AdaptiveAvgPool2d(size),
-    "ada_maxpool": lambda size, ratio: nn.AdaptiveMaxPool2d(size),
-    "avgpool": lambda size, ratio: nn.AvgPool2d(ratio) if ratio > 1 else nn.Identity(),
-    "maxpool": lambda size, ratio: nn.MaxPool2d(ratio) if ratio > 1 else nn.Identity(),
-}
-
-
-class RoutedAttention(nn.Module):
-    """Bi-level routing attention on `b y x c`, with a depthwise convolution of v beside it.
-
-    Ports: `affinity` of regions, `routing` weights, the op's `index`, and `lepe`.
+    drop   share of the branches that are left out in training
     """
+
+    gamma1: Tensor | None
+    gamma2: Tensor | None
 
     def __init__(
         self,
         dim: int,
-        num_heads: int,
-        keys: int,
+        attn: nn.Module,
+        mlp: nn.Module,
+        norm: Callable[[int, float], nn.Module],
         *,
-        n_win: int,
-        topk: int,
-        side_dwconv: int,
-        pool: nn.Module,
-        auto_pad: bool,
-        soft: bool,
-        differentiable: bool,
-        learned: bool,
+        eps: float,
+        drop: float = 0.0,
+        pre_norm: bool = True,
+        layer_scale: float = -1,
     ) -> None:
         super().__init__()
-        self.num_heads, self.n_win, self.scale = num_heads, n_win, keys**-0.5
-        self.auto_pad, self.soft = auto_pad, soft
-        self.lepe = local(dim, side_dwconv)
-        self.router = Router(keys, topk, self.scale, differentiable, learned)
-        self.qkv = QKV(dim, keys)
-        self.wo = nn.Linear(dim, dim)
-        self.kv_down = pool
+        self.drop, self.pre_norm = drop, pre_norm
+        self.norm1 = norm(dim, eps)
+        self.attn = attn
+        self.norm2 = norm(dim, eps)
+        self.mlp = mlp
+        for name in ("gamma1", "gamma2"):
+            start = torch.full((dim,), float(layer_scale)) if layer_scale > 0 else None
+            self.register_parameter(name, None if start is None else nn.Parameter(start))
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        x = self._padded(x)
-        grid = (x.shape[1], x.shape[2])
-        region = (grid[0] // self.n_win, grid[1] // self.n_win)
-        q, k, v = self.qkv(x)
-        weight, index = self.router(region_means(q, region), region_means(k, region))
-        window = Window("block", region, grid)
-        out = routed_attention(
-            self._heads(q.flatten(1, 2)),
-            self._heads(self._pooled(k, region)),
-            self._heads(self._pooled(v, region)),
-            index,
-            weight=weight if self.soft else None,
-            scale=self.scale,
-            window=window,
-        )
-        out = out.transpose(1, 2).flatten(2).unflatten(1, grid)
-        out = self.wo(out + beside(self.lepe, v))
-        return out[:, :height, :width]
+        x = self._added(x, self.norm1, self.attn, self.gamma1)
+        return self._added(x, self.norm2, self.mlp, self.gamma2)
 
-    def _padded(self, x: Tensor) -> Tensor:
-        rest = [-side % self.n_win for side in x.shape[1:3]]
-        if any(rest) and not self.auto_pad:
-            raise ModelError(
-                f"a map of {x.shape[1]} x {x.shape[2]} does not divide into {self.n_win} x "
-                f"{self.n_win} regions: give another picture size, or build with auto_pad=True"
-            )
-        return F.pad(x, (0, 0, 0, rest[1], 0, rest[0])) if any(rest) else x
-
-    def _pooled(self, x: Tensor, region: tuple[int, int]) -> Tensor:
-        """Tokens `b m c`: in raster order, or pooled in each region and region by region."""
-        if isinstance(self.kv_down, nn.Identity):
-            return x.flatten(1, 2)
-        b, n = len(x), self.n_win
-        tiles = x.unflatten(2, (n, region[1])).unflatten(1, (n, region[0]))
-        tiles = tiles.permute(0, 1, 3, 5, 2, 4).flatten(0, 2)
-        return self.kv_down(tiles).flatten(2).transpose(1, 2).reshape(b, -1, x.shape[-1])
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def _added(self, x: Tensor, norm: nn.Module, part: nn.Module, gamma: Tensor | None) -> Tensor:
+        y = part(norm(x) if self.pre_norm else x)
+        x = x + dropped(y if gamma is None else gamma * y, self.drop, self.training)
+        return x if self.pre_norm else norm(x)
 
 
-class FullAttention(nn.Module):
-    """Attention over all places of `b y x c`; with a side convolution of its input, or without."""
+class PlacedBlock(Block):
+    """A depthwise convolution for the position, then a block; `b c y x` around `b y x c`."""
 
-    def __init__(self, dim: int, num_heads: int, side_dwconv: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim)
-        if side_dwconv:
-            self.lepe = local(dim, side_dwconv)
-
-    def forward(self, x: Tensor) -> Tensor:
-        grid = (x.shape[1], x.shape[2])
-        qkv = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        out = attention(*qkv.unbind(0)).transpose(1, 2).flatten(2).unflatten(1, grid)
-        return self.proj(out + beside(self.lepe, x) if hasattr(self, "lepe") else out)
-
-
-class ConvStandIn(nn.Sequential):
-    """What takes the place of attention where topk is 0: 1 x 1, depthwise 5 x 5, 1 x 1."""
-
-    def __init__(self, dim: int) -> None:
-        depthwise = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
-        super().__init__(
-            nn.Identity(), nn.Conv2d(dim, dim, 1), depthwise, nn.Conv2d(dim, dim, 1), nn.Identity()
+    def __init__(
+        self, dim: int, attn: nn.Module, mlp: nn.Module, position: int, **how: Any
+    ) -> None:
+        super().__init__(dim, attn, mlp, nn.LayerNorm, **how)
+        self.pos_embed = (
+            nn.Conv2d(dim, dim, position, padding=position // 2, groups=dim) if position else None
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed(x)
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class DepthwiseTokens(nn.Module):
@@ -173,69 +85,20 @@ class DepthwiseTokens(nn.Module):
         return self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def local(dim: int, side: int) -> nn.Module:
-    """A depthwise convolution, or nothing."""
-    return nn.Conv2d(dim, dim, side, padding=side // 2, groups=dim) if side else nn.Identity()
-
-
-def beside(lepe: nn.Module, x: Tensor) -> Tensor:
-    """What a side convolution of `b y x c` adds: zeros where there is none."""
-    if isinstance(lepe, nn.Identity):
-        return torch.zeros_like(x)
-    return mark("lepe", lepe(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-
-
-def region_means(x: Tensor, region: tuple[int, int]) -> Tensor:
-    """The mean of each region of `b y x c`, `b R c`."""
-    return F.avg_pool2d(x.permute(0, 3, 1, 2), region).flatten(2).transpose(1, 2)
-
-
-class Block(nn.Module):
-    """Depthwise position, attention and MLP, each added; `b c y x`."""
-
-    def __init__(
-        self,
-        dim: int,
-        attn: nn.Module,
-        *,
-        mlp_ratio: float,
-        mlp_dwconv: bool,
-        position: int,
-        pre_norm: bool,
-        layer_scale: float,
-        eps: float,
-    ) -> None:
-        super().__init__()
-        self.pre_norm = pre_norm
-        if position:
-            self.pos_embed = nn.Conv2d(dim, dim, position, padding=position // 2, groups=dim)
-        self.norm1 = nn.LayerNorm(dim, eps)
-        self.attn = attn
-        self.norm2 = nn.LayerNorm(dim, eps)
-        hidden = int(mlp_ratio * dim)
-        middle = DepthwiseTokens(hidden) if mlp_dwconv else nn.Identity()
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), middle, nn.GELU(), nn.Linear(hidden, dim))
-        for name in ("gamma1", "gamma2") if layer_scale > 0 else ():
-            setattr(self, name, nn.Parameter(torch.full((dim,), float(layer_scale))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if hasattr(self, "pos_embed"):
-            x = x + self.pos_embed(x)
-        x = x.permute(0, 2, 3, 1)
-        for norm, part, name in (
-            (self.norm1, self.attn, "gamma1"),
-            (self.norm2, self.mlp, "gamma2"),
-        ):
-            scale = getattr(self, name, 1.0)
-            x = x + scale * part(norm(x)) if self.pre_norm else norm(x + scale * part(x))
-        return x.permute(0, 3, 1, 2)
+def mlp_of(dim: int, hidden: int, *middle: nn.Module) -> nn.Sequential:
+    """Two linear layers around an activation, with something else before it."""
+    return nn.Sequential(nn.Linear(dim, hidden), *middle, nn.GELU(), nn.Linear(hidden, dim))
 
 
 class BiFormer(Checkpointing, nn.Module):
-    """Four stages between convolutions of stride 2; the mean over positions is classified."""
+    """Stages between convolutions of stride 2; the mean over positions is classified."""
 
     def __init__(
-        self, stages: list[list[Block]], dims: Sequence[int], in_channels: int, num_classes: int
+        self,
+        stages: Sequence[Sequence[nn.Module]],
+        dims: Sequence[int],
+        in_channels: int,
+        num_classes: int,
     ) -> None:
         super().__init__()
         half = dims[0] // 2
@@ -280,15 +143,17 @@ def biformer(
     mlp_ratios: Sequence[float] = (3, 3, 3, 3),
     head_dim: int = 32,
     num_heads: int = 8,
-    qk_dims: Sequence[int] | None = None,
+    qk_dims: Sequence[int | None] | None = None,
+    qk_scale: float | None = None,
     n_win: int = 7,
     topks: Sequence[int] = (1, 4, 16, -2),
     side_dwconv: int = 5,
     before_attn_dwconv: int = 3,
     layer_scale_init: float = -1,
     kv_downsample_mode: str = "identity",
-    kv_per_win: Sequence[int] = (4, 4, 4, 4),
-    kv_downsample_ratios: Sequence[int] = (1, 1, 1, 1),
+    kv_per_wins: Sequence[int] = (4, 4, 4, 4),
+    kv_downsample_ratios: Sequence[int] = (4, 2, 1, 1),
+    param_attention: str = "qkvo",
     mlp_dwconv: bool = False,
     pre_norm: bool = True,
     auto_pad: bool = False,
@@ -296,84 +161,77 @@ def biformer(
     diff_routing: bool = False,
     param_routing: bool = False,
     norm_eps: float = 1e-6,
+    drop_path: float = 0.0,
     num_classes: int = 1000,
 ) -> BiFormer:
-    """A BiFormer in its published layout; lists have one entry a stage.
+    """A BiFormer; lists have one entry a stage.
 
-    num_heads   of full attention; routed attention has heads of head_dim
+    head_dim    width of a head's queries in routed attention; num_heads is of full attention
     topks       regions that each region attends to; -2 full attention with a side convolution,
                 -1 without, 0 convolutions only
-    qk_dims     width of queries and keys; embed_dim unless given
+    qk_dims     width of queries and keys in routed attention; embed_dim unless given
+    qk_scale    of routed attention, instead of (width of queries)^-0.5
     kv_downsample_mode   how keys are pooled in each region: ada_avgpool, ada_maxpool (to
-                kv_per_win each way), avgpool, maxpool (by kv_downsample_ratios)
-    auto_pad    pad maps that do not divide into regions
+                kv_per_wins each way), avgpool, maxpool (by kv_downsample_ratios)
+    param_attention      "qkv" leaves out the linear layer behind routed attention
+    auto_pad    pad maps that do not divide into n_win x n_win regions
+    drop_path   share of dropped branches in the last block, growing from 0 in the first
     """
-    keys = tuple(qk_dims or embed_dim)
-    _check(depth, embed_dim, mlp_ratios, topks, keys, head_dim, num_heads, kv_downsample_mode)
-    stages = []
-    for s, dim in enumerate(embed_dim):
-        blocks = []
-        for _ in range(depth[s]):
-            attn: nn.Module
-            if topks[s] > 0:
-                attn = RoutedAttention(
-                    dim,
-                    dim // head_dim,
-                    keys[s],
-                    n_win=n_win,
-                    topk=topks[s],
-                    side_dwconv=side_dwconv,
-                    pool=POOLS[kv_downsample_mode](kv_per_win[s], kv_downsample_ratios[s]),
-                    auto_pad=auto_pad,
-                    soft=soft_routing,
-                    differentiable=diff_routing,
-                    learned=param_routing,
-                )
-            elif topks[s] == 0:
-                attn = ConvStandIn(dim)
-            else:
-                attn = FullAttention(dim, num_heads, side_dwconv if topks[s] == -2 else 0)
-            blocks.append(
-                Block(
-                    dim,
-                    attn,
-                    mlp_ratio=mlp_ratios[s],
-                    mlp_dwconv=mlp_dwconv,
-                    position=before_attn_dwconv,
-                    pre_norm=pre_norm,
-                    layer_scale=layer_scale_init,
-                    eps=norm_eps,
-                )
-            )
-        stages.append(blocks)
+    check_stages(depth=depth, embed_dim=embed_dim, mlp_ratios=mlp_ratios, topks=topks)
+    check_options(kv_downsample_mode, param_attention, param_routing, diff_routing)
+    own_keys = list(qk_dims or [None] * len(embed_dim))
+    drops = drop_rates(drop_path, depth)
+
+    def block(s: int) -> PlacedBlock:
+        dim, hidden = embed_dim[s], int(mlp_ratios[s] * embed_dim[s])
+        attn = mixer(
+            dim,
+            topks[s],
+            head_dim=head_dim,
+            num_heads=num_heads,
+            keys=own_keys[s],
+            side_dwconv=side_dwconv,
+            n_win=n_win,
+            scale=qk_scale,
+            pool=POOLS[kv_downsample_mode](kv_per_wins[s], kv_downsample_ratios[s]),
+            output=param_attention == "qkvo",
+            auto_pad=auto_pad,
+            soft=soft_routing,
+            differentiable=diff_routing,
+            learned=param_routing,
+        )
+        middle = DepthwiseTokens(hidden) if mlp_dwconv else nn.Identity()
+        how = {"pre_norm": pre_norm, "layer_scale": layer_scale_init, "eps": norm_eps}
+        mlp = mlp_of(dim, hidden, middle)
+        return PlacedBlock(dim, attn, mlp, before_attn_dwconv, drop=next(drops), **how)
+
+    stages = [[block(s) for _ in range(count)] for s, count in enumerate(depth)]
     return BiFormer(stages, embed_dim, in_channels, num_classes)
 
 
-def _check(
-    depth: Sequence[int],
-    dims: Sequence[int],
-    ratios: Sequence[float],
-    topks: Sequence[int],
-    keys: Sequence[int],
-    head_dim: int,
-    num_heads: int,
-    mode: str,
-) -> None:
-    if len({len(depth), len(dims), len(ratios), len(topks), len(keys)}) != 1:
-        raise OptionError(
-            f"depth={list(depth)}, embed_dim={list(dims)}, mlp_ratios={list(ratios)} and "
-            f"topks={list(topks)} name different numbers of stages: give one of each a stage"
-        )
-    for dim, topk in zip(dims, topks, strict=True):
-        by = head_dim if topk > 0 else num_heads
-        if topk and dim % by:
-            raise OptionError(f"a width of {dim} does not divide by {by}: change the heads")
+def drop_rates(last: float, depth: Sequence[int]) -> Iterator[float]:
+    """The share of dropped branches of each block in turn, growing from 0."""
+    return iter(torch.linspace(0, last, sum(depth), device="cpu").tolist())
+
+
+def check_stages(**lists: Sequence[object]) -> None:
+    """Raise OptionError unless all lists have one entry a stage."""
+    if len({len(values) for values in lists.values()}) != 1:
+        told = ", ".join(f"{name}={list(values)}" for name, values in lists.items())
+        raise OptionError(f"{told} name different numbers of stages: give one of each a stage")
+
+
+def check_options(mode: str, param_attention: str, learned: bool, differentiable: bool) -> None:
+    """Raise OptionError for switches of routed attention that are unknown or do nothing."""
     if mode not in POOLS:
-        raise OptionError(f"kv_downsample_mode={mode!r} is unknown{near(mode, POOLS)}")
-
-
-def padded_up(length: int, size: int) -> int:
-    return ceil(length / size) * size
+        hint = near(mode, POOLS) or "; there are " + ", ".join(POOLS)
+        raise OptionError(f"kv_downsample_mode={mode!r} is unknown{hint}")
+    if param_attention not in ("qkvo", "qkv"):
+        raise OptionError(f"param_attention={param_attention!r} is unknown: write 'qkvo' or 'qkv'")
+    if learned and not differentiable:
+        raise OptionError(
+            "param_routing=True trains nothing while routing is detached: set diff_routing=True too"
+        )
 
 
 PAPER = "BiFormer: bi-level routing attention, arXiv 2303.08810"

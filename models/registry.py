@@ -40,6 +40,14 @@ SPELLINGS = (
     ("layer_scale_init", "layer_scale_init_value"),
     ("num_hidden_layers", "num_layers", "depth"),
     ("hidden_size", "embed_dim", "dim"),
+    ("mlp_ratio", "mlp_ratios"),
+    ("n_win", "n_wins"),
+    ("kv_per_win", "kv_per_wins"),
+    ("topk", "topks"),
+    ("qk_dim", "qk_dims"),
+    ("num_heads", "num_heads_stage3"),
+    ("return_dense", "use_aux_head"),
+    ("mix_token", "use_mix_token"),
 )
 PREPROCESSING = ("img_size", "resize", "crop_pct", "interpolation", "mean", "std")
 COUNTS = ("num_classes", "in_channels", "embed_dim", "num_heads", "patch_size")
