@@ -378,7 +378,8 @@ def run_(
 
 @app.command(
     epilog="\b\nExamples:\n  limelight score run/ --metric pointing --metric class_sensitivity\n"
-    "  limelight score run/ --metric pointing,tolerance=0 --data instances.json"
+    "  limelight score run/ --metric pointing,tolerance=0 --data instances.json\n"
+    "  limelight score run/ --metric deletion --model efficientnet_lite0"
 )
 def score(
     folder: Folder,
@@ -391,11 +392,18 @@ def score(
         typer.Option(help="Where the boxes or masks are. [default: the data of the run]"),
     ] = None,
     root: Root = None,
+    model: Annotated[
+        str | None, typer.Option(help="The run's model, for scores that ask it: deletion, ...")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Its weights. [default: imagenet]")] = None,
+    settings: Settings = None,
 ) -> None:
-    """Score the maps of a run, on things in the pictures and between classes."""
+    """Score the maps of a run: on things in the pictures, between classes, by perturbation."""
+    from .reports.commands import hyper, model_of
     from .reports.run_commands import score_run
 
-    score_run(folder, metric or (), data, root)
+    net = None if model is None else model_of(model, weights, hyper(settings))
+    score_run(folder, metric or (), data, root, net)
 
 
 @app.command(epilog="\b\nExamples:\n  limelight report run/ -o report.html")

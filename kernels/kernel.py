@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
@@ -204,7 +205,8 @@ class _Launch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, op: Kernel, names: tuple[str, ...], rest: dict, *given: Tensor) -> Tensor:
-        out, saved = fast_module(op).forward(**dict(zip(names, given, strict=True)), **rest)
+        with _place(given):
+            out, saved = fast_module(op).forward(**dict(zip(names, given, strict=True)), **rest)
         ctx.op, ctx.names, ctx.rest = op, names, rest
         ctx.save_for_backward(*given, out, *saved)
         return out
@@ -219,8 +221,14 @@ class _Launch(torch.autograd.Function):
         if back is None or torch.is_grad_enabled():
             found = _by_reference(ctx.op, named, ctx.rest, needs, grads[0])
         else:
-            found = back(grads[0], kept[count], kept[count + 1 :], needs, **named, **ctx.rest)
+            with _place(kept):
+                found = back(grads[0], kept[count], kept[count + 1 :], needs, **named, **ctx.rest)
         return (None, None, None, *(found.get(name) for name in ctx.names))
+
+
+def _place(given: tuple[Tensor, ...]) -> AbstractContextManager[Any]:
+    """The device of the tensors as the current one, which is where Triton launches."""
+    return torch.cuda.device_of(given[0]) if given[0].is_cuda else nullcontext()
 
 
 def _by_reference(

@@ -58,11 +58,17 @@ def say_run(found: Run) -> Iterator[str]:
         yield f"{len(failed) - _NAMED} more samples failed: `limelight report` names them"
 
 
-def score_run(folder: Path, metrics: Sequence[str], data: str | None, root: str | None) -> None:
+def score_run(
+    folder: Path,
+    metrics: Sequence[str],
+    data: str | None,
+    root: str | None,
+    net: nn.Module | None = None,
+) -> None:
     """Score a run and print the means."""
     truth = None if data is None else samples(data, root=root)
     with progress("scoring", memory=True) as tell:
-        found = score(folder, list(metrics), data=truth, progress=tell)
+        found = score(folder, list(metrics), data=truth, model=net, progress=tell)
     means = score_table.summary(found)
     table = new_table("metric", "method", "site", "target", "mean", "95 %", "samples", "left out")
     for row in means[means["count"] > 0].itertuples():

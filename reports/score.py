@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..methods import complexity, localisation  # noqa: F401  (they register their scores)
 from ..methods.metric import Asked, flat, list_metrics, use_metric
 from ..methods.similarity import pearson, spearman, ssim
 from ..probe.errors import LimelightError, MethodError, OptionError, near
+from .asking import Asker
 from .baselines import NAMES, baselines, grey_of
 from .masks import Size, mask_of, others, things_of
 from .parts import Row
@@ -44,6 +45,7 @@ def score(
     metrics: str | Asked | Sequence[str | Asked],
     *,
     data: Any = None,
+    model: nn.Module | None = None,
     progress: Progress | None = None,
 ) -> DataFrame:
     """Score the maps of a run: a table, which `scores.parquet` in its folder keeps too.
@@ -51,6 +53,7 @@ def score(
     metrics  names with options, as `pointing,tolerance=0`; `class_sensitivity` compares the maps
              of the targets `top` and `least` by Spearman, Pearson and SSIM
     data     where the things lie that maps are compared with, by default the data of the run
+    model    the network of the run, for scores of faithfulness, which ask it again
     Maps are resized to the input first. One row a sample, target, method, site and metric; a score
     that cannot be had is NaN and its `note` says why. Beside localisation stand the baselines
     center, random and sobel. The file also keeps earlier scores of other metrics.
@@ -65,8 +68,10 @@ def score(
             f"{', '.join(plan.targets)}: run it with both"
         )
     placed = any("mask" in one.metric.needs for one in single)
-    truth = truth_of(held, data) if placed else None
-    judge = _Judge(plan.targets, single, paired, truth, plan.seed)
+    asking = [one for one in single if "model" in one.metric.needs]
+    known = truth_of(held, data, marked=placed) if placed or asking else None
+    asker = Asker.of(model, held, known, asking) if asking and known is not None else None
+    judge = _Judge(plan.targets, single, paired, known if placed else None, plan.seed, asker)
     names = [*(one.name for one in single), *(PAIRED if paired else ())]
     found = keep(held, names)
     for done, (place, rows) in enumerate(_by_sample(held.rows()), 1):
@@ -95,8 +100,6 @@ def _asked(metrics: Sequence[str | Asked]) -> tuple[list[Asked], bool]:
             name = str(one).partition(",")[0]
             known = [*PAIRED, *(m.name for m in list_metrics())]
             raise MethodError(f"metric {name!r} is unknown{near(name, known)}") from None
-        if "model" in found.metric.needs:
-            raise OptionError(f"metric {found.name!r} asks the model, and a run holds maps alone")
         single.append(found)
     if not single and not paired:
         raise OptionError("no metric was asked for: name pointing, class_sensitivity, ...")
@@ -121,6 +124,7 @@ class _Judge:
     paired: bool
     truth: Truth | None
     seed: int
+    asker: Asker | None = None
 
     def rows(self, place: int, rows: list[Row]) -> Iterator[Row]:
         """The scores of a sample; none where it failed."""
@@ -132,6 +136,8 @@ class _Judge:
         yield from self._own(found)
         if self.paired:
             yield from _compared(found)
+        if self.asker is not None:
+            yield from self.asker.rows(place, found)
         if self.truth is not None:
             yield from self._located(self.truth, place, found, size or _covered(found))
 

@@ -34,14 +34,14 @@ class Truth:
         return self.samples[place] if 0 <= place < len(self.samples) else None
 
 
-def truth_of(run: Run, data: Any) -> Truth:
-    """The data that maps are compared with. Raises LimelightError where they mark nothing."""
+def truth_of(run: Run, data: Any, *, marked: bool = True) -> Truth:
+    """The data of a run again. Raises LimelightError where they should mark things and do not."""
     plan = run.plan
     given = samples(data) if data is not None else _again(plan.told)
     rows = given if len(given) <= plan.samples else given[: plan.samples]
     same = rows.digest == plan.data
     found = rows if same else given
-    if not any(row.things for row in found.rows):
+    if marked and not any(row.things for row in found.rows):
         raise LimelightError(
             "localisation compares maps with boxes, outlines or masks, but the data mark none: "
             "give data with things, a listing with left, top, right, bottom or mask, COCO or VOC"
@@ -55,8 +55,8 @@ def _again(told: dict[str, Any]) -> Samples:
     origin = told.get("data") or []
     if not origin:
         raise LimelightError(
-            "the run does not say where its data came from: give data, as boxes or masks are "
-            "needed for localisation"
+            "the run does not say where its data came from, and these scores need it again: "
+            "give data="
         )
     path, root = (*origin, None)[:2]
     return samples(path, root=root)

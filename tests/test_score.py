@@ -13,9 +13,12 @@ from PIL import Image
 from scipy import stats
 
 import limelight as ll
+from limelight.methods.faithfulness import deletion
+from limelight.methods.scorer import Scorer
 from limelight.probe.errors import LimelightError, MethodError, OptionError
 from limelight.reports.baselines import center, noise, sobel
 from limelight.reports.masks import mask_of, others, things_of
+from limelight.reports.parts import map_of
 from limelight.reports.run import run
 from limelight.reports.samples import Sample, Samples, Thing
 from limelight.reports.score import score
@@ -247,3 +250,37 @@ def rows_of(root: Path) -> list[Sample]:
         path = str(root / "images" / photo["file"])
         found.append(Sample(photo["file"], path, things[0].label, tuple(things)))
     return found
+
+
+def the_net():
+    torch.manual_seed(0)
+    return ll.load("resnet18", num_classes=6, img_size=32)
+
+
+def test_faithfulness_asks_the_model_again(tmp_path):
+    found = small_runs.small_run(tmp_path, lost=1)
+    names = ["deletion,steps=16", "average_drop", "max_sensitivity,draws=2"]
+    table = score(found, names, data=small_runs.things(found), model=the_net())
+    own = table[table["metric"] == "deletion,steps=16"]
+    assert len(own) == 5 * 3 * 2 * 2
+    assert own["value"].dropna().between(0, 1).all()
+    assert set(own[own["value"].isna()]["note"]) == {"a constant map, or undefined here"}
+    one = own.iloc[0]
+    row = next(r for r in found.rows() if r["sample"] == one["sample"])
+    x = ll.preprocess(the_net(), row["source"])[0]
+    scorer = Scorer(the_net(), x, int(one["class"]))
+    saliency = map_of(row).resize().values
+    assert one["value"] == pytest.approx(deletion(saliency, scorer, steps=16), rel=1e-5)
+    again = table[table["metric"] == "max_sensitivity,draws=2"]
+    assert (again["value"].dropna() >= 0).all()
+
+
+def test_the_model_must_be_that_of_the_run(tmp_path):
+    found = small_runs.small_run(tmp_path)
+    with pytest.raises(OptionError, match="give model="):
+        score(found, "deletion", data=small_runs.things(found))
+    other = the_net()
+    with torch.no_grad():
+        other.fc.bias += 1
+    with pytest.raises(OptionError, match="load the same weights"):
+        score(found, "deletion", data=small_runs.things(found), model=other)
