@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -54,7 +56,7 @@ def _mapped(ray: Any, work: Any, todo: Sequence[int], actors: int) -> Iterator[t
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
-    shared = ray.put(work)
+    shared = _put(ray, work)
     numbers = ray.data.from_items([{"id": n} for n in todo], override_num_blocks=len(todo))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of how Ray spells the two retries
@@ -68,6 +70,35 @@ def _mapped(ray: Any, work: Any, todo: Sequence[int], actors: int) -> Iterator[t
         )
     for row in parts.iter_rows():
         yield int(row["number"]), bytes(row["part"])
+
+
+def _put(ray: Any, work: Any) -> Any:
+    """Hand over the work; what scripts of the user define travels along, workers have no copy."""
+    from ray import cloudpickle
+
+    own = _scripts(work)
+    for module in own:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return ray.put(work)
+    finally:
+        for module in own:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _scripts(work: Any) -> list[Any]:
+    """The modules of methods and network parts that belong to no installed package."""
+    places = {bound.method.function.__module__ for bound in work.bounds}
+    places |= {type(part).__module__ for part in work.net.modules()}
+    packaged = tuple(sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib"))
+    found = [sys.modules.get(name) for name in places if name.split(".")[0] != "limelight"]
+    return [
+        module
+        for module in found
+        if module is not None
+        and module.__name__ != "__main__"
+        and not str(getattr(module, "__file__", None) or packaged[0]).startswith(packaged)
+    ]
 
 
 def _ray() -> Any:
