@@ -71,10 +71,10 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def perturbing(net: torch.nn.Module, x: torch.Tensor) -> float:
-    """Seconds of deletion and insertion of one photo over those of a copy at a time."""
+    """Seconds of deletion and insertion of one photo a copy at a time, over those in batches."""
     saliency = torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(0))
     times = []
-    for batch in (32, 1):
+    for batch in (8, 1):
         scorer = Scorer(net, x, 0, batch=batch)
         start = time.perf_counter()
         deletion(saliency, scorer)

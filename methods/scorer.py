@@ -28,7 +28,7 @@ class Scorer:
     x: Tensor
     of_class: int
     explain: Callable[[Tensor], Tensor] | None = None
-    batch: int = 32
+    batch: int = 8
     seed: int = 0
 
     @torch.no_grad()
