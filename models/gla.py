@@ -219,7 +219,8 @@ def _soft(dim: int, attn: Mapping[str, Any]) -> RotaryAttention:
 
 
 VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
-    # name: hyper-parameters, hub repository
+    # name: hyper-parameters, hub repository; "gla" is any configuration over the library's defaults
+    "gla": ({}, ""),
     "gla_340m": (
         {"hidden_size": 1024, "tie_word_embeddings": True},
         "fla-hub/gla-340M-15B",

@@ -352,3 +352,11 @@ def test_it_compiles_whole():
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x, mask), model(x, mask))
+
+
+@pytest.mark.parametrize("name", ["lm-small", "lm-mqa-conv", "lm-leftpad"])
+def test_gla_builds_any_configuration(name):
+    case = golden(f"gla.{name}").case
+    model = load("gla", **case["constructor"]["kwargs"])
+    count = case.get("n_parameters", case.get("parameter_count"))
+    assert sum(p.numel() for p in model.parameters()) == count
