@@ -249,6 +249,7 @@ def test_half_precision_and_linearity_in_v(name):
 def test_it_compiles(options):
     size = 24 if "window" in options else 13
     q, k, v = qkv(size, 24 if "window" in options else 17)
+    torch.compiler.reset()
     compiled = torch.compile(attention, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(q, k, v, **options), attention(q, k, v, **options))
     assert pickle.loads(pickle.dumps(attention)) is attention

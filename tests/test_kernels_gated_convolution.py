@@ -164,6 +164,7 @@ def test_half_precision_goes_through_float32():
 @pytest.mark.parametrize("op", [gated_convolution, global_filter])
 def test_ops_compile_whole_and_pickle(op):
     given = arguments() if op is gated_convolution else filtered(y=7)
+    torch.compiler.reset()
     compiled = torch.compile(op, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(*given), op(*given))
     assert pickle.loads(pickle.dumps(op)) is op

@@ -111,6 +111,7 @@ def test_it_is_linear_in_q_k_and_v():
 
 def test_it_compiles_and_pickles():
     given = arguments(40)[:4]
+    torch.compiler.reset()
     compiled = torch.compile(gated_linear_attention, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(*given), gated_linear_attention(*given))
     assert pickle.loads(pickle.dumps(bidirectional_gla)) is bidirectional_gla

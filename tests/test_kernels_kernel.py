@@ -160,6 +160,7 @@ def test_a_mode_sees_one_op(qkv):
 
 
 def test_compiling_keeps_one_graph(qkv):
+    torch.compiler.reset()
     compiled = torch.compile(linear_attention, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(*qkv, scale=0.5), linear_attention(*qkv, scale=0.5))
 

@@ -102,6 +102,7 @@ def test_it_is_linear_in_v():
 def test_it_compiles_and_pickles():
     size = SIZES[0]
     given = arguments(*size)
+    torch.compiler.reset()
     compiled = torch.compile(outlook, fullgraph=True, backend="eager")
     torch.testing.assert_close(
         compiled(*given, **options(*size)), outlook(*given, **options(*size))

@@ -143,6 +143,7 @@ def test_a_value_that_is_no_number_stays_visible():
 
 def test_it_compiles_and_pickles():
     given = arguments()
+    torch.compiler.reset()
     compiled = torch.compile(routed_attention, fullgraph=True, backend="eager")
     want = routed_attention(*given, window=WINDOW)
     torch.testing.assert_close(compiled(*given, window=WINDOW), want)

@@ -202,6 +202,7 @@ def test_relevance_halves_at_each_product_and_every_op_closes(name):
 
 def test_it_compiles_whole():
     model, x = filled("hornet_tiny_gf", **SMALL), torch.randn(1, 3, 64, 64)
+    torch.compiler.reset()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), model(x))
