@@ -359,6 +359,7 @@ def test_an_interrupt_ends_with_130(here):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in background
     ) as running:
         assert running.stdout.readline() == "on\n"
         running.send_signal(signal.SIGINT)
