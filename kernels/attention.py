@@ -141,8 +141,8 @@ def attention_statistics(
 
 
 def grouped(x: Tensor, q: Tensor) -> Tensor:
-    """Keys or values repeated for the query heads that share them."""
-    times = q.shape[1] // x.shape[1]
+    """Keys or values repeated for the query heads that share them; three axes have no heads."""
+    times = q.shape[1] // x.shape[1] if q.ndim == 4 else 1
     return x.repeat_interleave(times, 1) if times > 1 else x
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import Signature, signature
@@ -168,7 +168,7 @@ def _against(op: Kernel, named: Mapping[str, Any], *, forced: bool) -> str | Non
     given = _tensors((), named)
     if not op.fast:
         return "there is none"
-    if find_spec("triton") is None:
+    if not _installed():
         return "triton is not installed"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a torch.func transform is active"
@@ -182,6 +182,12 @@ def _against(op: Kernel, named: Mapping[str, Any], *, forced: bool) -> str | Non
     if wide:
         return "no kernel for " + ", ".join(sorted(map(str, wide)))
     return fast_module(op).can_run(**named)
+
+
+@cache
+def _installed() -> bool:
+    """Whether there is Triton; looked up once, calls are many."""
+    return find_spec("triton") is not None
 
 
 def interpreted() -> bool:

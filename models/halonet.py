@@ -13,10 +13,11 @@ from ..probe.errors import OptionError
 from .card import Card, Source
 from .checkpointing import Checkpointing
 from .halonet_attention import HaloAttention, divisible
-from .halonet_blocks import ACTIVATIONS, GATES, Block, ConvNormAct
+from .halonet_blocks import GATES, Block, ConvNormAct
 from .registry import model
 
 KINDS = {"B": "B", "A": "A", "bottle": "B", "self_attn": "A"}
+ACTS = ("relu", "silu")
 SHORTCUTS = ("", "conv1x1", "avg")  # the first two are one
 
 
@@ -201,7 +202,7 @@ def _words(stages: Sequence[str | Sequence[str]]) -> list[str]:
 def _check(
     stages: Sequence[str | Sequence[str]], words: list[str], gate: str, act: str, downsample: str
 ) -> None:
-    known = gate in GATES and act in ACTIVATIONS and downsample in SHORTCUTS
+    known = gate in GATES and act in ACTS and downsample in SHORTCUTS
     if "?" in "".join(words) or not known:
         raise OptionError(
             f"stages={list(stages)}, gate={gate!r}, act={act!r}, downsample={downsample!r}: write "

@@ -9,19 +9,8 @@ from torch import Tensor, nn
 
 from ..probe.mark import mark
 from .halonet_attention import HaloAttention, divisible
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
-
-
-class NormAct(nn.BatchNorm2d):
-    """Batch norm and an activation, or none, under one name."""
-
-    def __init__(self, dim: int, act: str, eps: float) -> None:
-        super().__init__(dim, eps)
-        self.act = ACTIVATIONS[act]() if act else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(super().forward(x))
+from .norms import NormAct
+from .vit import ACTIVATIONS
 
 
 class ConvNormAct(nn.Module):
@@ -40,7 +29,7 @@ class ConvNormAct(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, out, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.bn = NormAct(out, act, eps)
+        self.bn = NormAct(out, eps, act)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv(x))
@@ -123,7 +112,7 @@ class Block(nn.Module):
             self.attn = GATES[gate](middle)
         else:
             self.self_attn = attn
-            self.post_attn = NormAct(middle, act, eps)
+            self.post_attn = NormAct(middle, eps, act)
         self.conv3_1x1 = ConvNormAct(middle, out, 1, eps=eps)
         self.act = ACTIVATIONS[act]()
 

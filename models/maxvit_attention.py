@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ..kernels.attention import attention
 from ..kernels.windows import Window
 from ..probe.errors import ModelError
-from .maxvit_conv import ACTIVATIONS
 from .maxvit_layout import Layout
+from .vit import ACTIVATIONS
 
 
 def offsets(size: tuple[int, int], signed: bool) -> Tensor:

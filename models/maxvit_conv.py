@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..probe.mark import mark
 from .maxvit_layout import Layout
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "relu": nn.ReLU,
-}
+from .norms import NormAct
+from .vit import ACTIVATIONS
 
 
 class Conv(nn.Conv2d):
@@ -34,17 +29,6 @@ class Conv(nn.Conv2d):
             total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
             edges += [total // 2, total - total // 2] if self.same else [kernel // 2] * 2
         return super().forward(F.pad(x, edges) if any(edges) else x)
-
-
-class NormAct(nn.BatchNorm2d):
-    """Batch norm and an activation under one name."""
-
-    def __init__(self, dim: int, eps: float, act: str) -> None:
-        super().__init__(dim, eps)
-        self.act = ACTIVATIONS[act]()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(super().forward(x))
 
 
 class SqueezeExcite(nn.Module):

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels.attention import grouped
 from .errors import SiteError
 from .eye import SPECIAL, Eye
 from .held import some_rows
@@ -130,12 +131,6 @@ def differentiable(recording: Recording, path: str, number: int, port: str, like
 
     site, few = attention.site, like.detach()[..., :0, :0]  # only its number of heads is needed
     attention.gradient = read
-
-
-def grouped(v: Tensor, q: Tensor) -> Tensor:
-    """Values repeated where several query heads share one key and value head."""
-    times = q.shape[1] // v.shape[1] if q.ndim == 4 else 1
-    return v.repeat_interleave(times, 1) if times > 1 else v
 
 
 def _softmax(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:

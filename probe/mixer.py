@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.attention import grouped
 from ..kernels.kernel import Face
-from .attention import HEADS, MAP, differentiable, grouped
+from .attention import HEADS, MAP, differentiable
 from .eye import SPECIAL, Eye
 from .ops import Op
 from .recording import Recording

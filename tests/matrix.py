@@ -263,6 +263,9 @@ def statistics_beside_the_op_equal_those_of_the_map(small: Small, model: nn.Modu
         asked = {"grid": grid, "radius": 1.5} if square else {}
         _, found = attention_statistics(**call, **asked)
         explicit = attention_map(slice(None), **{n: wider(x) for n, x in call.items()})
+        if call.get("score", "softmax") == "softmax" and not (window and window.halo):
+            sums = explicit.sum(-1)
+            torch.testing.assert_close(sums, torch.ones_like(sums))
         want = {"entropy": torch.special.entr(explicit).sum(-1)}
         if asked:
             stride = 1 if window is None else window.stride

@@ -45,7 +45,7 @@ def fast(monkeypatch):
     """A stand-in for a Triton module, on CPU tensors."""
     monkeypatch.setenv("LIMELIGHT_KERNELS", "triton")
     monkeypatch.setattr(core, "interpreted", lambda: True)
-    monkeypatch.setattr(core, "find_spec", lambda name: object())
+    monkeypatch.setattr(core, "_installed", lambda: True)
     module = SimpleNamespace(can_run=lambda **_: None, forward=_forward, backward=_backward)
     monkeypatch.setattr(core, "fast_module", lambda op: module)
     return module
@@ -131,6 +131,14 @@ def test_a_demanded_path_that_cannot_run_says_why(fast, qkv):
     fast.can_run = lambda **_: "heads of 3 are odd"
     with pytest.raises(KernelError, match="heads of 3 are odd"):
         linear_attention(*qkv)
+
+
+def test_without_triton_the_reference_runs(fast, monkeypatch, qkv):
+    monkeypatch.setattr(core, "_installed", lambda: False)
+    with pytest.raises(KernelError, match="triton is not installed"):
+        linear_attention(*qkv)
+    monkeypatch.setenv("LIMELIGHT_KERNELS", "auto")
+    assert "triton is not installed" in str(linear_attention.why(*qkv))
 
 
 def test_an_unknown_word_is_refused(monkeypatch, qkv):
