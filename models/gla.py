@@ -9,31 +9,17 @@ from torch import Tensor, nn
 
 from ..probe.errors import OptionError
 from .card import Card, Source, State
-from .checkpointing import Checkpointing
 from .gla_attention import RotaryAttention
-from .gla_mixer import GatedLinearAttention, activation
+from .gla_mixer import GatedLinearAttention
+from .language import LanguageModel, Mlp, Trunk, in_trunk
 from .registry import model
-from .sequences import Cache, Memory, RmsNorm
+from .sequences import Memory, RmsNorm
 
 OLD_NAMES = (
     ("model.embed_tokens.", "model.embeddings."),
     (".attn.g_norm_swish_gate.", ".attn.g_norm."),
     (".attn.g_norm.", ".attn.g_norm_swish_gate."),
 )
-
-
-class Mlp(nn.Module):
-    """down(act(gate(x)) * up(x))."""
-
-    def __init__(self, dim: int, hidden: int, act: str) -> None:
-        super().__init__()
-        self.act = activation(act)
-        self.gate_proj = nn.Linear(dim, hidden, bias=False)
-        self.up_proj = nn.Linear(dim, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nn.Module):
@@ -53,77 +39,17 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-class Trunk(nn.Module):
-    """Embeddings, blocks and the last norm, under the names of hub files."""
-
-    def __init__(self, vocabulary: int, dim: int, blocks: list[Block], eps: float) -> None:
-        super().__init__()
-        self.embeddings = nn.Embedding(vocabulary, dim)
-        self.layers = nn.ModuleList(blocks)
-        self.norm = RmsNorm(dim, eps)
-
-
-class GlaLanguageModel(Checkpointing, nn.Module):
-    """Token ids `b n` in, logits `b n vocabulary` out; no positional encoding, no dropout."""
-
-    def __init__(self, trunk: Trunk, *, tied: bool, std: float) -> None:
-        super().__init__()
-        self.model, self.tied = trunk, tied
-        table = trunk.embeddings.weight
-        self.lm_head = nn.Linear(table.shape[1], table.shape[0], bias=False)
-        for part in self.modules():
-            if isinstance(part, nn.Linear | nn.Conv1d | nn.Embedding):
-                nn.init.normal_(part.weight, std=std)
-            if isinstance(part, nn.Linear) and part.bias is not None:
-                nn.init.zeros_(part.bias)
-        if tied:
-            self.lm_head.weight = table
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        cache: Cache | None = None,
-        logits_to_keep: int = 0,
-    ) -> Tensor:
-        """Logits, of the last `logits_to_keep` tokens where that is not 0.
-
-        attention_mask   `b n`, 0 at padding, which is as if removed: each sequence gives what it
-                         gives alone, and its padding meaningless logits; of a longer mask
-                         the last n columns count
-        cache            decoding: the call goes on where the last one with it ended
-        """
-        keep = _kept(attention_mask, input_ids)
-        x = self.model.embeddings(input_ids)
-        for n, block in enumerate(self.model.layers):
-            memory = None if cache is None else cache.memory(n)
-            x = self.through(block, x, keep) if cache is None else block(x, keep, memory)
-        if cache is not None:
-            cache.length += input_ids.shape[1]
-        return self.lm_head(self.model.norm(x[:, -logits_to_keep:]))
+class GlaLanguageModel(LanguageModel):
+    """A language model of gated linear attention: no positional encoding."""
 
     def convert_state(self, state: State) -> State:
         """A hub file's entries under this model's names, older spellings included."""
         return current_names(state, self.state_dict().keys(), tied=self.tied)
 
 
-def _kept(mask: Tensor | None, ids: Tensor) -> Tensor | None:
-    """Where no padding is, `b n`. Raises OptionError for a mask of another shape."""
-    if mask is None:
-        return None
-    if mask.ndim != 2 or len(mask) != len(ids) or mask.shape[1] < ids.shape[1]:
-        raise OptionError(
-            f"an attention mask of {tuple(mask.shape)} does not fit ids {tuple(ids.shape)}: "
-            "give 1 or 0 for each token of each sequence"
-        )
-    return mask[:, -ids.shape[1] :].bool()
-
-
 def current_names(state: State, wanted: Collection[str], *, tied: bool) -> State:
     """A file's entries under a model's names: prefix, old names, fused MLPs, tied embeddings."""
-    if not any(name.startswith("model.") for name in state):
-        state = {n if n.startswith("lm_head.") else f"model.{n}": x for n, x in state.items()}
-    state = {n: x for n, x in state.items() if not n.endswith("rotary.inv_freq")}
+    state = {n: x for n, x in in_trunk(state).items() if not n.endswith("rotary.inv_freq")}
     for old, new in OLD_NAMES:
         for name in [n for n in state if old in n and n not in wanted]:
             if (renamed := name.replace(old, new)) in wanted:
@@ -201,7 +127,7 @@ def gla(
         Block(hidden_size, mixer(n), Mlp(hidden_size, hidden, hidden_act), norm_eps)
         for n in range(num_hidden_layers)
     ]
-    trunk = Trunk(vocab_size, hidden_size, blocks, norm_eps)
+    trunk = Trunk("embeddings", vocab_size, hidden_size, blocks, norm_eps)
     return GlaLanguageModel(trunk, tied=tie_word_embeddings, std=initializer_range)
 
 

@@ -1,4 +1,4 @@
-"""The softmax layers of a hybrid model: causal, with rotary positions and at most a window back."""
+"""Causal softmax attention with rotary positions, at most a window back: a Llama's layers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class RotaryAttention(nn.Module):
 
     window   tokens that a query sees, itself included; None for all before it
     theta    base of the rotary frequencies, theta^(-2 i / d), halves rotated against each other
+    bias     of q, k and v; out_bias that of the output
     """
 
     def __init__(
@@ -28,19 +29,22 @@ class RotaryAttention(nn.Module):
         window: int | None,
         theta: float,
         bias: bool,
+        out_bias: bool = False,
+        head_dim: int | None = None,
     ) -> None:
         super().__init__()
         groups = num_kv_heads or num_heads
-        if dim % num_heads or num_heads % groups or dim // num_heads % 2:
+        size = head_dim or dim // num_heads
+        if (not head_dim and dim % num_heads) or num_heads % groups or size % 2:
             raise OptionError(
                 f"{dim} channels do not divide into {num_heads} even heads of {groups} groups: "
                 "give attn num_heads that divide the width and num_kv_heads that divide those"
             )
-        self.head_dim, self.window, self.theta = dim // num_heads, window, theta
-        self.q_proj = nn.Linear(dim, dim, bias=bias)
+        self.head_dim, self.window, self.theta = size, window, theta
+        self.q_proj = nn.Linear(dim, num_heads * size, bias=bias)
         self.k_proj = nn.Linear(dim, groups * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(dim, groups * self.head_dim, bias=bias)
-        self.o_proj = nn.Linear(dim, dim, bias=False)
+        self.o_proj = nn.Linear(num_heads * size, dim, bias=out_bias)
 
     def forward(
         self, x: Tensor, keep: Tensor | None = None, memory: Memory | None = None

@@ -77,7 +77,7 @@ def tokenizer(source: str | Path) -> Any:
 
 def _nearest(built: GlaLanguageModel) -> str:
     """The registered model whose card fits: that of the nearest width."""
-    width = built.model.embeddings.embedding_dim
+    width = built.model.table.embedding_dim
     return min(VARIANTS, key=lambda n: abs(int(str(hyper_parameters(n)["hidden_size"])) - width))
 
 

