@@ -187,6 +187,12 @@ def _prepare(
     bounds = [use(m) for m in ([methods] if single else methods)]
     if not bounds:
         raise LimelightError("no method was asked for; `limelight methods` lists them")
+    heads = [b.name for b in bounds if b.method.kind == "circuit"]
+    if heads:
+        raise MethodError(
+            f"method {heads[0]!r} scores the heads of a circuit and makes no map: "
+            "call limelight.circuit"
+        )
     labels = adapt(model).labels
     wanted = [t.resolve(by_name(labels)) for t in targets(top() if target is None else target)]
     for one in wanted:

@@ -56,6 +56,7 @@ class Probe:
     evaluate  run in eval mode
     ledger    keep books of relevance passes, for `trace.ledger()`; holds every value
     relevance  also hold what relevance rules need, so that the relevance regime can be asked for
+    whole     run to the end also without gradients, where a forward stops once every site is found
 
     Values outlive the `with`; graphs do not. What a model caches by itself is not undone.
     """
@@ -68,12 +69,13 @@ class Probe:
         evaluate: bool = True,
         relevance: bool = False,
         ledger: bool = False,
+        whole: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ProbeError(f"a probe needs a torch.nn.Module, not {type(model).__name__}")
         self.model = model
         self.grad, self.evaluate = grad, evaluate
-        self.relevance, self.ledger = relevance, ledger
+        self.relevance, self.ledger, self.whole = relevance, ledger, whole
         self.wishes = Wishes()
         self._last: Recording | None = None
         self._complete: tuple[int, set[Place]] | None = None
@@ -255,7 +257,7 @@ class Probe:
 
     def _pending(self) -> set[Place] | None:
         """The sites after which a forward without gradients may stop; None if that is unknown."""
-        if self.grad or not self.wishes.watched:
+        if self.grad or self.whole or not self.wishes.watched:
             return None
         if self._complete is not None and self._complete[0] == self.wishes.version:
             return self._complete[1]

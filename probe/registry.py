@@ -23,7 +23,7 @@ from .errors import MethodError, OptionError, near
 from .plugins import load_group
 
 NEEDS = ("act", "grad", "relevance", "inputs", "module")
-Kind = Literal["site", "path", "pass", "heads"]
+Kind = Literal["site", "path", "pass", "heads", "circuit"]
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,17 @@ def head_method(name: str, *, sites: str = "heads") -> Callable[[Callable], Call
     heads   a `limelight.probe.heads.Heads`: statistics of the map, its rows, gates, token ids
     """
     return lambda function: _add(Method(name, function, "heads", sites))
+
+
+def circuit_method(
+    name: str, *, needs: tuple[str, ...] = ("activations",)
+) -> Callable[[Callable], Callable]:
+    """Register a score of heads: `f(evidence, **options)` gives one number a head, or a `Score`.
+
+    evidence  a `limelight.methods.circuits.evidence.Evidence`
+    needs     what it reads there, of `activations`, `gradient` and `model` (runs of its own)
+    """
+    return lambda function: _add(Method(name, function, "circuit", "heads", needs=needs))
 
 
 def _positional(function: Callable) -> tuple[str, ...]:

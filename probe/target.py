@@ -190,6 +190,44 @@ def margin(a: Which, b: Which, *, of: Of = "logit") -> Target:
     return Target(f"{a} - {b}", read, rows, words)
 
 
+def contrast(
+    good: Sequence[Sequence[int]], bad: Sequence[Sequence[int]], *, of: Of = "logit"
+) -> Target:
+    """The scores of several classes minus those of others, each sample with its own.
+
+    Mean logit (or log-probability) of `good` minus that of `bad`; with of="probability" the sums.
+    `b n c` reads the last position.
+    """
+    if len(good) != len(bad) or not all(map(len, [*good, *bad])):
+        raise TargetError(
+            f"contrast takes classes for every sample on both sides, not {len(good)} and "
+            f"{len(bad)} lists of them, some of which may be empty"
+        )
+    width = max(map(len, [*good, *bad]), default=1)
+    rows = torch.tensor([[_padded(g, width), _padded(b, width)] for g, b in zip(good, bad)])  # noqa: B905
+
+    def read(output: Any, rows: Tensor | None) -> Tensor:
+        every = scaled(scores(output), of)
+        total = every.new_zeros(len(every))
+        for side, sign in ((rows[:, 0], 1), (rows[:, 1], -1)):  # type: ignore[index]
+            side = side.to(every.device)
+            given = side >= 0
+            if int(side.max()) >= every.shape[1]:
+                raise TargetError(
+                    f"class {int(side.max())} was asked, but the model has {every.shape[1]} classes"
+                )
+            found = every.gather(1, side.clamp(min=0).expand(len(every), -1)) * given
+            summed = found.sum(1)
+            total = total + sign * (summed if of == "probability" else summed / given.sum(1))
+        return total
+
+    return Target("good - bad", read, rows)
+
+
+def _padded(classes: Sequence[int], width: int) -> list[int]:
+    return [*classes, *([-1] * (width - len(classes)))]
+
+
 def token(which: Which, position: int = -1, *, of: Of = "logit") -> Target:
     """The score of a token at a position of a language model's output `b n v`."""
     rows, words = read_classes(which)
