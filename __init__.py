@@ -15,6 +15,7 @@ _HOMES = {
     "probe.edit": ("add", "freeze", "mean", "scale", "swap", "zero"),
     "probe.target": (
         "Target",
+        "contrast",
         "label",
         "margin",
         "pixel",
@@ -25,10 +26,20 @@ _HOMES = {
         "top",
     ),
     "probe.results": ("Maps", "SaliencyMap"),
-    "probe.registry": ("list_methods", "method", "pass_method", "path_method", "use"),
+    "probe.registry": (
+        "circuit_method",
+        "list_methods",
+        "method",
+        "pass_method",
+        "path_method",
+        "use",
+    ),
     "probe.adapter": ("Adapter", "adapter"),
     "probe.errors": ("LimelightError",),
     "methods": ("combine", "foci"),
+    "methods.circuits.circuit": ("Circuit", "circuit"),
+    "methods.circuits.pairs": ("Pair", "Pairs"),
+    "methods.circuits.tasks": ("list_tasks", "picture_pairs", "task"),
     "models": ("images", "list_models", "load", "preprocess", "read"),
     "reports": ("explain",),
     "reports.run": ("run",),
@@ -40,6 +51,9 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from .methods import combine, foci
+    from .methods.circuits.circuit import Circuit, circuit
+    from .methods.circuits.pairs import Pair, Pairs
+    from .methods.circuits.tasks import list_tasks, picture_pairs, task
     from .models import images, list_models, load, preprocess, read
     from .probe.adapter import Adapter, adapter
     from .probe.calls import ledger, maps, patch, plan, trace
@@ -47,11 +61,19 @@ if TYPE_CHECKING:
     from .probe.errors import LimelightError
     from .probe.mark import mark
     from .probe.probe import Probe
-    from .probe.registry import list_methods, method, pass_method, path_method, use
+    from .probe.registry import (
+        circuit_method,
+        list_methods,
+        method,
+        pass_method,
+        path_method,
+        use,
+    )
     from .probe.results import Maps, SaliencyMap
     from .probe.site import Site
     from .probe.target import (
         Target,
+        contrast,
         label,
         margin,
         pixel,

@@ -3,6 +3,7 @@
 from . import (
     cam,
     captum,
+    circuits,
     complexity,
     deconvnet,
     eigencam,
@@ -40,6 +41,7 @@ from .smooth import smooth
 __all__ = [
     "cam",
     "captum",
+    "circuits",
     "combine",
     "complexity",
     "deconvnet",

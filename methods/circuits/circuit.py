@@ -1,0 +1,256 @@
+"""Which heads do the work: many methods on one set of activations, judged against a truth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from ...models.tokenizer import Tokenizer, tokenizer_of
+from ...probe.calls import about_model
+from ...probe.errors import MethodError, ModelError, OptionError
+from ...probe.registry import Bound, use
+from ...probe.results import About
+from .evaluate import evaluate
+from .evidence import Evidence
+from .pairs import Pairs
+from .score import Score, as_score
+from .tasks import task
+from .truths import Published, Truth, measured, truth
+from .verify import Verdict, curve, verify
+
+DEFAULT = (
+    "attribution",
+    "code_attr",
+    "edge_attribution",
+    "direct_logit",
+    "discrete_sae",
+    "discrete_sae_edge",
+    "mutual_information",
+    "mean_difference",
+    "linear_probe",
+    "untrained_sae",
+    "null_split",
+    "diversity",
+    "norm",
+)
+TRUTH_PAIRS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """What every method said of every head.
+
+    evidence   model, pairs and activations, for whatever is asked next
+    scores     by method, in the order asked
+    seconds    what each method took after the shared forwards; those are `evidence.seconds`
+    truth      what the ranking is judged by, None if nothing is known
+    evaluation one row a method: average precision, AUC, ... with their nulls
+    about      model, seed, versions
+    """
+
+    evidence: Evidence
+    scores: Mapping[str, Score]
+    seconds: Mapping[str, float]
+    truth: Truth | None
+    evaluation: pd.DataFrame
+    about: About
+    notes: tuple[str, ...] = ()
+    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def pairs(self) -> Pairs:
+        return self.evidence.pairs
+
+    @property
+    def names(self) -> tuple[tuple[int, int], ...]:
+        """Layer and number of each head."""
+        return self.evidence.outputs.names
+
+    def score(self, method: str = "") -> Score:
+        """The score of a method; the first asked for unless told. Raises MethodError."""
+        chosen = method or next(iter(self.scores))
+        if chosen not in self.scores:
+            raise MethodError(
+                f"method {chosen!r} was not run here; there are {', '.join(self.scores)}"
+            )
+        return self.scores[chosen]
+
+    def table(self) -> pd.DataFrame:
+        """One row for every method and head: score, null, p, q, signed effect, in the circuit."""
+        rows = [self._rows(name, score) for name, score in self.scores.items()]
+        return pd.concat(rows, ignore_index=True)
+
+    def _rows(self, name: str, score: Score) -> pd.DataFrame:
+        none = [None] * len(self.names)
+        inside, effects = none, none
+        if self.truth is not None:
+            inside = self.truth.inside.tolist()
+            effects = none if self.truth.effects is None else self.truth.effects.tolist()
+        columns = {
+            "method": name,
+            "layer": [layer for layer, _ in self.names],
+            "head": [head for _, head in self.names],
+            "score": score.values.tolist(),
+            "null": none if score.null is None else score.null.mean(0).tolist(),
+            "p": none if score.p is None else score.p.tolist(),
+            "q": none if score.q is None else score.q.tolist(),
+            "signed": none if score.signed is None else score.signed.tolist(),
+            "in_circuit": inside,
+            "effect": effects,
+        }
+        return pd.DataFrame(columns)
+
+    def top(self, count: int = 10, method: str = "") -> list[tuple[int, int]]:
+        """The heads (layer, number) that a method ranks first."""
+        order = self.score(method).values.argsort(descending=True, stable=True)[:count]
+        return [self.names[i] for i in order.tolist()]
+
+    def edges(self, method: str = "edge_attribution", *, count: int = 100) -> pd.DataFrame:
+        """The largest edges of a method: from_layer, from_head, to_layer, to_head, score."""
+        edges = self.score(method).edges
+        if edges is None:
+            raise MethodError(f"method {method!r} scores heads only, no edges")
+        best = edges.flatten().argsort(descending=True)[: min(count, int((edges > 0).sum()))]
+        pairs = [divmod(i, len(edges)) for i in best.tolist()]
+        rows = [(*self.names[u], *self.names[v], float(edges[u, v])) for u, v in pairs]
+        names = ["from_layer", "from_head", "to_layer", "to_head", "score"]
+        return pd.DataFrame(rows, columns=names)
+
+    def verify(self, heads: Iterable[tuple[int, int]] | int = 10, **options: Any) -> Verdict:
+        """Faithfulness, completeness, minimality of heads, or of the first method's top ones."""
+        chosen = self.top(heads) if isinstance(heads, int) else list(heads)
+        return verify(self.evidence, chosen, **options)
+
+    def curve(self, method: str = "", **options: Any) -> pd.DataFrame:
+        """Faithfulness and completeness of a method's top k heads, k growing."""
+        key = "curve", method, tuple(sorted(options.items()))
+        if key not in self._kept:
+            self._kept[key] = curve(self.evidence, self.score(method).values, **options)
+        return self._kept[key]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write scores.parquet and evaluation.parquet; the folder."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        self.table().to_parquet(target / "scores.parquet", index=False)
+        self.evaluation.to_parquet(target / "evaluation.parquet", index=False)
+        return target
+
+
+def circuit(
+    model: nn.Module,
+    pairs: Pairs | str | Path,
+    methods: Sequence[str | Bound] | str | None = None,
+    *,
+    truth: str | Published | Truth | Iterable[tuple[int, int]] | None = "measured",
+    count: int = 64,
+    truth_pairs: int = TRUTH_PAIRS,
+    seed: int = 0,
+    batch: int = 16,
+) -> Circuit:
+    """Score every attention head of a model for a task, controls beside methods.
+
+    pairs    `Pairs`, the name of a task ("ioi", "greater_than", "docstring", "induction") or a file
+             of prompts (JSON lines)
+    methods  names with options, "code_attr:64"; default: the gradient scores, the published
+             discrete autoencoder, and all controls
+    truth    "measured": exact patching on `truth_pairs` pairs that no method sees; a published
+             circuit ("ioi:sae"), heads (layer, number), a Truth, or None
+    count    pairs of a named task
+    Raises OptionError, MethodError.
+    """
+    asked = [methods] if isinstance(methods, str) else list(DEFAULT if methods is None else methods)
+    bounds = [_bound(spec) for spec in asked]
+    extra = truth_pairs if truth == "measured" else 0
+    whole = _pairs(model, pairs, count, extra, seed)
+    scored = whole[: len(whole) - extra]
+    evidence = Evidence(model, scored, batch=batch)
+    if any("gradient" in b.method.needs for b in bounds):
+        evidence.run("clean", gradient=True)
+    known = _truth(evidence, truth, whole[len(whole) - extra :])
+    scores: dict[str, Score] = {}
+    seconds: dict[str, float] = {}
+    evidence.corrupt  # noqa: B018  the forwards are nobody's own time
+    for bound in bounds:
+        start = time.perf_counter()
+        scores[bound.name] = as_score(bound(evidence), bound, evidence.heads)
+        seconds[bound.name] = time.perf_counter() - start
+    return Circuit(
+        evidence,
+        scores,
+        seconds,
+        known,
+        _evaluation(scores, known, seconds),
+        about_model(model, seed),
+        (*evidence.outputs.adapter.notes, *evidence.outputs.notes, *_doubts(evidence)),
+    )
+
+
+def _bound(spec: str | Bound) -> Bound:
+    bound = use(spec)
+    if bound.method.kind != "circuit":
+        raise MethodError(
+            f"method {bound.name!r} makes maps, not scores of heads; `limelight methods` shows "
+            f"which score circuits"
+        )
+    return bound
+
+
+def _pairs(model: nn.Module, pairs: Pairs | str | Path, count: int, extra: int, seed: int) -> Pairs:
+    """The pairs to score and, behind them, those that the truth is measured on."""
+    found = pairs
+    if not isinstance(found, Pairs):
+        found = task(found, _reader(model), count=count + extra, seed=seed)
+    if len(found) < extra + 2:
+        raise OptionError(
+            f"{len(found)} pairs were given, {extra} of which would measure the truth: give more "
+            f"pairs, fewer truth_pairs, or truth=None"
+        )
+    return found
+
+
+def _reader(model: nn.Module) -> Tokenizer | int:
+    """The model's tokenizer; where it has none, how many tokens it knows."""
+    try:
+        return tokenizer_of(model)
+    except ModelError:
+        tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+        if not tables:
+            raise
+        return max(table.num_embeddings for table in tables)
+
+
+def _truth(evidence: Evidence, spec: Any, pairs: Pairs) -> Truth | None:
+    if spec is None or isinstance(spec, Truth):
+        return spec
+    if spec == "measured":
+        return measured(Evidence(evidence.model, pairs, outputs=evidence.outputs))
+    return truth(spec, evidence.outputs)
+
+
+def _evaluation(
+    scores: Mapping[str, Score], known: Truth | None, seconds: Mapping[str, float]
+) -> pd.DataFrame:
+    judged = known is not None and known.inside.any() and not known.inside.all()
+    rows = []
+    for name, score in scores.items():
+        figures = evaluate(score, known) if judged else {}  # type: ignore[arg-type]
+        rows.append({"method": name, **figures, "chance": score.chance, "seconds": seconds[name]})
+    return pd.DataFrame(rows)
+
+
+def _doubts(evidence: Evidence) -> list[str]:
+    """What a reader should know before trusting any score."""
+    solved = (evidence.clean.metric > 0).float().mean().item()
+    found = []
+    if solved < 0.8:
+        found.append(f"the model solves only {solved:.0%} of the clean inputs")
+    if evidence.clean.metric.mean() <= evidence.corrupt.metric.mean():
+        found.append("the metric does not fall from clean to corrupt inputs")
+    return found

@@ -1,0 +1,174 @@
+"""What all circuit methods read: the heads' outputs on clean and corrupt inputs, and gradients.
+
+One clean forward and one corrupt forward of every pair serve all methods; where one of them reads
+gradients, the clean forward is followed by one backward. Inputs of one shape run together, so
+that nothing is padded; tokens of all pairs are stored one after the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...probe.errors import OptionError
+from ...probe.probe import Probe
+from .outputs import Outputs, head_outputs
+from .pairs import Group, Pairs
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One side of all pairs: z of every head at every token, and the metric.
+
+    z        `t h d`
+    metric   `p`
+    lengths  tokens of each pair, `p`
+    """
+
+    z: Tensor
+    metric: Tensor
+    lengths: Tensor
+
+
+class Evidence:
+    """The activations of one model on one task, computed when first read, then kept.
+
+    model, pairs   what was run
+    outputs        where the heads write
+    batch          pairs that run together
+    seconds        what the forwards and the backward took
+    """
+
+    def __init__(
+        self, model: nn.Module, pairs: Pairs, *, outputs: Outputs | None = None, batch: int = 16
+    ) -> None:
+        if len(pairs) < 2:
+            raise OptionError(f"a circuit is sought on at least 2 pairs, not on {len(pairs)}")
+        self.model, self.pairs, self.batch = model, pairs, batch
+        self.outputs = outputs or head_outputs(model, pairs[0].clean[None])
+        self.seconds: dict[str, float] = {}
+        self._sides: dict[str, Side] = {}
+        self._gradient: Tensor | None = None
+        self._kept: dict[Any, Any] = {}
+
+    @property
+    def heads(self) -> int:
+        return len(self.outputs)
+
+    @property
+    def clean(self) -> Side:
+        if "clean" not in self._sides:
+            self.run("clean", gradient=False)
+        return self._sides["clean"]
+
+    @property
+    def corrupt(self) -> Side:
+        if "corrupt" not in self._sides:
+            self.run("corrupt", gradient=False)
+        return self._sides["corrupt"]
+
+    @property
+    def gradient(self) -> Tensor:
+        """d metric / d z on the clean inputs, `t h d`."""
+        if self._gradient is None:
+            self.run("clean", gradient=True)
+        return self._gradient  # type: ignore[return-value]
+
+    @property
+    def labels(self) -> Tensor:
+        """The examples of both sides, positives first: True for clean, `e` = 2 p."""
+        count = len(self.pairs)
+        return torch.arange(2 * count) < count
+
+    @property
+    def pair(self) -> Tensor:
+        """The pair of each token, `t`."""
+        lengths = self.clean.lengths
+        return torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+
+    @property
+    def last(self) -> Tensor:
+        """Whether a token is the last of its input, `t`."""
+        lengths = self.clean.lengths
+        last = torch.zeros(int(lengths.sum()), dtype=torch.bool)
+        last[lengths.cumsum(0) - 1] = True
+        return last
+
+    def rows(self, places: Sequence[int]) -> Tensor:
+        """The tokens of some pairs, in that order."""
+        starts = [0, *self.clean.lengths.cumsum(0).tolist()]
+        return torch.cat([torch.arange(starts[i], starts[i + 1]) for i in places])
+
+    def keep(self, key: Any, make: Any) -> Any:
+        """What `make` gave when this was first asked for: methods share what they have made."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def examples(self, *, at: str = "mean") -> Tensor:
+        """z of every example, positives first, `e h d`: mean over its positions, or at the last."""
+        if at not in ("mean", "last"):
+            raise OptionError(
+                f"examples are read at 'mean' or 'last' of their positions, not {at!r}"
+            )
+        return self.keep(("examples", at), lambda: self._examples(at))
+
+    def _examples(self, at: str) -> Tensor:
+        sides = self.clean, self.corrupt
+        if at == "last":
+            return torch.cat([side.z[self.last] for side in sides])
+        return torch.cat([self.sum_pairs(s.z) / s.lengths[:, None, None] for s in sides])
+
+    def sum_pairs(self, tokens: Tensor) -> Tensor:
+        """Sum over the tokens of each pair: `t ...` to `p ...`."""
+        total = tokens.new_zeros(len(self.pairs), *tokens.shape[1:])
+        return total.index_add_(0, self.pair, tokens)
+
+    def results(self, z: Tensor) -> Tensor:
+        """What heads add to the residual stream: `... h d` to `... h m`."""
+        return torch.einsum("...hd,hdm->...hm", z, self.outputs.weight)
+
+    def run(self, side: str, *, gradient: bool) -> None:
+        """Run one side of all pairs, with a backward from the metric if wanted."""
+        start = time.perf_counter()
+        z: list[Any] = [None] * len(self.pairs)
+        slopes = list(z)
+        metric = torch.zeros(len(self.pairs))
+        with Probe(self.model, grad=gradient, whole=True) as probe:
+            probe.watch(*(o.site for o in self.outputs.layers))
+            for group in self.pairs.batches(self.batch):
+                metric[group.places] = _run(probe, group, side, gradient).float().cpu()
+                self._file(group, self.outputs.stack(probe.trace, "act"), z)
+                if gradient:
+                    self._file(group, self.outputs.stack(probe.trace, "grad"), slopes)
+        lengths = torch.tensor([len(part) for part in z])
+        self._sides[side] = Side(torch.cat(z), metric, lengths)
+        if gradient:
+            self._gradient = torch.cat(slopes)
+        name = f"{side} forward" + " and backward" * gradient
+        self.seconds[name] = time.perf_counter() - start
+
+    @staticmethod
+    def _file(group: Group, found: Tensor, into: list[Any]) -> None:
+        for place, part in zip(group.places, found.detach().float().cpu(), strict=True):
+            into[place] = part
+
+
+def _run(probe: Probe, group: Group, side: str, gradient: bool) -> Tensor:
+    """Run a group and take the gradient; the metric of each pair."""
+    output = probe(feed(probe.model, group.clean if side == "clean" else group.corrupt))
+    target = group.pairs.target()
+    if gradient:
+        probe.backward(target, retain=False)
+    with torch.no_grad():
+        return target(output)
+
+
+def feed(model: nn.Module, x: Tensor) -> Tensor:
+    """An input where the model's weights lie."""
+    return x.to(next(model.parameters()).device)

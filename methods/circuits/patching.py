@@ -1,0 +1,177 @@
+"""What happens when a head's output is exchanged: ablations and activation patching, head by head.
+
+Many copies of a group of pairs run together, each with another head exchanged. What lies before
+the exchanged layer is not computed again: its layers answer with what they gave before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...probe.errors import OptionError
+from ...probe.probe import Probe
+from ...probe.registry import circuit_method
+from ...probe.tree import exchange
+from .evidence import Evidence, feed
+from .pairs import Group
+from .score import Score, from_pairs
+
+ROWS = 64  # inputs that run at a time
+By = Literal["zero", "mean", "resample"]
+
+
+@circuit_method("ablation", needs=("activations", "model"))
+def ablation(evidence: Evidence, *, by: By = "resample", pairs: int = 0) -> Score:
+    """The metric that is lost when one head's output is exchanged on the clean input.
+
+    by     zero; mean over all tokens of the corrupt inputs; or resample, the head's output on the
+           corrupt input of the same pair
+    pairs  how many of the pairs are run; 0 for all
+    (metric clean - metric exchanged) / (mean metric clean - mean metric corrupt), by pair; the
+    score is |mean|. Exact, one forward for every pair and head; blind to heads that stand in for
+    one another.
+    """
+    return _scored(evidence, "clean", replacement(evidence, by), pairs)
+
+
+@circuit_method("activation_patching", needs=("activations", "model"))
+def activation_patching(evidence: Evidence, *, pairs: int = 0) -> Score:
+    """The metric that comes back when one head's clean output enters the corrupt run.
+
+    (metric patched - metric corrupt) / (mean metric clean - mean metric corrupt), by pair; the
+    score is |mean|. Finds heads that suffice, where ablation finds heads that are needed.
+    pairs  how many of the pairs are run; 0 for all
+    """
+    return _scored(evidence, "corrupt", evidence.clean.z, pairs)
+
+
+def replacement(evidence: Evidence, by: By) -> Tensor:
+    """What takes the place of z, `t h d`."""
+    if by == "zero":
+        return torch.zeros_like(evidence.clean.z)
+    if by == "mean":
+        return evidence.corrupt.z.mean(0, keepdim=True).expand_as(evidence.clean.z)
+    if by == "resample":
+        return evidence.corrupt.z
+    raise OptionError(f"heads are exchanged for 'zero', 'mean' or 'resample', not {by!r}")
+
+
+def gap(evidence: Evidence) -> float:
+    """The mean metric on clean inputs minus that on corrupt ones. Raises OptionError at 0."""
+    found = float((evidence.clean.metric - evidence.corrupt.metric).mean())
+    if abs(found) < 1e-6:
+        raise OptionError(
+            f"effects are shares of the metric's fall from clean to corrupt inputs, but on "
+            f"{evidence.pairs.name!r} it does not fall: choose a task that the model can do"
+        )
+    return found
+
+
+def _scored(evidence: Evidence, side: str, new: Tensor, pairs: int) -> Score:
+    count = min(pairs or len(evidence.pairs), len(evidence.pairs))
+    base = (evidence.clean if side == "clean" else evidence.corrupt).metric[:count]
+    change = each_head(evidence, side, new, count) - base[:, None]
+    sign = -1 if side == "clean" else 1
+    return from_pairs(sign * change / gap(evidence), facts={"pairs": count})
+
+
+def each_head(evidence: Evidence, side: str, new: Tensor, count: int) -> Tensor:
+    """The metric of the first pairs with each single head's z exchanged for `new`: `p h`."""
+    found = torch.zeros(count, evidence.heads)
+    for group in evidence.pairs[:count].batches(max(1, ROWS // evidence.outputs.layers[0].heads)):
+        blocks = Blocks(evidence, group, side)
+        z = new[evidence.rows(group.places)].unflatten(0, (len(group.places), -1))
+        for layer in range(len(evidence.outputs.layers)):
+            span = evidence.outputs.span(layer)
+            metric = blocks.patched(layer, z[:, :, span])
+            found[group.places, span] = metric.T.float().cpu()
+    return found
+
+
+class Blocks:
+    """One group of inputs and what every layer gave for it, so that a run can begin at any."""
+
+    def __init__(self, evidence: Evidence, group: Group, side: str) -> None:
+        self.outputs = evidence.outputs
+        self.model, self.group = evidence.model, group
+        self.x = feed(self.model, group.clean if side == "clean" else group.corrupt)
+        self.answers: dict[str, Any] = {}
+        self._paths = list(dict.fromkeys(o.block for o in self.outputs.layers if o.block))
+        with (
+            Probe(self.model, grad=False) as probe,
+            _listening(self.model, self._paths, self.answers),
+        ):
+            probe(self.x)
+
+    def patched(self, layer: int, z: Tensor) -> Tensor:
+        """The metric with each head of a layer exchanged in turn for z `b n h d`: `h b`."""
+        output = self.outputs.layers[layer]
+        heads, size = output.heads, len(self.x)
+
+        def change(old: Tensor) -> Tensor:
+            rows = old.unflatten(0, (heads, size)).clone()
+            for head in range(heads):
+                rows[head, :, :, head] = z[:, -rows.shape[2] :, head].to(rows)
+            return rows.flatten(0, 1)
+
+        with (
+            replaying(self.model, self.before(output.block, heads)),
+            Probe(self.model, grad=False, whole=True) as probe,
+        ):
+            probe.edit({output.site: output.edit(change)})
+            result = probe(self.x.repeat(heads, *[1] * (self.x.ndim - 1)))
+        with torch.no_grad():
+            target = self.group.pairs.target().take(list(range(size)) * heads)
+            return target(result).unflatten(0, (heads, size))
+
+    def before(self, block: str, count: int = 1) -> dict[str, Any]:
+        """What the layers before a block answer to `count` copies of the inputs."""
+        paths = self._paths[: self._paths.index(block)] if block else []
+        return {path: _copies(self.answers[path], len(self.x), count) for path in paths}
+
+
+def _copies(answer: Any, size: int, count: int) -> Any:
+    """A layer's answer for `count` copies of the batch."""
+
+    def more(_: str, t: Tensor) -> Tensor:
+        return t.repeat(count, *[1] * (t.ndim - 1)) if t.ndim and len(t) == size else t
+
+    return exchange(answer, more)
+
+
+@contextmanager
+def _listening(model: nn.Module, paths: Sequence[str], into: dict[str, Any]) -> Iterator[None]:
+    """Keep what modules return."""
+
+    def keeper(path: str) -> Callable[..., None]:
+        return lambda module, args, result: into.__setitem__(path, result)
+
+    hooks = [model.get_submodule(p).register_forward_hook(keeper(p)) for p in paths]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def replaying(model: nn.Module, answers: dict[str, Any]) -> Iterator[None]:
+    """Modules that answer with what they are given instead of computing it."""
+    modules = {path: model.get_submodule(path) for path in answers}
+    held = {path: vars(m).get("forward") for path, m in modules.items()}
+    for path, module in modules.items():
+        module.forward = lambda *a, answer=answers[path], **k: answer
+    try:
+        yield
+    finally:
+        for path, module in modules.items():
+            old = held[path]
+            if old is None:
+                del module.forward
+            else:
+                module.forward = old

@@ -1,0 +1,199 @@
+"""Edges between heads: edge attribution patching for all at once, path patching for a few exactly.
+
+An edge u -> v is what head v reads of head u's contribution to the residual stream, by its own
+queries, keys and values; what u does to v through layers in between is not part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ...probe.edit import Edit
+from ...probe.errors import MethodError
+from ...probe.probe import Probe
+from ...probe.registry import circuit_method
+from ...probe.site import Site
+from .attribution import attribution, entered, final_slope, placed
+from .evidence import Evidence, feed
+from .outputs import HeadOutput, longer, stacked
+from .pairs import Group
+from .patching import gap
+from .score import Score
+
+
+@circuit_method("edge_attribution", needs=("activations", "gradient"))
+def edge_attribution(evidence: Evidence, *, steps: int = 1) -> Score:
+    """Edge attribution patching between heads: (result_u corrupt - result_u clean) . slope_v.
+
+    slope_v is the metric's gradient at v's z, pulled back through v's own attention and norm to
+    the input of its layer. `edges` holds |mean over pairs| for every u in a lower layer than v;
+    a head's score is the sum of its edges, those to the output included. Two forwards and one
+    backward, and one backward through its own attention for every head of a layer.
+    steps > 1: the mean over inputs between clean and corrupt (EAP-IG, arXiv 2403.17806).
+    """
+    edges, out = evidence.keep(("edges", steps), lambda: _edges(evidence, steps))
+    total = edges.abs().sum(0) + edges.abs().sum(1) + out.abs()
+    return Score(total, edges=edges.abs(), facts={"signed edges": edges, "to output": out})
+
+
+def _edges(evidence: Evidence, steps: int) -> tuple[Tensor, Tensor]:
+    """Signed mean effects of edges, `h h`, and of the direct paths to the output, `h`."""
+    outputs = evidence.outputs
+    missing = [o.module for o in outputs.layers if not o.block]
+    if missing:
+        raise MethodError(
+            f"edges between heads need the layer of each attention, but {missing[0]!r} lies in "
+            f"none of the hidden layers"
+        )
+    edges = torch.zeros(evidence.heads, evidence.heads)
+    change = evidence.corrupt.z - evidence.clean.z
+    for group in evidence.pairs.batches(evidence.batch):
+        own = change[evidence.rows(group.places)]
+        for k in range(steps):
+            _add_edges(evidence, group, own, k / steps, edges)
+    direct = torch.einsum("tm,hdm->thd", final_slope(evidence), outputs.weight)
+    out = evidence.sum_pairs((direct * change).sum(-1)).mean(0)
+    return edges / (len(evidence.pairs) * steps), out
+
+
+def _add_edges(evidence: Evidence, group: Group, change: Tensor, mix: float, into: Tensor) -> None:
+    """Add the effects of all edges over one group, its inputs `mix` of the way to the corrupt."""
+    layers = evidence.outputs.layers
+    entries = [Site(o.block, "in") for o in layers]
+    live: dict[Site, Tensor] = {}
+    with Probe(evidence.model) as probe:
+        if mix:
+            start, end = (entered(evidence, entries[0], x) for x in (group.clean, group.corrupt))
+            probe.edit({entries[0]: placed(torch.lerp(start, end, mix))})
+        catch = _catcher(live)
+        probe.edit(dict.fromkeys([*entries, *(o.site for o in layers)], catch))
+        output = probe(feed(evidence.model, group.clean))
+        with torch.enable_grad():
+            score = group.pairs.target()(output).sum()
+        slopes = torch.autograd.grad(score, [live[o.site] for o in layers], retain_graph=True)
+        written: list[Tensor] = []
+        for layer, (o, entry, slope) in enumerate(zip(layers, entries, slopes, strict=True)):
+            span = evidence.outputs.span(layer)
+            if written:
+                tokens = change.shape[0] // len(group.places)
+                pulled = _pulled(o, live[o.site], live[entry], slope, tokens)
+                into[: span.start, span] += torch.cat(written) @ pulled.T
+            own = torch.einsum("thd,hdm->htm", change[:, span], o.weight.float().cpu())
+            written.append(own.flatten(1))
+
+
+def _pulled(o: HeadOutput, z: Tensor, entry: Tensor, slope: Tensor, tokens: int) -> Tensor:
+    """The slope at each head's z, back at the input of its layer: `h (t m)`."""
+    split = o.split(slope)
+    found = []
+    for head in range(o.heads):
+        only = torch.zeros_like(split)
+        only[:, :, head] = split[:, :, head]
+        (back,) = torch.autograd.grad(z, entry, o.join(only, slope), retain_graph=True)
+        found.append(longer(back.flatten(1, -2), tokens).float().cpu().flatten())
+    return torch.stack(found)
+
+
+def _catcher(live: dict[Site, Tensor]) -> Edit:
+    """Keep the values with their graph."""
+
+    def edit(value: Tensor, site: Site) -> Tensor:
+        live[site] = value
+        return value
+
+    return edit
+
+
+@circuit_method("path_patching", needs=("activations", "gradient", "model"))
+def path_patching(evidence: Evidence, *, heads: int = 8, pairs: int = 8) -> Score:
+    """Path patching between the heads that attribution ranks first: exact effects of edges.
+
+    For u -> v: on the clean input u gives its corrupt output, all other heads keep theirs, layers
+    in between are computed; what v then gives replaces v's output in a second clean run. The
+    effect is the metric lost, as a share of the fall from clean to corrupt (arXiv 2211.00593).
+    A head's score is the sum of |effect| over its edges; heads not tried have 0.
+    """
+    order = attribution(evidence).values.argsort(descending=True)[:heads]
+    chosen = sorted(order.tolist())
+    edges = path_effects(evidence, chosen, chosen, pairs=pairs)
+    return Score(
+        edges.abs().sum(0) + edges.abs().sum(1),
+        edges=edges.abs(),
+        facts={"signed edges": edges, "tried": chosen},
+    )
+
+
+def path_effects(
+    evidence: Evidence, senders: Sequence[int], receivers: Sequence[int], *, pairs: int = 0
+) -> Tensor:
+    """Effects of the edges from senders to receivers in later layers, `h h`, 0 for the others."""
+    subset = evidence.pairs[: pairs or None]
+    layer = evidence.outputs.layer
+    fall = gap(evidence)
+    found = torch.zeros(evidence.heads, evidence.heads)
+    for group in subset.batches(evidence.batch):
+        rows = evidence.rows(group.places)
+        clean, corrupt = (
+            side.z[rows].unflatten(0, (len(group.places), -1))
+            for side in (evidence.clean, evidence.corrupt)
+        )
+        base = evidence.clean.metric[group.places].sum()
+        for u in senders:
+            later = [v for v in receivers if layer[v] > layer[u]]
+            if not later:
+                continue
+            heard = _heard(evidence, group, clean, corrupt, u)
+            for v in later:
+                metric = run_exchanged(evidence, group, {v: heard[:, :, v]})
+                found[u, v] += (base - metric.sum()) / fall
+    return found / len(subset)
+
+
+def _heard(evidence: Evidence, group: Group, clean: Tensor, corrupt: Tensor, u: int) -> Tensor:
+    """What every head gives when u is corrupt and all other heads speak as on the clean input."""
+    said: dict[int, Tensor] = {}
+    held = clean.clone()
+    held[:, :, u] = corrupt[:, :, u]
+
+    def freeze(layer: int) -> Callable[[Tensor], Tensor]:
+        span = evidence.outputs.span(layer)
+
+        def change(z: Tensor) -> Tensor:
+            said[layer] = z.detach().float().cpu()
+            return held[:, -z.shape[1] :, span].to(z)
+
+        return change
+
+    layers = evidence.outputs.layers
+    with Probe(evidence.model, grad=False, whole=True) as probe:
+        probe.edit({o.site: o.edit(freeze(i)) for i, o in enumerate(layers)})
+        probe(feed(evidence.model, group.clean))
+    return stacked([said[i] for i in range(len(layers))])
+
+
+def run_exchanged(evidence: Evidence, group: Group, new: Mapping[int, Tensor]) -> Tensor:
+    """The metric of a group's clean inputs with some heads' z exchanged, each `b n d`: `b`."""
+    outputs = evidence.outputs
+    edits: dict[str | Site, Edit] = {}
+    for layer, o in enumerate(outputs.layers):
+        span = outputs.span(layer)
+        own = {v - span.start: z for v, z in new.items() if span.start <= v < span.stop}
+        if own:
+            edits[o.site] = o.edit(_exchange(own))
+    with Probe(evidence.model, grad=False, whole=True) as probe:
+        output = probe.edit(edits)(feed(evidence.model, group.clean))
+        with torch.no_grad():
+            return group.pairs.target()(output).float().cpu()
+
+
+def _exchange(new: Mapping[int, Tensor]) -> Callable[[Tensor], Tensor]:
+    def change(z: Tensor) -> Tensor:
+        z = z.clone()
+        for head, value in new.items():
+            z[:, :, head] = value[:, -z.shape[1] :].to(z)
+        return z
+
+    return change

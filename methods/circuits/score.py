@@ -1,0 +1,102 @@
+"""What a method says of every head, and the chance level that it is to be read against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...probe.errors import MethodError
+from ...probe.registry import Bound
+
+NULLS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """One number a head, larger for heads that do more.
+
+    values  `h`
+    null    the same score where the task is taken out of it, `r h`; None where none is meant
+    chance  what was done for the null: labels permuted, signs drawn
+    spread  the score of every seed, `s h`; `values` is their mean
+    signed  the effect with its sign, `h`, where it has one
+    edges   from head to head, `h h`, for scores of edges
+    facts   what else a report shows: codes, shares, thresholds
+    """
+
+    values: Tensor
+    null: Tensor | None = None
+    chance: str = ""
+    spread: Tensor | None = None
+    signed: Tensor | None = None
+    edges: Tensor | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def p(self) -> Tensor | None:
+        """How often the null is as large, head by head: (1 + #) / (1 + r)."""
+        if self.null is None:
+            return None
+        return (1 + (self.null >= self.values).sum(0)) / (1 + len(self.null))
+
+    @property
+    def q(self) -> Tensor | None:
+        """p corrected for the number of heads, after Benjamini and Hochberg."""
+        return None if self.p is None else false_discovery(self.p)
+
+    @property
+    def excess(self) -> Tensor:
+        """The score minus the mean of its null."""
+        return self.values if self.null is None else self.values - self.null.mean(0)
+
+
+def false_discovery(p: Tensor) -> Tensor:
+    """The share of false finds when all heads with at most this p are taken: min_j>=i p_j h / j."""
+    order = p.argsort(stable=True)
+    ranks = torch.arange(1, len(p) + 1, dtype=torch.float64)
+    rising = (p[order].double() * len(p) / ranks).flip(0).cummin(0).values.flip(0)
+    return torch.empty_like(rising).scatter(0, order, rising).clamp(max=1)
+
+
+def from_pairs(effects: Tensor, *, seed: int = 0, nulls: int = NULLS, **more: Any) -> Score:
+    """A score |mean over pairs| from the effect of every pair, `p h`.
+
+    Null: the mean after a random sign for every pair, which keeps the size of effects and takes
+    their agreement. It is far above chance as a ranking: heads that matter have large effects.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(0, 2, (nulls, len(effects)), generator=generator) * 2 - 1
+    mean = effects.mean(0)
+    null = (draws.to(effects) @ effects / len(effects)).abs()
+    return Score(mean.abs(), null, "signs of pairs drawn", signed=mean, **more)
+
+
+def permuted(
+    measure: Callable[[Tensor], Tensor], labels: Tensor, *, seed: int, nulls: int, **more: Any
+) -> Score:
+    """A score from labels, and the same from labels in random order.
+
+    measure   labels `r e` (True for positives) to scores `r h`
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.stack(
+        [labels[torch.randperm(len(labels), generator=generator)] for _ in range(nulls)]
+    )
+    found = measure(torch.cat([labels[None], drawn]))
+    return Score(found[0], found[1:], "labels permuted", **more)
+
+
+def as_score(found: Any, bound: Bound, heads: int) -> Score:
+    """What a method returned as a Score. Raises MethodError when it is none."""
+    score = Score(found) if isinstance(found, Tensor) else found
+    if not isinstance(score, Score) or score.values.shape != (heads,):
+        shape = tuple(score.values.shape) if isinstance(score, Score) else type(found).__name__
+        raise MethodError(
+            f"circuit method {bound.name!r} must give one number for each of {heads} heads, but "
+            f"gave {shape}"
+        )
+    return score
