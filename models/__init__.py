@@ -2,6 +2,7 @@
 
 from . import (
     alexnet,
+    attention_only,
     biformer,
     biformer_nchw,
     convit,
@@ -9,6 +10,7 @@ from . import (
     gla,
     halonet,
     hornet,
+    llama,
     maxvit,
     nat,
     resnet,
@@ -31,6 +33,7 @@ __all__ = [
     "Card",
     "adapters",
     "alexnet",
+    "attention_only",
     "biformer",
     "biformer_nchw",
     "convit",
@@ -41,6 +44,7 @@ __all__ = [
     "images",
     "labels",
     "list_models",
+    "llama",
     "load",
     "maxvit",
     "nat",

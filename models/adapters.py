@@ -6,11 +6,17 @@ from torch import nn
 
 from ..probe.adapter import Adapter, adapter
 from ..probe.guess import expand, first_norm
-from . import adapter_huggingface, adapter_timm, adapter_torchvision
+from . import adapter_huggingface, adapter_timm, adapter_torchvision, adapter_transformerlens
 from .card import Card
 from .labels import labels
 
-__all__ = ["adapter_huggingface", "adapter_timm", "adapter_torchvision", "zoo"]
+__all__ = [
+    "adapter_huggingface",
+    "adapter_timm",
+    "adapter_torchvision",
+    "adapter_transformerlens",
+    "zoo",
+]
 
 
 @adapter
