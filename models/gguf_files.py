@@ -25,7 +25,7 @@ from torch import Tensor
 from ..probe.errors import WeightsError
 from .card import State
 from .gguf_tokenizer import gguf_tokenizer
-from .tokenizer import BpeTokenizer, PieceTokenizer, beside
+from ..probe.tokenizer import BpeTokenizer, PieceTokenizer, beside
 
 SUFFIXES = (".gguf", ".whl")
 OUTER = {

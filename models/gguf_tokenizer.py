@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from .tokenizer import BpeTokenizer, PieceTokenizer
+from ..probe.tokenizer import BpeTokenizer, PieceTokenizer
 
 CONTROL, USER = 3, 4  # types of tokens: marks such as the end of a text, and whole words
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -12,7 +12,7 @@ from ..probe.errors import OptionError, near
 from .card import State
 from .checkpointing import Checkpointing
 from .sequences import Cache, RmsNorm
-from .tokenizer import Tokenizer
+from ..probe.tokenizer import Tokenizer
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

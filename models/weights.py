@@ -19,7 +19,7 @@ from .card import Card, Source, State
 from .downloads import converted, fetch, nearest
 from .files import SUFFIXES, read_state
 from .fingerprint import fingerprint
-from .tokenizer import Tokenizer, read_tokenizer, tokenizer_beside
+from ..probe.tokenizer import Tokenizer, read_tokenizer, tokenizer_beside
 
 __all__ = ["Chosen", "choose", "fingerprint", "fit", "no_init", "told"]
 

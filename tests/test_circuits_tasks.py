@@ -24,7 +24,7 @@ from limelight.probe.errors import MethodError, OptionError
 def bytes_tokenizer():
     """A byte-level tokenizer of the package tokenizers, trained on the tasks' words."""
     rules = pytest.importorskip("tokenizers")
-    own = pytest.importorskip("limelight.models.tokenizer")
+    own = pytest.importorskip("limelight.probe.tokenizer")
     made = rules.Tokenizer(rules.models.BPE())
     made.pre_tokenizer = rules.pre_tokenizers.Sequence(
         [rules.pre_tokenizers.Digits(True), rules.pre_tokenizers.ByteLevel(add_prefix_space=False)]

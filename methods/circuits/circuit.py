@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from ...models.tokenizer import Tokenizer, tokenizer_of
+from ...probe.tokenizer import Tokenizer, tokenizer_of
 from ...probe.calls import about_model
 from ...probe.errors import MethodError, ModelError, OptionError
 from ...probe.registry import Bound, use

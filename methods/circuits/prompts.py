@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from ...probe.errors import OptionError
+from ...probe.tokenizer import Tokenizer
 from .pairs import Pair
-
-
-class Tokenizer(Protocol):
-    """What turns text into ids and back; no special tokens are added."""
-
-    @property
-    def size(self) -> int: ...
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def words(self, ids: list[int]) -> list[str]: ...
 
 
 class PromptError(OptionError):

@@ -124,7 +124,7 @@ def _reader(name: str, tokenizer: Tokenizer | int | None) -> Tokenizer:
         raise OptionError(
             f"{name!r} needs a tokenizer with encode, words and size, but a "
             f"{type(tokenizer).__name__} has no {missing[0]}: pass model.tokenizer, or wrap it by "
-            "limelight.models.tokenizer.tokenizer_of(model, tokenizer)"
+            "limelight.probe.tokenizer.tokenizer_of(model, tokenizer)"
         )
     return tokenizer
 

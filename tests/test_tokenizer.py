@@ -11,7 +11,7 @@ from foreign import import_foreign
 from shared import shared_dir
 
 from limelight.models.gguf_tokenizer import gguf_tokenizer
-from limelight.models.tokenizer import (
+from limelight.probe.tokenizer import (
     BpeTokenizer,
     HuggingFaceTokenizer,
     PieceTokenizer,

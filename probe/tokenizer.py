@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..probe.errors import ModelError, OptionError, WeightsError
+from .errors import ModelError, OptionError, WeightsError
 
 if TYPE_CHECKING:
     import tokenizers
