@@ -34,7 +34,8 @@ class Wishes:
     plain: dict[tuple[int, ...], dict[str, tuple[tuple[int, ...], Site]]] = field(
         default_factory=dict
     )  # by picture and module: outputs that are captured and nothing else, and their shape
-    _ports: dict[str, list[Pattern]] = field(default_factory=dict)
+    _order: dict[str | None, list[int]] = field(default_factory=dict)  # edits by path; None: wild
+    _ports: dict[str, dict[str | None, list[Pattern]]] = field(default_factory=dict)
     _heads: dict[str, bool] = field(default_factory=dict)
     _enters: dict[str, bool] = field(default_factory=dict)
 
@@ -54,6 +55,9 @@ class Wishes:
 
     def edit(self, pattern: Pattern, edit: Edit) -> None:
         self.edited.append((pattern, edit))
+        self._order.setdefault(pattern.path if pattern.concrete else None, []).append(
+            len(self.edited) - 1
+        )
         self._forget()
 
     def _forget(self) -> None:
@@ -77,7 +81,10 @@ class Wishes:
             return found
 
     def _find(self, site: Site) -> Wish | None:
-        edits = tuple((p.index, e) for p, e in self.edited if p.matches(site))
+        turns = sorted((*self._order.get(site.path, ()), *self._order.get(None, ())))
+        edits = tuple(
+            (p.index, e) for p, e in (self.edited[i] for i in turns) if p.matches(site)
+        )
         near = (*self._named.get((site.path, site.port), ()), *self._wild)
         keeps = [self.watched[p] for p in near if p.matches(site)]
         if not edits and not keeps:
@@ -85,23 +92,23 @@ class Wishes:
         keep: Keep = "device" if "device" in keeps else "cpu"
         return Wish(bool(keeps), keep, edits)
 
-    def _with_port(self, *names: str) -> list[Pattern]:
-        """The patterns that may mean one of these ports, or a part of it."""
+    def _with_port(self, path: str, *names: str) -> list[Pattern]:
+        """The patterns that may mean one of these ports of a module, or a part of it."""
         key = names[0]
         if key not in self._ports:
-            self._ports[key] = [
-                p
-                for p in self.patterns()
-                if "*" in p.port or "?" in p.port or p.port.partition(".")[0] in names
-            ]
-        return self._ports[key]
+            found: dict[str | None, list[Pattern]] = {}
+            for p in self.patterns():
+                if "*" in p.port or "?" in p.port or p.port.partition(".")[0] in names:
+                    found.setdefault(p.path if p.concrete else None, []).append(p)
+            self._ports[key] = found
+        return [*self._ports[key].get(path, ()), *self._ports[key].get(None, ())]
 
     def heads(self, path: str) -> bool:
         """Whether any head port (q, k, v, map, heads) of a module is wanted."""
         if path not in self._heads:
             self._heads[path] = any(
                 p.matches(Site(path, port, p.call or 0))
-                for p in self._with_port(*HEAD_PORTS)
+                for p in self._with_port(path, *HEAD_PORTS)
                 for port in HEAD_PORTS
             )
         return self._heads[path]
@@ -111,7 +118,7 @@ class Wishes:
         if path not in self._enters:
             self._enters[path] = any(
                 p.matches(Site(path, port, p.call or 0))
-                for p in self._with_port("in")
+                for p in self._with_port(path, "in")
                 for port in ("in", p.port)
                 if port.partition(".")[0] == "in"
             )

@@ -37,6 +37,11 @@ def _meant(
     modules: Mapping[str, nn.Module],
     canonical: Mapping[nn.Module, str],
 ) -> list[Pattern]:
+    if pattern.concrete and pattern.path in modules:
+        name = canonical[modules[pattern.path]]
+        if name == pattern.path:
+            return [pattern]
+
     def meant(path: str) -> bool:
         return pattern.matches(Site(path, pattern.port, pattern.call or 0))
 
