@@ -18,7 +18,10 @@ from torch.overrides import TorchFunctionMode
 import limelight as ll
 from limelight.kernels.attention import attention, attention_map, attention_statistics
 from limelight.kernels.reduce import distances
+from limelight.methods.circuits.evidence import Evidence
+from limelight.methods.circuits.outputs import head_outputs
 from limelight.probe.adapter import adapt
+from limelight.probe.errors import MethodError
 
 
 class NotForThis(Exception):  # noqa: N818  (no fault: the model has no such part)
@@ -38,7 +41,7 @@ class Small:
     def build(self) -> nn.Module:
         """The model with random weights, no biases, statistics of batch norms at rest."""
         torch.manual_seed(0)
-        model = ll.load(self.name, **self.hyper)
+        model = ll.load(self.name, weights=None, **self.hyper)
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if name.endswith("bias") and "bias_table" not in name:
@@ -155,6 +158,19 @@ SMALL = (
         {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2, "vocab_size": 128},
         tokens=24,
     ),
+    Small(
+        "smollm2_135m",
+        {
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "vocab_size": 128,
+        },
+        tokens=24,
+    ),
+    Small("induction_2l", {"vocab_size": 128}, tokens=24),
     Small("vig_tiny", {"depth": 2, "num_classes": 10}),
     Small("vig_h_tiny", {"dims": 32, "depths": (1, 1), "num_heads": (1, 2), "num_classes": 10}),
     Small("vit_b_16", {"img_size": 64, "depth": 2, "dim": 96, "heads": 3, "num_classes": 10}),
@@ -318,10 +334,40 @@ def a_head_can_be_cut(small: Small, model: nn.Module) -> None:
         torch.testing.assert_close(model(x), before, rtol=0, atol=0)
 
 
+@capability("circuits")
+def heads_are_scored_where_they_write(small: Small, model: nn.Module) -> None:
+    x = small.batch(4)
+    try:
+        outputs = head_outputs(model, x)
+    except MethodError as error:
+        raise NotForThis(str(error)) from error
+    clean, corrupt = x[:2], x[2:]
+    pairs = tuple(ll.Pair(a, b, (3,), (5,)) for a, b in zip(clean, corrupt, strict=True))
+    evidence = Evidence(model, ll.Pairs("noise", pairs), outputs=outputs)
+    score = ll.use("attribution")(evidence)
+    head = int(score.values.argmax())
+    assert score.values[head] > 0
+    layer = int(outputs.layer[head])
+    o, step = outputs.layers[layer], 1e-3
+    own = evidence.corrupt.z - evidence.clean.z
+    tokens = own.unflatten(0, (2, -1))[:, :, head]
+
+    def nudged(size: float) -> Tensor:
+        def change(z: Tensor) -> Tensor:
+            z = z.clone()
+            z[:, :, head - outputs.span(layer).start] += size * tokens[:, -z.shape[1] :].to(z)
+            return z
+
+        return ll.patch(model, clean, {o.site: o.edit(change)}, target=evidence.pairs.target())
+
+    slope = ((nudged(step) - nudged(-step)) / (2 * step)).mean()
+    assert abs(slope - score.signed[head]) <= 0.05 * abs(slope) + 1e-3
+
+
 @capability("state dict")
 def state_dict_goes_round(small: Small, model: nn.Module) -> None:
     torch.manual_seed(7)
-    other = ll.load(small.name, **small.hyper)
+    other = ll.load(small.name, weights=None, **small.hyper)
     other.load_state_dict(model.state_dict(), strict=True)
     x = small.batch()
     with torch.no_grad():

@@ -7,6 +7,7 @@ queries, keys and values; what u does to v through layers in between is not part
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from ...probe.edit import Edit
 from ...probe.errors import MethodError
 from ...probe.probe import Probe
 from ...probe.registry import circuit_method
-from ...probe.site import Site
-from .attribution import attribution, entered, final_slope, placed
+from ...probe.site import Site, parse
+from .attribution import attribution, entered, placed
 from .evidence import Evidence, feed
 from .outputs import HeadOutput, longer, stacked
 from .pairs import Group
@@ -24,7 +25,7 @@ from .patching import gap
 from .score import Score
 
 
-@circuit_method("edge_attribution", needs=("activations", "gradient"))
+@circuit_method("edge_attribution", needs=("activations", "model"))
 def edge_attribution(evidence: Evidence, *, steps: int = 1) -> Score:
     """Edge attribution patching between heads: (result_u corrupt - result_u clean) . slope_v.
 
@@ -48,41 +49,56 @@ def _edges(evidence: Evidence, steps: int) -> tuple[Tensor, Tensor]:
             f"edges between heads need the layer of each attention, but {missing[0]!r} lies in "
             f"none of the hidden layers"
         )
-    edges = torch.zeros(evidence.heads, evidence.heads)
+    found = _Edges.empty(evidence.heads)
     change = evidence.corrupt.z - evidence.clean.z
     for group in evidence.pairs.batches(evidence.batch):
         own = change[evidence.rows(group.places)]
         for k in range(steps):
-            _add_edges(evidence, group, own, k / steps, edges)
-    direct = torch.einsum("tm,hdm->thd", final_slope(evidence), outputs.weight)
-    out = evidence.sum_pairs((direct * change).sum(-1)).mean(0)
-    return edges / (len(evidence.pairs) * steps), out
+            _add_edges(evidence, group, own, k / steps, found)
+    count = len(evidence.pairs) * steps
+    return found.inner / count, found.out / count
 
 
-def _add_edges(evidence: Evidence, group: Group, change: Tensor, mix: float, into: Tensor) -> None:
+@dataclass(frozen=True, eq=False)
+class _Edges:
+    """Sums over pairs: from head to head `h h`, from head to output `h`."""
+
+    inner: Tensor
+    out: Tensor
+
+    @staticmethod
+    def empty(heads: int) -> _Edges:
+        return _Edges(torch.zeros(heads, heads), torch.zeros(heads))
+
+
+def _add_edges(
+    evidence: Evidence, group: Group, change: Tensor, mix: float, into: _Edges
+) -> None:
     """Add the effects of all edges over one group, its inputs `mix` of the way to the corrupt."""
     layers = evidence.outputs.layers
     entries = [Site(o.block, "in") for o in layers]
+    end = Site(parse(evidence.outputs.adapter.hidden[-1]).path)
     live: dict[Site, Tensor] = {}
     with Probe(evidence.model) as probe:
         if mix:
-            start, end = (entered(evidence, entries[0], x) for x in (group.clean, group.corrupt))
-            probe.edit({entries[0]: placed(torch.lerp(start, end, mix))})
-        catch = _catcher(live)
-        probe.edit(dict.fromkeys([*entries, *(o.site for o in layers)], catch))
+            start, stop = (entered(evidence, entries[0], x) for x in (group.clean, group.corrupt))
+            probe.edit({entries[0]: placed(torch.lerp(start, stop, mix))})
+        places = [*(o.site for o in layers), end]
+        probe.edit(dict.fromkeys([*entries, *places], _catcher(live)))
         output = probe(feed(evidence.model, group.clean))
         with torch.enable_grad():
             score = group.pairs.target()(output).sum()
-        slopes = torch.autograd.grad(score, [live[o.site] for o in layers], retain_graph=True)
+        *slopes, last = torch.autograd.grad(score, [live[s] for s in places], retain_graph=True)
         written: list[Tensor] = []
+        tokens = len(change) // len(group.places)
         for layer, (o, entry, slope) in enumerate(zip(layers, entries, slopes, strict=True)):
             span = evidence.outputs.span(layer)
             if written:
-                tokens = change.shape[0] // len(group.places)
                 pulled = _pulled(o, live[o.site], live[entry], slope, tokens)
-                into[: span.start, span] += torch.cat(written) @ pulled.T
+                into.inner[: span.start, span] += torch.cat(written) @ pulled.T
             own = torch.einsum("thd,hdm->htm", change[:, span], o.weight.float().cpu())
             written.append(own.flatten(1))
+        into.out.add_(torch.cat(written) @ longer(last.flatten(1, -2), tokens).float().cpu().flatten())
 
 
 def _pulled(o: HeadOutput, z: Tensor, entry: Tensor, slope: Tensor, tokens: int) -> Tensor:

@@ -42,14 +42,15 @@ def verify(
     evidence: Evidence,
     circuit: Iterable[tuple[int, int]],
     *,
-    by: By = "mean",
+    by: By = "resample",
     draws: int = 20,
     pairs: int = 0,
     seed: int = 0,
 ) -> Verdict:
     """Faithfulness, completeness and minimality of the heads (layer, number).
 
-    by     what stands for an exchanged head: zero, mean over corrupt inputs, resample
+    by     what stands for an exchanged head: its output on the corrupt input of the same pair, the
+           mean over corrupt inputs, or zero; what is far from usual moves later norms as well
     draws  random circuits; pairs: how many pairs are run, 0 for all
     """
     places = [evidence.outputs.place(*head) for head in circuit]
@@ -84,7 +85,7 @@ def random_circuits(evidence: Evidence, inside: Tensor, draws: int, seed: int) -
     return found
 
 
-def kept_share(evidence: Evidence, kept: Tensor, by: By = "mean", pairs: int = 0) -> Tensor:
+def kept_share(evidence: Evidence, kept: Tensor, by: By = "resample", pairs: int = 0) -> Tensor:
     """F of circuits given as `r h` of booleans: `r`."""
     ends = torch.tensor([[True], [False]]).expand(2, evidence.heads)
     metric = kept_metric(evidence, torch.cat([ends, kept]), by, pairs).mean(1)
@@ -97,7 +98,7 @@ def kept_share(evidence: Evidence, kept: Tensor, by: By = "mean", pairs: int = 0
     return (metric[2:] - none) / (whole - none)
 
 
-def kept_metric(evidence: Evidence, kept: Tensor, by: By = "mean", pairs: int = 0) -> Tensor:
+def kept_metric(evidence: Evidence, kept: Tensor, by: By = "resample", pairs: int = 0) -> Tensor:
     """The metric on clean inputs when only some heads keep their z: `r h` to `r p`."""
     new = replacement(evidence, by)
     count = pairs or len(evidence.pairs)
@@ -137,7 +138,7 @@ def curve(
     evidence: Evidence,
     ranking: Tensor,
     *,
-    by: By = "mean",
+    by: By = "resample",
     sizes: Sequence[int] = SIZES,
     pairs: int = 0,
     draws: int = 5,
