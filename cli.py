@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from . import __version__
+from . import __version__, cli_circuit
 from .probe.errors import (
     LimelightError,
     ModelError,
@@ -355,12 +355,13 @@ def run_(
     engine: Annotated[
         str | None, typer.Option(metavar="local|ray", help="Where it runs. [default: local]")
     ] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster, host:port or auto.")] = None,
 ) -> int:
     """Compute maps of a whole data set; run again, it goes on where it stopped.
 
     Targets may also be least, and label, the class that each sample carries. The keys of a plan
     are these options by their Python names: model, weights, data, root, methods, sites, target,
-    shard, seed, limit, device, dtype, batch, workers, engine, and a table hyper.
+    shard, seed, limit, device, dtype, batch, workers, engine, address, and a table hyper.
     """
     from .reports.commands import hyper
     from .reports.run_commands import run_plan, say_run
@@ -369,6 +370,7 @@ def run_(
         "data": data, "methods": method, "sites": site, "target": target, "weights": weights,
         "hyper": hyper(settings), "root": root, "shard": shard, "limit": limit, "seed": seed,
         "device": device, "dtype": dtype, "batch": batch, "workers": workers, "engine": engine,
+        "address": address,
     })  # fmt: skip
     failed = list(say_run(found))
     for text in failed:
@@ -406,17 +408,27 @@ def score(
     score_run(folder, metric or (), data, root, net)
 
 
-@app.command(epilog="\b\nExamples:\n  limelight report run/ -o report.html")
+@app.command(
+    epilog="\b\nExamples:\n  limelight report run/ -o report.html\n"
+    "  limelight report trained/ --against initial/ -o heads.html"
+)
 def report(
     folder: Folder,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="A run with other weights, to set its heads beside."),
+    ] = None,
 ) -> None:
     """Show a run and its scores on one HTML page."""
     from .reports.commands import writable
     from .reports.run_commands import report_run
 
     writable(out, "-o", (".html", ".htm"))
-    report_run(folder, out)
+    report_run(folder, out, against)
+
+
+app.command(epilog=cli_circuit.EPILOG)(cli_circuit.circuit)
 
 
 def _say(text: str) -> None:

@@ -39,9 +39,14 @@ def rows(name: str) -> Iterator[Row]:
 
 def peak(name: str, variant: str, home: str = "networks") -> tuple[int, int]:
     """Bytes above idle at the peak of a function of module `home`; bytes of the sites' values."""
+    return peak_of([sys.executable, __file__, name, variant, home])
+
+
+def peak_of(command: list[str]) -> tuple[int, int]:
+    """Bytes above idle at the peak of a process, and the number it prints before it waits."""
     child = subprocess.Popen(
-        [sys.executable, __file__, name, variant, home],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **TRIM},
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **TRIM},
     )  # fmt: skip
     assert child.stdin is not None
     assert child.stdout is not None
@@ -52,7 +57,7 @@ def peak(name: str, variant: str, home: str = "networks") -> tuple[int, int]:
         most = max(most, _resident(child.pid))
         time.sleep(0.001)
     if child.returncode:
-        raise RuntimeError(f"{variant} on {name} ended with {child.returncode}")
+        raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}")
     return most - idle, sites
 
 

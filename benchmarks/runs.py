@@ -1,33 +1,39 @@
-"""What a data-set run costs beside the bare passes, and how far its memory drifts.
+"""What a data-set run costs beside bare passes and beside a loop written by hand; its memory.
 
-`python benchmarks/runs.py FOLDER` reads photos from a folder, again and again up to a count. The
-unit is the CPU time of a hand-written loop: decode, preprocess, one forward and one backward.
+`python benchmarks/runs.py FOLDER [--only cost,engines,memory,perturbing]` reads photos from a
+folder, again and again up to a count. Costs are ratios of CPU time; engines of wall time, for
+actors are processes of their own: leave the machine to it. Where Quantus is installed (pip install
+quantus) its pixel flipping is timed beside ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import shutil
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import perturbing
 import psutil
 import torch
-from measure import Ratio
+from measure import Ratio, Row, machine
 
 import limelight as ll
-from limelight.methods.faithfulness import deletion, insertion
-from limelight.methods.scorer import Scorer
 from limelight.models.images import images
 from limelight.reports.run import run
 from limelight.reports.samples import Sample, Samples
 
 METHODS = ["gradcam", "normgrad", "gradient", "linear_approx", "layercam"]
 SITES = ["_blocks.4", "_blocks.8", "_blocks.12", "_blocks.15"]
-BATCH = 16
+PARTS = ("cost", "engines", "memory", "perturbing")
+BATCH, SHARD = 16, 32
+MIB = 1 << 20
+Tell = Callable[[int, int, str], None]
 
 
 def cpu() -> float:
@@ -38,8 +44,8 @@ def cpu() -> float:
     return own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
 
 
-def loop(net: torch.nn.Module, paths: Sequence[Path]) -> None:
-    """The bare work: pictures in, one forward, one backward to the input of the last layer."""
+def bare(net: torch.nn.Module, paths: Sequence[Path]) -> None:
+    """Pictures in, one forward, one backward to the input."""
     for parameter in net.parameters():
         parameter.requires_grad_(False)
     for start in range(0, len(paths), BATCH):
@@ -49,63 +55,154 @@ def loop(net: torch.nn.Module, paths: Sequence[Path]) -> None:
         parameter.requires_grad_(True)
 
 
-def ours(net: torch.nn.Module, data: Samples, memory: list[int] | None = None) -> None:
+def by_hand(net: torch.nn.Module, paths: Sequence[Path]) -> None:
+    """The same maps as a run's, batch by batch, in one Parquet file: no plan, no resuming."""
+    import pandas
+    import pyarrow
+    from pyarrow import parquet
+
+    folder, writer = Path(tempfile.mkdtemp()), None
+    for start in range(0, len(paths), BATCH):
+        x = ll.preprocess(net, paths[start : start + BATCH])
+        maps = ll.maps(net, x, METHODS, sites=SITES, batch=BATCH)
+        rows = [(m.sample, m.method, str(m.site), m.values.half().numpy().ravel()) for m in maps]
+        frame = pandas.DataFrame(rows, columns=["sample", "method", "site", "values"])
+        table = pyarrow.Table.from_pandas(frame)
+        if writer is None:
+            writer = parquet.ParquetWriter(
+                folder / "maps.parquet", table.schema, compression="zstd"
+            )
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
+    shutil.rmtree(folder)
+
+
+def ours(net: torch.nn.Module, data: Samples, tell: Tell | None = None, **options: object) -> None:
     """The whole run: 5 methods at 4 layers, streamed to Parquet."""
     folder = Path(tempfile.mkdtemp())
-    process = psutil.Process()
-
-    def tell(done: int, total: int, name: str) -> None:
-        if memory is not None:
-            memory.append(process.memory_info().rss)
-
+    given = {"sites": SITES, "batch": BATCH, "shard": SHARD, "workers": 0, **options}
     try:
-        run(folder / "run", net, data, METHODS, sites=SITES, batch=BATCH, workers=0, progress=tell)
+        run(folder / "run", net, data, METHODS, progress=tell, **given)  # type: ignore[arg-type]
     finally:
         shutil.rmtree(folder)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = cpu()
+def timed(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
     work()
-    return cpu() - start
+    return clock() - start
 
 
-def perturbing(net: torch.nn.Module, x: torch.Tensor) -> float:
-    """Seconds of deletion and insertion of one photo a copy at a time, over those in batches."""
-    saliency = torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(0))
-    times = []
-    for batch in (8, 1):
-        scorer = Scorer(net, x, 0, batch=batch)
-        start = time.perf_counter()
-        deletion(saliency, scorer)
-        insertion(saliency, scorer)
-        times.append(time.perf_counter() - start)
-    return times[1] / times[0]
+def samples(paths: Sequence[Path], count: int) -> tuple[Samples, list[Path]]:
+    """So many photos, each again and again; under names of their own."""
+    listed = [paths[n % len(paths)] for n in range(count)]
+    return Samples(Sample(f"{n}", str(p)) for n, p in enumerate(listed)), listed
+
+
+def cost(net: torch.nn.Module, paths: list[Path], count: int, rounds: int) -> Iterator[Row]:
+    """CPU time of a run over that of the bare passes, and of the loop by hand over a run's."""
+    data, listed = samples(paths, count)
+    works = {
+        "ours": lambda: ours(net, data),
+        "bare": lambda: bare(net, listed),
+        "hand": lambda: by_hand(net, listed),
+    }
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(rounds):
+        for name in works if turn % 2 else reversed(list(works)):
+            times[name].append(timed(works[name], cpu))
+    what = f"run of {len(METHODS)} methods x {len(SITES)} layers over {count} photos"
+    own = Ratio.of(times["ours"], times["bare"])
+    yield Row.most(f"{what}: CPU time over bare forward and backward", own.median, 1.3, own)
+    rate = Ratio.of(times["hand"], times["ours"])
+    yield Row.least(f"{what}: rate over that of a loop by hand", rate.median, 0.95, rate)
+
+
+def engines(net: torch.nn.Module, paths: list[Path], count: int, rounds: int) -> Iterator[Row]:
+    """Ray's rate with one actor after its start-up, over that of the run in this process."""
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        yield Row("Ray engine", "Ray is not installed", "pip install 'limelight[ray]'", False)
+        return
+    data, listed = samples(paths, count)
+    own, hand, rays, starts = [], [], [], []
+    for _ in range(rounds):
+        own.append(count / timed(lambda: ours(net, data), time.perf_counter))
+        rate, start = actor(net, data)
+        rays.append(rate)
+        starts.append(start)
+        hand.append(count / timed(lambda: by_hand(net, listed), time.perf_counter))
+    what = f"Ray engine, one actor, {count} photos"
+    held = Ratio.of(rays, own)
+    yield Row.least(f"{what}: rate after start-up over the run in-process", held.median, 0.8, held)
+    held = Ratio.of(rays, hand)
+    yield Row.least(f"{what}: rate after start-up over the loop by hand", held.median, 0.8, held)
+    span = f"{statistics.median(starts):.1f} ({min(starts):.1f} to {max(starts):.1f})"
+    yield Row.most(f"{what}: start-up", statistics.median(starts), 15, span, "s")
+
+
+def actor(net: torch.nn.Module, data: Samples) -> tuple[float, float]:
+    """Photos a second beyond the first shard, and seconds that are not spent on photos.
+
+    From a run of one shard and one of all: parts reach this process in bundles, so that the times
+    at which they do say nothing of the rate. NaN where other work on the machine made the short run
+    the longer one.
+    """
+    ray = {"engine": "ray", "workers": 1}
+    single = timed(lambda: ours(net, data[:SHARD], **ray), time.perf_counter)
+    whole = timed(lambda: ours(net, data, **ray), time.perf_counter)
+    if whole <= single:
+        return float("nan"), float("nan")
+    rate = (len(data) - SHARD) / (whole - single)
+    return rate, single - SHARD / rate
+
+
+def memory(net: torch.nn.Module, paths: list[Path], count: int) -> Iterator[Row]:
+    """The largest resident size in the second tenth of a run and in its last."""
+    process, sizes = psutil.Process(), []
+    data, _ = samples(paths, count)
+    ours(net, data, lambda *_: sizes.append(process.memory_info().rss), shard=min(SHARD, BATCH))
+    tenth = max(1, len(sizes) // 10)
+    early, late = max(sizes[tenth : 2 * tenth]), max(sizes[-tenth:])
+    drift = late / early - 1
+    figure = f"{drift:+.1%} ({early / MIB:.0f} MiB early, {late / MIB:.0f} late)"
+    yield Row(f"resident memory over a run of {count} photos", figure, "at most 1 %", drift <= 0.01)
+
+
+def table(found: Sequence[Row]) -> str:
+    lines = ["| what | measured | goal | met |", "| --- | --- | --- | --- |"]
+    lines += [f"| {r.what} | {r.figure} | {r.goal} | {'yes' if r.met else 'no'} |" for r in found]
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--count", type=int, default=256, help="photos of cost and engines")
+    parser.add_argument("--images", type=int, default=2000, help="photos of the memory's run")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=224, help="of deletion and insertion")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     options = parser.parse_args()
     torch.set_num_threads(1)
     net = ll.load("efficientnet_lite0", weights="imagenet")
-    found = images(options.folder)
-    paths = [found[n % len(found)] for n in range(options.count)]
-    data = Samples(Sample(f"{n}", str(p)) for n, p in enumerate(paths))
-    loop(net, paths[:BATCH])
-    pairs = []
-    for _ in range(options.rounds):
-        pairs.append((seconds(lambda: ours(net, data)), seconds(lambda: loop(net, paths))))
-    cost = Ratio.of(*zip(*pairs, strict=True))  # type: ignore[arg-type]
-    print(f"run of {len(METHODS)} methods x {len(SITES)} layers over the loop: {cost} (goal 1.3)")
-    memory: list[int] = []
-    ours(net, data, memory)
-    drift = memory[-1] / memory[len(memory) // 4] - 1
-    print(f"memory after the run over that at a quarter of it: {drift:+.1%} (goal 1 %)")
-    gain = perturbing(net, ll.preprocess(net, paths[0])[0])
-    print(f"deletion and insertion in batches, over one copy at a time: {gain:.1f} x faster")
+    paths = list(images(options.folder))
+    bare(net, paths[:BATCH])
+    print(f"{machine()}; {os.getloadavg()[0]:.1f} processes at work", flush=True)
+    wanted, found = options.only.split(","), []
+    parts = {
+        "cost": lambda: cost(net, paths, options.count, options.rounds),
+        "engines": lambda: engines(net, paths, options.count, options.rounds),
+        "memory": lambda: memory(net, paths, options.images),
+        "perturbing": lambda: perturbing.rows(net, paths, options.rounds, options.steps),
+    }
+    for name in wanted:
+        for row in parts[name]():
+            found.append(row)
+            print(f"{row.what}: {row.figure}; goal {row.goal}", flush=True)
+    print(table(found))
 
 
 if __name__ == "__main__":

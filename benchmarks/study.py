@@ -2,7 +2,8 @@
 
 The folder holds `photos` and `photos_clean`, each with images/, masks/ and a photos.json that names
 objects, their boxes and ImageNet classes. Two runs (the labelled class; the likeliest and the least
-likely one), their scores, a page, and STUDY.md with each claim beside its figure.
+likely one), their scores, and two runs of ConViT's heads, trained and initial. STUDY.md holds each
+claim beside its figure; labelled.html, classes.html and heads.html show the runs.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from pathlib import Path
 
 import pandas
 import torch
-import torch.nn.functional as F
 
 import limelight as ll
 from limelight.methods.combine import combine
 from limelight.methods.localisation import pointing
 from limelight.methods.metric import interval
+from limelight.reports.dataset_page import render_run
+from limelight.reports.head_means import states
 from limelight.reports.masks import mask_of
 from limelight.reports.run import Run, run
 from limelight.reports.samples import Sample, Samples, Thing
@@ -41,6 +43,7 @@ SITE_METHODS = [
     "normgrad_selective",
 ]
 ORDERS = ["normgrad", "normgrad_selective", "meta:normgrad", "meta:normgrad_selective"]
+HEADS = ["nonlocality", "gate", "attention_entropy", "attention_mass", "centre_distance"]
 JOINED = ["gradcam", "normgrad", "normgrad_selective"]
 SIZE = (224, 224)
 
@@ -98,28 +101,47 @@ def combined(found: Run, samples: Samples, method: str) -> dict[str, float]:
     }
 
 
-def digits() -> pandas.DataFrame:
-    """Gates and nonlocality of the shipped digits model by layer, beside its initial state."""
+def pictures(folder: Path, count: int = 128) -> Path:
+    """Every fifth of scikit-learn's digits as files: the model was not trained on these."""
+    from PIL import Image
     from sklearn.datasets import load_digits
 
-    raw = torch.from_numpy(load_digits().images).float()[4::5, None] / 16
-    x = F.interpolate(raw, 32, mode="bilinear", align_corners=False).expand(-1, 3, -1, -1)
-    x = (x[:128] - 0.5) / 0.5
+    folder.mkdir(parents=True, exist_ok=True)
+    for n, digit in enumerate(load_digits().images[4::5][:count]):
+        pixels = (digit * (255 / 16)).round().astype("uint8")
+        Image.fromarray(pixels).convert("RGB").save(folder / f"digit{n:03}.png")
+    return folder
+
+
+def digits(out: Path) -> tuple[Run, Run]:
+    """Attention metrics of the shipped ConViT, trained and as it was initialised."""
+    data = pictures(out / "pictures")
     torch.manual_seed(0)
-    rows = []
-    for state, weights in (("trained", "digits"), ("initial", None)):
-        model = ll.load("convit_digits", weights)
-        for m in ll.maps(model, x, ["gate", "nonlocality"]):
-            rows.append((state, str(m.site), m.method, float(m.values.mean())))
+    found = [
+        run(out / name, ll.load("convit_digits", weights), data, HEADS, workers=0)
+        for name, weights in (("trained", "digits"), ("initial", None))
+    ]
+    return found[0], found[1]
+
+
+def by_layer(*runs: Run) -> pandas.DataFrame:
+    """Means over samples and heads by layer, states side by side; none where no head has one."""
+    rows = [
+        (state.name, layer.site.removesuffix(":map"), metric, layer.mean)
+        for state in states(*runs)
+        for metric, layers in state.metrics.items()
+        if metric in ("gate", "nonlocality")
+        for layer in layers
+    ]
     table = pandas.DataFrame(rows, columns=["state", "layer", "metric", "value"])
-    return table.groupby(["layer", "metric", "state"])["value"].mean().unstack(["metric", "state"])
+    return table.set_index(["layer", "metric", "state"])["value"].unstack(["metric", "state"])
 
 
 def markdown(table: pandas.DataFrame) -> str:
     """A table with three digits."""
     heads = [" ".join(c) if isinstance(c, tuple) else str(c) for c in table.columns]
     lines = [["", *heads], ["---"] * (1 + len(heads))]
-    lines += [[str(name), *(f"{v:.3f}" for v in row)] for name, row in zip(
+    lines += [[str(name), *("–" if v != v else f"{v:.3f}" for v in row)] for name, row in zip(
         table.index, table.to_numpy(), strict=True)]  # fmt: skip
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -137,6 +159,10 @@ def main(data: Path, out: Path) -> None:
     wanted = [*SITE_METHODS, *(m for m in ORDERS if m.startswith("meta"))]
     both = run(out / "classes", net, pairs, wanted, target=["top", "least"], **options)
     alike = score(both, "class_sensitivity")
+    heads = digits(out / "digits")
+    pages = {"labelled": (labelled,), "classes": (both,), "heads": heads}
+    for name, runs in pages.items():
+        (out / f"{name}.html").write_text(render_run(*runs), encoding="utf-8")
     tables = {
         "Pointing game (15 pixels), mean over photos and classes": best_by_method(
             points, "pointing"
@@ -146,17 +172,14 @@ def main(data: Path, out: Path) -> None:
             best_by_method(alike, "class_sensitivity")
         ),
         "Combination over layers, pointing": pandas.DataFrame(
-            {
-                m: combined(labelled, samples, m)
-                for m in ("gradcam", "normgrad", "normgrad_selective")
-            }
+            {m: combined(labelled, samples, m) for m in JOINED}
         ).T,
-        "ConViT on digits: gates and nonlocality": digits(),
+        "ConViT on digits: gates and nonlocality": by_layer(*heads),
     }
     text = [f"# The study\n\n{len(samples)} pairs of photo and class, {len(pairs)} photos.\n"]
     text += [f"## {name}\n\n{markdown(table)}\n" for name, table in tables.items()]
     (out / "STUDY.md").write_text("\n".join(text))
-    print(f"\nread {out / 'STUDY.md'}")
+    print(f"\nread {out / 'STUDY.md'} and {', '.join(f'{name}.html' for name in pages)}")
 
 
 if __name__ == "__main__":

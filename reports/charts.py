@@ -12,7 +12,7 @@ from .baselines import NAMES
 from .waterfall import number
 
 HEIGHT, BINS = 240, 12
-_LEFT, _RIGHT = 7.0, 86.0  # percent of the width between which the sites stand
+LEFT, RIGHT = 7.0, 86.0  # percent of the width between which the sites stand
 _TOP, _BOTTOM = 14, 28  # pixels above the highest and below the lowest value
 _LABELS = 6
 _APART = 3.0  # percent of the width over which the methods of one site stand side by side
@@ -64,8 +64,8 @@ def chart(means: pandas.DataFrame, sites: Sequence[str], methods: Sequence[str])
     known = means[means["count"] > 0]
     levels = pandas.concat([known["low"], known["high"]]).tolist()
     marks = ticks(min(levels), max(levels))
-    scale = _Scale(min(*levels, marks[0]), max(*levels, marks[-1]))
-    places = {site: _across(n, len(sites)) for n, site in enumerate(sites)}
+    scale = Scale(min(*levels, marks[0]), max(*levels, marks[-1]))
+    places = {site: across(n, len(sites)) for n, site in enumerate(sites)}
     lines, rivals = [], []
     for name, own in known.groupby("method", sort=False):
         points = tuple(_point(row, places, scale) for row in own.itertuples())
@@ -76,7 +76,7 @@ def chart(means: pandas.DataFrame, sites: Sequence[str], methods: Sequence[str])
             aside = _APART * (n - (len(methods) - 1) / 2) / max(len(methods) - 1, 1)
             moved = sorted((replace(p, x=round(p.x + aside, 3)) for p in points), key=lambda p: p.x)
             lines.append(Line(str(name), n, tuple(moved)))
-    below = tuple((places[site], _short(site), site) for site in _spread(sites))
+    below = tuple((places[site], _short(site), site) for site in spread(sites))
     words = "; ".join(f"{line.name}: {line.points[-1].title}" for line in (*lines, *rivals))
     levels_told = tuple((scale.at(v), number(v)) for v in marks)
     return Chart(words, tuple(lines), tuple(rivals), levels_told, below, _named(rivals))
@@ -94,7 +94,9 @@ def _named(rivals: Sequence[Line]) -> tuple[tuple[float, str], ...]:
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
+    """From values to pixels below the upper edge of a chart."""
+
     low: float
     high: float
 
@@ -103,19 +105,20 @@ class _Scale:
         return round(HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM), 2)
 
 
-def _point(row: object, places: dict[str, float], scale: _Scale) -> Point:
+def _point(row: object, places: dict[str, float], scale: Scale) -> Point:
     mean, low, high, site = (getattr(row, name) for name in ("mean", "low", "high", "site"))
     title = f"{number(mean)} [{number(low)}, {number(high)}] at {site}"
-    return Point(places.get(site, _LEFT), scale.at(mean), scale.at(low), scale.at(high), title)
+    return Point(places.get(site, LEFT), scale.at(mean), scale.at(low), scale.at(high), title)
 
 
-def _across(place: int, count: int) -> float:
-    return round(_LEFT + (_RIGHT - _LEFT) * (place + 0.5) / max(count, 1), 3)
+def across(place: int, count: int, right: float = RIGHT) -> float:
+    """Where the n-th of some sites stands, in percent of the width."""
+    return round(LEFT + (right - LEFT) * (place + 0.5) / max(count, 1), 3)
 
 
-def _spread(sites: Sequence[str]) -> list[str]:
+def spread(sites: Sequence[str], labels: int = _LABELS) -> list[str]:
     """A few sites to be named below the picture, the last among them."""
-    step = ceil(len(sites) / _LABELS)
+    step = ceil(len(sites) / labels)
     return list(sites)[::-1][::step][::-1] if sites else []
 
 

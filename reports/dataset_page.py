@@ -3,199 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas
 
-from ..methods.metric import list_metrics
 from . import parts, score_table
 from .baselines import NAMES
-from .charts import Chart, Histogram, chart, histogram, ticks
+from .cells import counted
 from .data import page_data, photo_uri
+from .depth import depths, gates
+from .head_means import AXES, State, states
 from .page import SCRIPTS, fill
-from .picks import MOST, Gallery, explanation_of, galleries, pool, rank
+from .panels import panels, smaller
+from .picks import MOST, Gallery, explanation_of, galleries, pool
 from .run import Run
 from .run_plan import RunPlan
-from .score import PAIRED
 from .waterfall import number
 
 _FAILED = 500
-_ALIKE = "1: the map of the likeliest class is that of the least likely; near 0: another map"
-_PAIRED = {
-    "class_sensitivity": f"Spearman's rank correlation. {_ALIKE}.",
-    "class_sensitivity_pearson": f"Pearson's correlation. {_ALIKE}.",
-    "class_sensitivity_ssim": f"Structural similarity. {_ALIKE}.",
-}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A mean with its interval and what lies behind it."""
+def render_run(run: Run, against: Run | None = None) -> str:
+    """The page of a run as text, to be written as UTF-8; without scores it shows maps alone.
 
-    mean: str
-    between: str
-    count: str
-    histogram: Histogram
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One score for one target: a chart, a table, all numbers."""
-
-    metric: str
-    asked: str
-    told: str
-    better: str
-    chart: Chart
-    sites: tuple[str, ...]
-    rows: tuple[tuple[str, int, tuple[Cell | None, ...]], ...]
-    rivals: tuple[tuple[str, Cell], ...]
-    numbers: tuple[tuple[str, ...], ...]
-    left_out: str
-    tall: bool
-
-
-def render_run(run: Run) -> str:
-    """The page of a run as text, to be written as UTF-8; without scores it shows maps alone."""
-    plan, heads = run.plan, run.table(["index", "sample", "method", "site", "error"])
-    scored = (run.folder / score_table.FILE).exists()
-    scores = score_table.load(run.folder) if scored else pandas.DataFrame()
-    means = score_table.summary(scores) if len(scores) else pandas.DataFrame()
-    good = heads[heads["error"].isna()]
+    against  a run of the same model with other weights, random ones say: metrics of attention
+             heads are drawn beside its own. Raises LimelightError where the two do not compare.
+    """
+    plan, rows = run.plan, run.table(["index", "sample", "method", "site", "axes", "error"])
+    good = rows[rows["error"].isna() & (rows["axes"] != AXES)]
     methods, sites = list(good["method"].unique()), list(good["site"].unique())
-    shown = galleries(scores, means, _smaller(means)) if len(means) else []
+    known = states(run, against)
+    pictures, empty = depths(known)
+    scores = _scores(run, methods)
+    means = score_table.summary(scores) if len(scores) else pandas.DataFrame()
+    shown = galleries(scores, means, smaller(means)) if len(means) else []
     places = pool(shown) or list(good["index"].unique()[:MOST])
     explanation, names = explanation_of(run, [int(p) for p in places])
     data = page_data(explanation)
     scripts = (*SCRIPTS, "dataset.js") if data["maps"] else ()
-    failed = heads[heads["error"].notna()]
+    failed = rows[rows["error"].notna()]
     return fill(
         "dataset.html",
         ("page.css", "dataset.css"),
         scripts,
         data,
-        title=f"What {plan.model} looks at in {_count(heads['sample'].nunique(), 'sample')}",
-        asked=_asked(plan, methods, sites),
+        title=f"What {plan.model} looks at in {counted(rows['sample'].nunique(), 'sample')}",
+        asked=_asked(plan, methods, sites, known),
         samples=data["samples"],
         photos={p.sample: photo_uri(p) for p in explanation.photos},
         methods=methods,
-        panels=_panels(scores, means, sites, methods),
+        panels=panels(scores, means, sites, methods),
+        depths=pictures,
+        states=[state.name for state in known],
+        empty=empty,
+        gates=gates(known),
         galleries=_grouped(shown, names, data, plan.targets),
         failed=[(row.sample, row.error) for row in failed.head(_FAILED).itertuples()],
         more=max(0, len(failed) - _FAILED),
-        provenance=_provenance(run, plan, heads, scores),
+        provenance=_provenance(run, plan, rows, scores, against),
     )
 
 
-def _count(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
+def _scores(run: Run, methods: Sequence[str]) -> pandas.DataFrame:
+    """The scores of a run's maps and of baselines; numbers of heads are no maps."""
+    if not (run.folder / score_table.FILE).exists():
+        return pandas.DataFrame()
+    scores = score_table.load(run.folder)
+    return scores[scores["method"].isin([*methods, *NAMES])]
 
 
-def _asked(plan: RunPlan, methods: Sequence[str], sites: Sequence[str]) -> str:
-    where = f"at {sites[0]}" if len(sites) == 1 else f"at {len(sites)} layers"
-    return f"{_count(len(methods), 'method')} {where}, for the targets {', '.join(plan.targets)}."
-
-
-def _smaller(means: pandas.DataFrame) -> list[str]:
-    known = {m.name: m.better for m in list_metrics()}
-    return [n for n in means["metric"].unique() if n in PAIRED or known.get(_bare(n)) == "smaller"]
-
-
-def _bare(name: str) -> str:
-    return name.partition(",")[0]
-
-
-def _panels(
-    scores: pandas.DataFrame, means: pandas.DataFrame, sites: list[str], methods: list[str]
-) -> list[Panel]:
-    if not len(means):
-        return []
-    groups = means[means["count"] > 0].groupby(["metric", "asked"], sort=False)
-    return [
-        _panel(str(metric), str(asked), scores, own, sites, methods)
-        for (metric, asked), own in sorted(groups, key=lambda group: rank(group[0][0]))
-    ]
-
-
-def _panel(
-    metric: str,
-    asked: str,
-    scores: pandas.DataFrame,
-    means: pandas.DataFrame,
-    sites: list[str],
-    methods: list[str],
-) -> Panel:
-    own = scores[(scores["metric"] == metric) & (scores["asked"] == asked)]
-    ends = _ends(metric, own["value"])
-    values = {key: part["value"].dropna().tolist() for key, part in own.groupby(["method", "site"])}
-    cells = {
-        (row.method, row.site): _cell(row, values[row.method, row.site], ends)
-        for row in means.itertuples()
-    }
-    used = [s for s in sites if any((m, s) in cells for m in methods)]
-    rows = tuple(
-        (name, n, tuple(cells.get((name, site)) for site in used))
-        for n, name in enumerate(methods)
-        if any((name, site) in cells for site in used)
-    )
-    rivals = tuple((m, cell) for (m, _), cell in cells.items() if m in NAMES and m not in methods)
-    told, better = _told(metric)
-    picture = chart(means, used, methods)
-    numbers, out = _numbers(means), _left_out(own)
-    tall = metric in PAIRED
-    return Panel(
-        metric, asked, told, better, picture, tuple(used), rows, rivals, numbers, out, tall
-    )
-
-
-def _ends(metric: str, values: pandas.Series) -> tuple[float, float]:
-    """The ends of a score's histograms: 0 to 1 or -1 to 1 where all values lie there."""
-    known = values.dropna()
-    low, high = float(known.min()), float(known.max())
-    if metric in PAIRED:
-        return -1.0, 1.0
-    if low >= 0 and high <= 1:
-        return 0.0, 1.0
-    marks = ticks(low, high)
-    return marks[0], marks[-1]
-
-
-def _cell(row: Any, values: list[float], ends: tuple[float, float]) -> Cell:
-    between = f"{_three(row.low)} to {_three(row.high)}"
-    count = f"{row.count} samples" + (f", {row.left_out} left out" if row.left_out else "")
-    return Cell(_three(row.mean), between, count, histogram(values, *ends))
-
-
-def _three(value: float) -> str:
-    """Three digits after the point, or three that count where there are more before it."""
-    return (f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}").replace("-", "−")
-
-
-def _told(metric: str) -> tuple[str, str]:
-    if metric in _PAIRED:
-        return _PAIRED[metric], ""
-    found = list_metrics(_bare(metric))
-    if not found:
-        return "", ""
-    better = f"{found[0].better} is better" if found[0].better else ""
-    return found[0].summary, f"{found[0].group}, {better}".strip(", ")
-
-
-def _numbers(means: pandas.DataFrame) -> tuple[tuple[str, ...], ...]:
-    names = ("mean", "low", "high", "count", "left_out", "class_mean", "hard_mean", "hard_count")
-    rows = []
-    for row in means.itertuples():
-        values = [getattr(row, name) for name in names]
-        rows.append((row.method, row.site, *("–" if v != v else number(v) for v in values)))
-    return tuple(rows)
-
-
-def _left_out(own: pandas.DataFrame) -> str:
-    """How many samples have no score for any reason, by reason."""
-    notes = own[own["value"].isna() & ~own["method"].isin(NAMES)]
-    counts = notes.groupby("note")["index"].nunique()
-    return "; ".join(f"{note}: {_count(int(n), 'sample')}" for note, n in counts.items())
+def _asked(
+    plan: RunPlan, methods: Sequence[str], sites: Sequence[str], known: Sequence[State]
+) -> str:
+    """The question in words: methods and where they read, metrics of heads."""
+    told = []
+    if methods:
+        where = f"at {sites[0]}" if len(sites) == 1 else f"at {len(sites)} layers"
+        what = f"{counted(len(methods), 'method')} {where}"
+        told.append(f"{what}, for the targets {', '.join(plan.targets)}")
+    metrics = list(known[0].metrics.values())
+    if metrics:
+        layers = max(len(rows) for rows in metrics)
+        heads = counted(len(metrics), "metric") + " of attention heads"
+        told.append(f"{heads} in {counted(layers, 'layer')}")
+    return "; ".join(told) + "."
 
 
 def _grouped(
@@ -242,10 +133,14 @@ def _wanted(maps: list[int], targets: Sequence[str], asked: str) -> int:
 
 
 def _provenance(
-    run: Run, plan: RunPlan, heads: pandas.DataFrame, scores: pandas.DataFrame
+    run: Run,
+    plan: RunPlan,
+    table: pandas.DataFrame,
+    scores: pandas.DataFrame,
+    against: Run | None,
 ) -> list[tuple[str, list[str]]]:
-    done, failed = heads["index"].nunique(), int(heads["error"].notna().sum())
-    told = [_count(done, "sample"), f"{failed} failed" if failed else ""]
+    done, failed = table["index"].nunique(), int(table["error"].notna().sum())
+    told = [counted(done, "sample"), f"{failed} failed" if failed else ""]
     told.append(f"{run.missing} still to be computed" if run.missing else "")
     versions = plan.told.get("versions") or {}
     rows = {
@@ -263,6 +158,15 @@ def _provenance(
         "Versions": [f"{name} {value}" for name, value in versions.items()],
         "Computed": [plan.told.get("created", "")],
         "Run": [f"{run.folder.name}, hash {plan.hash}, parts in {parts.FOLDER}/"],
+        "Beside it": [] if against is None else _beside(against, plan),
         "Notes": list(plan.told.get("notes", ())),
     }
     return [(name, kept) for name, words in rows.items() if (kept := [w for w in words if w])]
+
+
+def _beside(against: Run, plan: RunPlan) -> list[str]:
+    """What the other run is, and what it does not share."""
+    other = against.plan
+    told = [f"{against.folder.name}, hash {other.hash}, weights {other.weights}"]
+    told.append("" if other.data == plan.data else f"it saw other data: digest {other.data}")
+    return told

@@ -15,6 +15,7 @@ from ..probe.errors import LimelightError
 from ..probe.results import Maps, SaliencyMap
 from .baselines import NAMES, seen
 from .explanation import Explanation, Photo
+from .head_means import AXES
 from .parts import Row, map_of, part_path
 from .run import Run
 from .score import LEAST, PAIRED
@@ -94,7 +95,7 @@ def explanation_of(run: Run, places: Sequence[int]) -> tuple[Explanation, dict[i
     names: dict[int, str] = {}
     size = 0
     for place in places:
-        rows = [row for row in _rows(run, place) if row["error"] is None]
+        rows = [r for r in _rows(run, place) if r["error"] is None and r["axes"] != AXES]
         size += sum(len(row["values"]) for row in rows)
         if not rows or (names and size > BYTES):
             continue

@@ -27,6 +27,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "batch": (str, int),
     "workers": (int,),
     "engine": (str,),
+    "address": (str,),
 }
 _TOLD = {str: "text", list: "a list", dict: "a table", int: "a whole number"}
 

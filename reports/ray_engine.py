@@ -7,13 +7,15 @@ import os
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..probe.errors import LimelightError
 from . import run as engine
+from .ray_cluster import joined
 
 _AGAIN = 3  # how often a shard whose actor died is tried again
 
@@ -34,22 +36,25 @@ class Actor:
         return {"number": np.asarray(numbers), "part": np.asarray(made, dtype=object)}
 
 
-def compute(work: Any, todo: Sequence[int], workers: int) -> Iterator[tuple[int, bytes]]:
-    """Parts as they are finished, in any order. Raises LimelightError where Ray is missing.
+def pool(address: str | None) -> Callable[[Any, Sequence[int], int], Iterator[tuple[int, bytes]]]:
+    """The engine on the cluster at an address; None is a cluster of this machine."""
+    return partial(compute, address=address)
 
-    workers   actors; a cluster is joined through RAY_ADDRESS, else one is started here
+
+def compute(
+    work: Any, todo: Sequence[int], workers: int, address: str | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """Parts as they are finished, in any order.
+
+    workers   actors, at least one
+    address   of a cluster, else RAY_ADDRESS, else one is started here
+    Raises LimelightError where Ray is missing or nothing answers at the address.
     """
     if not todo:
         return
     ray = _ray()
-    started = not ray.is_initialized()
-    if started:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
+    with joined(ray, address):
         yield from _mapped(ray, work, todo, max(1, workers))
-    finally:
-        if started:
-            ray.shutdown()
 
 
 def _mapped(ray: Any, work: Any, todo: Sequence[int], actors: int) -> Iterator[tuple[int, bytes]]:

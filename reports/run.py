@@ -191,6 +191,7 @@ def run(
     workers: int = 1,
     limit: int | None = None,
     engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
     progress: Progress | None = None,
     **hyper: Any,
 ) -> Run:
@@ -204,12 +205,15 @@ def run(
     workers  processes that decode pictures ahead of the model; 0 decodes in this one
     limit    the first so many samples only
     engine   `ray` runs the same plan on an actor pool (pip install limelight[ray])
+    address  of a Ray cluster, `head:6379` or `auto`; without it Ray starts on this machine
     Run again, it computes only what is missing; another plan in the same folder is refused. A
     sample that cannot be read or run becomes a row with its error. An interrupt finishes the open
     shard first. Raises LimelightErrors for what is wrong with the plan itself.
     """
     if engine not in ("local", "ray"):
         raise OptionError(f"engine {engine!r} is unknown: write 'local' or 'ray'")
+    if address is not None and engine != "ray":
+        raise OptionError(f"address {address!r} is a Ray cluster's: ask for engine='ray' with it")
     work = prepare(model, data, methods, sites, target, weights, batch, shard, seed, device, dtype,
                    limit, hyper)  # fmt: skip
     root = Path(folder).expanduser()
@@ -219,7 +223,9 @@ def run(
         warnings.warn(text, stacklevel=2)
     todo = [number for number in range(len(work.plan.shards)) if number not in done]
     if engine == "ray":
-        from .ray_engine import compute
+        from .ray_engine import pool
+
+        compute = pool(address)
     else:
         compute = local
     with _interrupts() as stop:

@@ -88,9 +88,10 @@ def _say_empty(means: pandas.DataFrame) -> None:
         console_for(stderr=True).print(text, soft_wrap=True)
 
 
-def report_run(folder: Path, out: Path) -> None:
+def report_run(folder: Path, out: Path, against: Path | None = None) -> None:
     """Write the page of a run and say where it lies."""
     from .dataset_page import render_run
 
-    path = write(out.expanduser(), render_run(Run(folder)).encode("utf-8"))
+    other = None if against is None else Run(against.expanduser())
+    path = write(out.expanduser(), render_run(Run(folder), other).encode("utf-8"))
     console_for().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB", soft_wrap=True)

@@ -166,3 +166,26 @@ def test_an_interrupt_finishes_the_shard_and_gives_130(here):
 def test_each_command_has_help_with_an_example(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"  limelight {command} " in capsys.readouterr().out
+
+
+def test_heads_of_two_runs_are_shown_side_by_side(here, capsys):
+    heads = ["-m", "nonlocality", "-m", "gate", "--workers", "0"]
+    assert main(["run", "convit_digits", "photos", *heads, "-w", "digits", "-o", "trained"]) == 0
+    assert main(["run", "convit_digits", "photos", *heads, "-w", "none", "-o", "initial"]) == 0
+    assert main(["report", "trained", "--against", "initial", "-o", "page.html"]) == 0
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "<caption>trained</caption>" in page
+    assert "<caption>initial</caption>" in page
+    capsys.readouterr()
+    for other, told in (("trained", "has the weights of"), ("photos", "holds no run")):
+        assert main(["report", "trained", "--against", other, "-o", "page.html"]) == 2
+        assert told in refused(capsys)
+
+
+def test_the_address_of_a_cluster_is_for_ray(here, capsys):
+    assert go("--out", "run", "-m", "gradcam", "-s", "layer2", "--address", "head:6379") == 2
+    assert "ask for engine='ray' with it" in refused(capsys)
+    Path("plan.toml").write_text('engine = "ray"\naddress = "127.0.0.1:9"\n' + PLAN)
+    pytest.importorskip("ray")
+    assert main(["run", "plan.toml", "--out", "run"]) == 2
+    assert "no Ray cluster answers at '127.0.0.1:9'" in refused(capsys)

@@ -8,11 +8,14 @@ from html import unescape
 
 import pandas
 import pytest
+from head_runs import METRICS, heads_run, orders_run
 from small_runs import small_run, things
 
 from limelight.probe.errors import LimelightError
 from limelight.reports.charts import HEIGHT, chart, histogram, ticks
 from limelight.reports.dataset_page import render_run
+from limelight.reports.head_means import states
+from limelight.reports.orders import base_of
 from limelight.reports.picks import galleries, pool, rank
 from limelight.reports.run import Run
 from limelight.reports.score import score
@@ -101,6 +104,69 @@ def test_names_from_outside_are_text(tmp_path):
     (found.folder / "scores.parquet").write_bytes(b"damaged")
     with pytest.raises(LimelightError, match="is damaged"):
         render_run(found)
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    root = tmp_path_factory.mktemp("heads")
+    return heads_run(root, "trained", [*METRICS, "gradcam"]), heads_run(root, "initial")
+
+
+def test_heads_are_drawn_over_depth_and_listed(heads):
+    page = unescape(render_run(*heads))
+    assert "1 method at blocks.3.norm1, for the targets top; 4 metrics of attention heads" in page
+    assert re.findall(r'<figure class="depth locality">\s*<h3>(\S+)</h3>', page) == METRICS
+    for state in states(*heads):
+        assert page.count(f"<title>{state.name}: head 0: ") == 4 + 3 + 3 + 4
+        for layers in state.metrics.values():
+            for layer in layers:
+                told = f"<title>{state.name}: mean {layer.mean:.4g} at {layer.site}</title>"
+                assert (told in page) == (layer.mean == layer.mean)
+    assert "<caption>trained</caption>" in page
+    assert page.count("</svg>0.731</td>") == 12
+    assert f"initial, hash {heads[1].plan.hash}" in page
+    assert not re.search(r"\sstyle=|://", page)
+
+
+def test_heads_are_no_maps(heads):
+    page = render_run(heads[0])
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', page, re.S)[0])
+    assert data["methods"] == ["gradcam"]
+    assert "<caption>" not in page
+    score(heads[0], "sparseness")
+    rows = re.findall(r'<tr><th scope="row">(\w+)</th><td><span class="mean"', render_run(heads[0]))
+    assert rows == ["gradcam"]
+    alone = render_run(heads[1])
+    assert "4 metrics of attention heads in 4 layers." in alone
+    assert 'id="stage"' not in alone
+    assert "no scores yet" not in alone
+
+
+def test_what_no_head_has_is_said(tmp_path):
+    found = heads_run(tmp_path, "vit", ["nonlocality", "gate"])
+    page = unescape(render_run(found))
+    assert "Without a value for any head of this model: gate." in page
+    assert "<h3>gate</h3>" not in page
+
+
+def test_order_one_stands_beside_order_zero(tmp_path, page):
+    found = orders_run(tmp_path)
+    scores = score(found, "class_sensitivity")
+    beside = render_run(found)
+    own = scores[scores["metric"] == "class_sensitivity"].set_index(["site", "index"])
+    values = {name: part["value"] for name, part in own.groupby("method")}
+    for _, change in (values["meta,lr=0.1"] - values["normgrad"]).groupby("site"):
+        told = f"{change.mean():.3f}".replace("-", "−")
+        assert f'<span class="mean">{told}</span>' in beside
+    assert beside.count("Order 0 beside order 1</h3>") == 3, "Spearman, Pearson and SSIM"
+    assert "Order 0 beside order 1" not in page
+
+
+def test_the_order_of_a_method_is_in_its_name():
+    assert base_of("meta") == "normgrad"
+    assert base_of("meta,lr=0.001") == "normgrad"
+    assert base_of("meta:gradcam,steps=2") == "gradcam"
+    assert base_of("metacam") is None
 
 
 def test_the_chart_puts_values_on_one_scale():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import browser, resize, shot  # noqa: F401
+from head_runs import METRICS, heads_run
 from PIL import Image
 from reader import Page, contrast
 from small_runs import small_run, things
@@ -87,3 +88,77 @@ def test_every_width_fits_and_both_schemes_read(
         assert (sum(picture.convert("RGB").getpixel((2, 2))) < 120) == dark
     for selector in ("h1", ".between", ".pages a em", ".shown span", ".scores thead th", ".quiet"):
         assert contrast(page, selector) >= 4.5, selector
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    root = tmp_path_factory.mktemp("heads")
+    found = heads_run(root, "trained", [*METRICS, "gradcam"])
+    path = root / "heads.html"
+    path.write_text(render_run(found, heads_run(root, "initial")), encoding="utf-8")
+    return path
+
+
+def places(page: Page, selector: str) -> np.ndarray:
+    """The middles of what is drawn, in pixels of the page: `n 2`."""
+    return np.array(
+        page.driver.execute_script(
+            """return [...document.querySelectorAll(arguments[0])]
+            .map((e) => e.getBoundingClientRect())
+            .map((b) => [b.x + b.width / 2, b.y + b.height / 2]);""",
+            selector,
+        )
+    )
+
+
+def test_heads_are_seen_over_depth(browser: Any, heads: Any) -> None:  # noqa: F811
+    resize(browser, 1280, 900)
+    browser.get(heads.as_uri())
+    page = Page(browser, Explanation(()))
+    figures = page.all(".locality")
+    assert [f.find_element("css selector", "h3").text for f in figures] == METRICS
+    chart = ".locality:first-child svg[role=img]"
+    trained, initial = (places(page, f"{chart} .state{n} .one") for n in (0, 1))
+    assert len(trained) == len(initial) == 16
+    means = places(page, f"{chart} .state0 .mark rect")
+    assert np.allclose(means[:, 1], trained[:, 1].reshape(4, 4).mean(1), atol=0.5)
+    assert means[3, 1] < means[0, 1], "the last layer looks farther: higher up"
+    assert (trained.reshape(4, 4, 2)[..., 0].max(1) < initial.reshape(4, 4, 2)[..., 0].min(1)).all()
+    below = [one.get_attribute("textContent") for one in page.all(f"{chart} .site")]
+    assert below == [f"blocks.{n}.attn:map{n}" for n in range(4)], "a title and a number"
+    words = page.find(chart).get_attribute("aria-label")
+    assert words.startswith("nonlocality over depth, means of layers: trained: ")
+    page.click(".locality summary")
+    cells = [one.text for one in page.all(".locality:first-child tbody tr:first-child td")]
+    assert len(cells) == 4
+    assert cells[1].count(",") == 3
+    assert browser.get_log("browser") == []
+
+
+def test_gates_are_a_grid_and_darker_where_larger(browser: Any, heads: Any) -> None:  # noqa: F811
+    browser.get(heads.as_uri())
+    page = Page(browser, Explanation(()))
+    captions = [one.text for one in page.all(".gates caption")]
+    assert captions == ["trained", "initial"]
+    cells = page.all(".gates td")
+    assert len(cells) == 24
+    drawn = [c.find_element("css selector", "rect").get_attribute("fill-opacity") for c in cells]
+    assert [float(c.text) for c in cells] == pytest.approx([float(d) for d in drawn], abs=1e-3)
+    assert page.find(".gates rect").size["height"] > 15
+
+
+@pytest.mark.parametrize(("width", "dark"), [(380, False), (1280, True)])
+def test_the_page_of_heads_fits_and_reads(
+    browser: Any,  # noqa: F811
+    heads: Any,
+    width: int,
+    dark: bool,
+) -> None:
+    resize(browser, width, 900, dark=dark)
+    browser.get(heads.as_uri())
+    page = Page(browser, Explanation(()))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    for selector in (".locality .quiet", ".gates th", ".gates td", ".gates caption"):
+        assert contrast(page, selector) >= 4.5, selector
+    right = places(page, ".locality .one")[:, 0].max()
+    assert right < width
