@@ -42,6 +42,7 @@ _HOMES = {
     "methods.circuits.tasks": ("list_tasks", "picture_pairs", "task"),
     "models": ("images", "list_models", "load", "preprocess", "read"),
     "reports": ("explain",),
+    "reports.circuit_page": ("circuit_report",),
     "reports.run": ("run",),
     "reports.score": ("score",),
     "reports.sources": ("samples",),
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
         top,
     )
     from .reports import explain
+    from .reports.circuit_page import circuit_report
     from .reports.run import run
     from .reports.score import score
     from .reports.sources import samples

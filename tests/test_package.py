@@ -95,7 +95,8 @@ def test_the_wheel_holds_the_package_and_no_tests(tmp_path):
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     inside = {n for n in names if ".dist-info/" not in n}
     assert {n for n in inside if n.count("/") == 1} == {
-        f"limelight/{n}" for n in ("__init__.py", "__main__.py", "cli.py", "py.typed")
+        f"limelight/{n}"
+        for n in ("__init__.py", "__main__.py", "cli.py", "cli_circuit.py", "py.typed")
     }
     assert {n.split("/")[1] for n in inside if n.count("/") > 1} == set(MAY)
     wanted = {f"limelight/{p.relative_to(ROOT)}" for p in FILES}
