@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention_checks import check
+from .attention_rows import measured, plain
 from .kernel import fast_module, kernel
 from .reduce import reduced
 from .softmax import fused, normal, wide
@@ -128,6 +129,8 @@ def attention_statistics(
         fast = fast_module(attention)
         if fast.can_measure(**call.arguments, **named) is None:
             return fast.statistics(**call.arguments, **named)
+    if plain(call.arguments):
+        return measured(q, k, v, call.arguments["scale"], **named)
     out = attention(**call.arguments)
     window = options.get("window")
     with torch.no_grad():

@@ -21,7 +21,7 @@ def reduced(
     radius: float | None = None,
     pool: int | None = None,
     stride: int = 1,
-    block: int = 256,
+    block: int = 128,
 ) -> dict[str, Tensor]:
     """Entropy of each row; on a grid its mean distance and mass within a radius; pooled peaks.
 
@@ -43,19 +43,26 @@ def reduced(
         span = slice(start, min(start + block, count))
         part = rows(span)
         if grid is not None and not start:
-            _fits(grid, stride, count, part.shape[-1])
-        note("entropy", torch.special.entr(part).sum(-1))
+            fits(grid, stride, count, part.shape[-1])
+        note("entropy", entropy(part))
         if grid is not None:
             far = distances(grid, stride, part.device, part.dtype, span)
-            note("distance", (part * far).sum(-1))
+            note("distance", torch.linalg.vecdot(part, far))
             if radius is not None:
-                note("mass", (part * (far <= radius)).sum(-1))
+                note("mass", torch.linalg.vecdot(part, (far <= radius).to(part)))
         if pool is not None:
-            note("peak", _peak(part, pool))
+            note("peak", peak(part, pool))
     return {name: torch.cat(found, 2) for name, found in parts.items()}
 
 
-def _fits(grid: tuple[int, int], stride: int, queries: int, keys: int) -> None:
+def entropy(part: Tensor) -> Tensor:
+    """- sum p log p over the last axis, in nats; 0 log 0 = 0."""
+    tiny = torch.finfo(part.dtype).tiny
+    return -torch.linalg.vecdot(part, part.clamp(min=tiny).log_())
+
+
+def fits(grid: tuple[int, int], stride: int, queries: int, keys: int) -> None:
+    """Raise KernelError where the tokens are not those of the grid."""
     want = (grid[0] // stride) * (grid[1] // stride), grid[0] * grid[1]
     if (queries, keys) != want:
         raise KernelError(
@@ -72,9 +79,10 @@ def distances(
     span: slice = slice(None),
 ) -> Tensor:
     """Euclidean distances of a span of queries to keys, `r m`, in steps of the keys' grid."""
-    keys = _coordinates(grid, 1, device, dtype)
-    queries = _coordinates((grid[0] // stride, grid[1] // stride), stride, device, dtype)
-    return (queries[span, None] - keys[None]).square().sum(-1).sqrt()
+    queries = _coordinates((grid[0] // stride, grid[1] // stride), stride, device, dtype)[span]
+    y, x = (torch.arange(side, device=device, dtype=dtype) for side in grid)
+    rows, columns = (queries[:, :1] - y).square(), (queries[:, 1:] - x).square()
+    return (rows[:, :, None] + columns[:, None]).sqrt_().flatten(1)
 
 
 def _coordinates(
@@ -84,7 +92,7 @@ def _coordinates(
     return torch.cartesian_prod(y, x).reshape(-1, 2)
 
 
-def _peak(part: Tensor, pool: int) -> Tensor:
+def peak(part: Tensor, pool: int) -> Tensor:
     """The largest entry of each pool x pool block; blocks at the edges are smaller."""
     edges = [-part.shape[-1] % pool, -part.shape[-2] % pool]
     padded = F.pad(part, (0, edges[0], 0, edges[1]), value=-torch.inf)

@@ -63,7 +63,7 @@ def row_of(loaded: Loaded, m: SaliencyMap) -> Row:
     values = m.values.detach().double().cpu()
     finite = values[values.isfinite()]
     scale = float(finite.abs().max()) if finite.numel() else 0.0
-    small = values / scale if scale else torch.zeros_like(values)
+    small = values / scale if scale else values
     shape = list(values.shape)
     return {
         **_named(loaded),
