@@ -82,9 +82,7 @@ class Wishes:
 
     def _find(self, site: Site) -> Wish | None:
         turns = sorted((*self._order.get(site.path, ()), *self._order.get(None, ())))
-        edits = tuple(
-            (p.index, e) for p, e in (self.edited[i] for i in turns) if p.matches(site)
-        )
+        edits = tuple((p.index, e) for p, e in (self.edited[i] for i in turns) if p.matches(site))
         near = (*self._named.get((site.path, site.port), ()), *self._wild)
         keeps = [self.watched[p] for p in near if p.matches(site)]
         if not edits and not keeps:

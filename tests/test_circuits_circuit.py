@@ -157,3 +157,23 @@ def test_rank_correlation_shares_ties():
 def test_a_truth_of_all_or_no_heads_judges_nothing():
     with pytest.raises(OptionError, match="some heads"):
         evaluate(Score(torch.zeros(3)), Truth("t", "v", torch.ones(3, dtype=torch.bool)))
+
+
+def test_the_published_scores_and_their_controls_come_by_default():
+    """They share one training; a control that ties with them is no error, it is the finding."""
+    net = induction_model()
+    made = ll.circuit(net, "induction", None, count=12, truth_pairs=8)
+    names = list(made.scores)
+    assert {"discrete_sae", "untrained_sae", "null_split", "diversity", "norm"} <= set(names)
+    published = made.score("discrete_sae")
+    assert published.spread.shape == (5, 8)
+    assert published.facts["codes"].shape == (5, 24, 8)
+    labels = made.evidence.labels
+    codes = published.facts["codes"][0]
+    sets = [(set(codes[labels, h].tolist()), set(codes[~labels, h].tolist())) for h in range(8)]
+    assert published.spread[0].tolist() == [len(a - b) for a, b in sets]
+    edges = made.score("discrete_sae_edge").edges
+    layer = made.evidence.outputs.layer
+    assert (edges[layer[:, None] >= layer[None]] == 0).all()
+    other = ll.circuit(net, "induction", ["discrete_sae:kmeans,codes=6"], count=12, truth=None)
+    assert other.score().spread.shape == (5, 8)

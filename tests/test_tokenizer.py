@@ -11,6 +11,7 @@ from foreign import import_foreign
 from shared import shared_dir
 
 from limelight.models.gguf_tokenizer import gguf_tokenizer
+from limelight.probe.errors import ModelError, OptionError, WeightsError
 from limelight.probe.tokenizer import (
     BpeTokenizer,
     HuggingFaceTokenizer,
@@ -19,7 +20,6 @@ from limelight.probe.tokenizer import (
     tokenizer_beside,
     tokenizer_of,
 )
-from limelight.probe.errors import ModelError, OptionError, WeightsError
 
 PAIRS = {
     "tokenizer.ggml.model": "gpt2",

@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from ...probe.tokenizer import Tokenizer, tokenizer_of
 from ...probe.calls import about_model
 from ...probe.errors import MethodError, ModelError, OptionError
 from ...probe.registry import Bound, use
 from ...probe.results import About
+from ...probe.tokenizer import Tokenizer, tokenizer_of
 from .evaluate import evaluate
 from .evidence import Evidence
 from .pairs import Pairs

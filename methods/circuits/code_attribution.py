@@ -14,7 +14,7 @@ from .score import Score, from_pairs
 
 @circuit_method("code_attr", needs=("activations", "gradient"))
 def code_attribution(
-    evidence: Evidence, *, codes: int = 32, kind: Kind = "kmeans", cross: bool = True, seed: int = 0
+    evidence: Evidence, *, codes: int = 64, kind: Kind = "kmeans", cross: bool = True, seed: int = 0
 ) -> Score:
     """Attribution patching through a dictionary: how much of it a head's discrete codes carry.
 
@@ -26,8 +26,10 @@ def code_attribution(
     cross   fit the codes on one half of the pairs and score the other, then the reverse
     With one code for every point and cross=False it equals attribution patching; with few codes it
     says what is left when a head may only speak in them. It is a first-order statement about use,
-    like attribution patching, and less exact. Where both are read: codes in `facts` tell *what*
-    the head says; the number alone is better taken from attribution patching.
+    like attribution patching, and no better a ranking. Average precision on SmolLM2-135M, own
+    prompts (indirect objects 200 pairs, greater-than 120, docstring 64): .84 .85 .77 with 64 codes,
+    .82 .81 .76 with 32, attribution patching .86 .88 .79. Tried and left out: codes of the
+    difference (32: .74 .84 .78), coordinates weighted by gradients (32: .84 .87 .71).
     """
     count = len(evidence.pairs)
     if cross and count < 4:

@@ -71,9 +71,7 @@ class _Edges:
         return _Edges(torch.zeros(heads, heads), torch.zeros(heads))
 
 
-def _add_edges(
-    evidence: Evidence, group: Group, change: Tensor, mix: float, into: _Edges
-) -> None:
+def _add_edges(evidence: Evidence, group: Group, change: Tensor, mix: float, into: _Edges) -> None:
     """Add the effects of all edges over one group, its inputs `mix` of the way to the corrupt."""
     layers = evidence.outputs.layers
     entries = [Site(o.block, "in") for o in layers]
@@ -98,7 +96,9 @@ def _add_edges(
                 into.inner[: span.start, span] += torch.cat(written) @ pulled.T
             own = torch.einsum("thd,hdm->htm", change[:, span], o.weight.float().cpu())
             written.append(own.flatten(1))
-        into.out.add_(torch.cat(written) @ longer(last.flatten(1, -2), tokens).float().cpu().flatten())
+        into.out.add_(
+            torch.cat(written) @ longer(last.flatten(1, -2), tokens).float().cpu().flatten()
+        )
 
 
 def _pulled(o: HeadOutput, z: Tensor, entry: Tensor, slope: Tensor, tokens: int) -> Tensor:

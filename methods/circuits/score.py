@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...probe.errors import MethodError
 from ...probe.registry import Bound
+from .permutations import benjamini_hochberg, label_permutations, p_values
 
 NULLS = 100
 
@@ -41,25 +42,17 @@ class Score:
         """How often the null is as large, head by head: (1 + #) / (1 + r)."""
         if self.null is None:
             return None
-        return (1 + (self.null >= self.values).sum(0)) / (1 + len(self.null))
+        return p_values(self.values, self.null)
 
     @property
     def q(self) -> Tensor | None:
         """p corrected for the number of heads, after Benjamini and Hochberg."""
-        return None if self.p is None else false_discovery(self.p)
+        return None if self.p is None else benjamini_hochberg(self.p)
 
     @property
     def excess(self) -> Tensor:
         """The score minus the mean of its null."""
         return self.values if self.null is None else self.values - self.null.mean(0)
-
-
-def false_discovery(p: Tensor) -> Tensor:
-    """The share of false finds when all heads with at most this p are taken: min_j>=i p_j h / j."""
-    order = p.argsort(stable=True)
-    ranks = torch.arange(1, len(p) + 1, dtype=torch.float64)
-    rising = (p[order].double() * len(p) / ranks).flip(0).cummin(0).values.flip(0)
-    return torch.empty_like(rising).scatter(0, order, rising).clamp(max=1)
 
 
 def from_pairs(effects: Tensor, *, seed: int = 0, nulls: int = NULLS, **more: Any) -> Score:
@@ -83,9 +76,7 @@ def permuted(
     measure   labels `r e` (True for positives) to scores `r h`
     """
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.stack(
-        [labels[torch.randperm(len(labels), generator=generator)] for _ in range(nulls)]
-    )
+    drawn = label_permutations(labels, nulls, generator)
     found = measure(torch.cat([labels[None], drawn]))
     return Score(found[0], found[1:], "labels permuted", **more)
 

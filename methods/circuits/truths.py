@@ -131,16 +131,12 @@ def truth(spec: str | Published | Iterable[tuple[int, int]], outputs: Outputs) -
     return Truth("given heads", "given by the caller", inside)
 
 
-def measured(
-    evidence: Evidence, *, most: int | None = None, least: float = 0.01, pairs: int = 0
-) -> Truth:
+def measured(evidence: Evidence, *, most: int = 20, least: float = 0.02, pairs: int = 0) -> Truth:
     """The truth by exact patching: the `most` heads of the largest |effect| of at least `least`.
 
-    most     20, or half of the heads where that is less
     effect = the share of the metric's fall that resample ablation of the head alone brings about.
     Give it pairs that no score has seen, and keep the thresholds as they are.
     """
-    most = min(20, evidence.heads // 2) if most is None else most
     found = ablation(evidence, by="resample", pairs=pairs)
     effects = found.signed if found.signed is not None else found.values
     order = effects.abs().argsort(descending=True)[:most]
