@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..probe.errors import WeightsError
+from ..probe.tokenizer import BpeTokenizer, PieceTokenizer, beside
 from .card import State
 from .gguf_tokenizer import gguf_tokenizer
-from ..probe.tokenizer import BpeTokenizer, PieceTokenizer, beside
 
 SUFFIXES = (".gguf", ".whl")
 OUTER = {

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..probe.errors import OptionError, near
+from ..probe.tokenizer import Tokenizer
 from .card import State
 from .checkpointing import Checkpointing
 from .sequences import Cache, RmsNorm
-from ..probe.tokenizer import Tokenizer
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..probe.errors import WeightsError, near
+from ..probe.tokenizer import Tokenizer, read_tokenizer, tokenizer_beside
 from . import gguf_files
 from .card import Card, Source, State
 from .downloads import converted, fetch, nearest
 from .files import SUFFIXES, read_state
 from .fingerprint import fingerprint
-from ..probe.tokenizer import Tokenizer, read_tokenizer, tokenizer_beside
 
 __all__ = ["Chosen", "choose", "fingerprint", "fit", "no_init", "told"]
 

@@ -11,9 +11,9 @@ import pandas
 from ..methods.circuits.circuit import Circuit
 from ..methods.circuits.pairs import Pair
 from ..models.labels import labels
-from ..probe.tokenizer import Tokenizer, tokenizer_of
 from ..probe.errors import LimelightError
 from ..probe.registry import list_methods
+from ..probe.tokenizer import Tokenizer, tokenizer_of
 from .cells import counted, three
 from .circuit_photos import is_photo, photo
 from .waterfall import percent
