@@ -1,28 +1,33 @@
 """Circuits: what the scores cost beside bare passes, and what they find beside their controls.
 
-`python benchmarks/circuits.py speed|study [--model smollm2_135m] [--weights FILE] [--task ioi]`
+`python benchmarks/circuits.py speed|study|planted [--model NAME] [--weights FILE] [--task ioi]`
 
 speed  ratios of CPU time, interleaved in one process: the discrete autoencoder's whole route over
        all heads, attribution patching, edge attribution, exact patching of every head
 study  every method and control on tasks of our own making, against exact patching on other
        pairs: average precision, AUC, precision at k, Spearman, each beside its null
+planted  the same on small models whose circuits were planted among decoys that are as large
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pandas as pd
 import torch
 from measure import Ratio, Row, machine, rounds, seconds
+from planted_tasks import prompts
 from torch import nn
 
 import limelight as ll
 from limelight.methods.circuits.attribution import attribution
+from limelight.methods.circuits.circuit import DEFAULT
 from limelight.methods.circuits.evidence import Evidence
 from limelight.methods.circuits.outputs import Outputs, head_outputs
 from limelight.methods.circuits.patching import each_head
@@ -30,6 +35,7 @@ from limelight.methods.circuits.paths import edge_attribution
 from limelight.methods.circuits.published import discrete_sae
 from limelight.methods.circuits.sae import Options, fit
 
+PLANTED = Path(__file__).parent / "planted"
 EXACT = 2  # pairs that exact patching is timed on; its cost grows with their number
 FIGURES = ["ap", "ap_null", "ap_low", "auc", "auc_null", "precision_k", "spearman", "seconds"]
 
@@ -138,11 +144,37 @@ def study(net: nn.Module, task: str, count: int, truth_pairs: int, seed: int) ->
     return table[["method", *(f for f in FIGURES if f in table)]].round(3)
 
 
+def planted(count: int) -> pd.DataFrame:
+    """Mean figures of every method over the truths of the planted models: here chance is even."""
+    methods = [*DEFAULT, "attribution:8", "code_attr,steps=8", "ablation", "activation_patching", "acdc:0.02,by=metric"]
+    tables = []
+    for file in sorted(PLANTED.glob("*.json")):
+        told = json.loads(file.read_text())
+        net = ll.load("attention_only", file.with_suffix(".safetensors"), **told["config"])
+        for number, task in enumerate(told["tasks"]):
+            asked = prompts(number, count, 7)
+            sides = zip(asked.clean, asked.corrupt, asked.good, asked.bad, strict=True)
+            pairs = tuple(ll.Pair(c, d, (int(g),), (int(b),)) for c, d, g, b in sides)
+            heads = [(layer, head) for layer, head in task["truth"]]
+            found = ll.circuit(net, ll.Pairs(task["name"], pairs), methods, truth=heads)
+            tables.append(found.evaluation)
+    whole = pd.concat(tables)
+    figures = [f for f in FIGURES if f in whole]
+    return whole.groupby("method", sort=False)[figures].mean().round(3).reset_index()
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table for RESULTS.md."""
+    rows = [list(table.columns), ["---"] * table.shape[1]]
+    rows += [["" if x != x else str(x) for x in row] for row in table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 def main() -> None:
     ask = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    ask.add_argument("what", choices=("speed", "study"))
+    ask.add_argument("what", choices=("speed", "study", "planted"))
     ask.add_argument("--model", default="smollm2_135m")
     ask.add_argument("--weights", default="default")
     ask.add_argument("--task", action="append")
@@ -151,13 +183,16 @@ def main() -> None:
     ask.add_argument("--rounds", type=int, default=3)
     ask.add_argument("--seed", type=int, default=0)
     given = ask.parse_args()
+    if given.what == "planted":
+        print(markdown(planted(given.count)))
+        return
     net = ll.load(given.model, given.weights)
     tasks = given.task or ["ioi"]
     print(f"{given.model}; {machine()}\n")
     if given.what == "study":
         for task in tasks:
             table = study(net, task, given.count, given.truth_pairs, given.seed)
-            print(table.to_markdown(index=False), "\n")
+            print(markdown(table), "\n")
         return
     reader = getattr(net, "tokenizer", None) or next(
         m.num_embeddings for m in net.modules() if isinstance(m, nn.Embedding)

@@ -43,6 +43,8 @@ def test_integrated_attribution_approaches_the_change_of_the_metric():
     evidence = induction_evidence()
     one, many = attribution(evidence), attribution(evidence, steps=4)
     assert not torch.allclose(one.values, many.values, rtol=1e-2)
+    coded = code_attribution(evidence, codes=10**6, cross=False, steps=4)
+    torch.testing.assert_close(coded.values, many.values, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(attribution(evidence, steps=4).values, many.values)
 
 

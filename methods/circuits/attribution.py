@@ -30,13 +30,15 @@ def attribution(evidence: Evidence, *, steps: int = 1) -> Score:
     first layer (the first, at the clean input, is the one of steps=1), as EAP-IG does
     (arXiv 2403.17806). Source: Nanda 2023; Syed and others 2023, arXiv 2310.10348.
     """
-    slope = evidence.gradient if steps == 1 else between(evidence, steps)
-    return from_pairs(effects(evidence, slope, evidence.corrupt.z - evidence.clean.z))
+    change = evidence.corrupt.z - evidence.clean.z
+    return from_pairs(effects(evidence, slope(evidence, steps), change))
 
 
-def between(evidence: Evidence, steps: int) -> Tensor:
+def slope(evidence: Evidence, steps: int = 1) -> Tensor:
     """The mean gradient over inputs clean + k / steps (corrupt - clean), k < steps: `t h d`."""
-    return evidence.keep(("between", steps), lambda: _between(evidence, steps))
+    if steps == 1:
+        return evidence.gradient
+    return evidence.keep(("slope", steps), lambda: _between(evidence, steps))
 
 
 def _between(evidence: Evidence, steps: int) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...probe.errors import OptionError
 from ...probe.registry import circuit_method
+from .attribution import slope
 from .codes import Kind, centroids, coder, residual_coordinates
 from .evidence import Evidence
 from .score import Score, from_pairs
@@ -14,7 +15,13 @@ from .score import Score, from_pairs
 
 @circuit_method("code_attr", needs=("activations", "gradient"))
 def code_attribution(
-    evidence: Evidence, *, codes: int = 64, kind: Kind = "kmeans", cross: bool = True, seed: int = 0
+    evidence: Evidence,
+    *,
+    codes: int = 64,
+    kind: Kind = "kmeans",
+    cross: bool = True,
+    steps: int = 1,
+    seed: int = 0,
 ) -> Score:
     """Attribution patching through a dictionary: how much of it a head's discrete codes carry.
 
@@ -24,6 +31,7 @@ def code_attribution(
         score = |mean over pairs of sum over positions of gradient . (c(clean z) - c(corrupt z))|.
 
     cross   fit the codes on one half of the pairs and score the other, then the reverse
+    steps   points of the integrated gradient, as in `attribution`
     With one code for every point and cross=False it equals attribution patching; with few codes it
     says what is left when a head may only speak in them. It is a first-order statement about use,
     like attribution patching, and no better a ranking. Average precision on SmolLM2-135M, own
@@ -40,7 +48,7 @@ def code_attribution(
     folds = [(half, ~half), (~half, half)] if cross else [(half | True, half | True)]
     for fold, (fit, use) in enumerate(folds):
         change[use] = _quantised(evidence, fit, use, weight, codes, kind, seed + fold)
-    found = evidence.sum_pairs((evidence.gradient * change).sum(-1))
+    found = evidence.sum_pairs((slope(evidence, steps) * change).sum(-1))
     return from_pairs(found, seed=seed)
 
 
