@@ -82,7 +82,7 @@ def speed(net: nn.Module, pairs: ll.Pairs, count: int) -> list[Row]:
             "discrete_sae": published(1),
             "discrete_sae, 5 seeds": published(5),
             "attribution": fresh(_attribution),
-            "edge_attribution": fresh(lambda e: (_attribution(e), edge_attribution(e))),
+            "edge_attribution": fresh(edge_attribution),
         },
         count,
         warm=False,
@@ -146,7 +146,14 @@ def study(net: nn.Module, task: str, count: int, truth_pairs: int, seed: int) ->
 
 def planted(count: int) -> pd.DataFrame:
     """Mean figures of every method over the truths of the planted models: here chance is even."""
-    methods = [*DEFAULT, "attribution:8", "code_attr,steps=8", "ablation", "activation_patching", "acdc:0.02,by=metric"]
+    methods = [
+        *DEFAULT,
+        "attribution:8",
+        "code_attr,steps=8",
+        "ablation",
+        "activation_patching",
+        "acdc:0.02,by=metric",
+    ]
     tables = []
     for file in sorted(PLANTED.glob("*.json")):
         told = json.loads(file.read_text())

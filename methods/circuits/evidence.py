@@ -8,17 +8,20 @@ that nothing is padded; tokens of all pairs are stored one after the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...probe.edit import Edit
 from ...probe.errors import OptionError
 from ...probe.probe import Probe
 from .outputs import Outputs, head_outputs
 from .pairs import Group, Pairs
+
+Visit = Callable[[Group, Probe], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,10 @@ class Evidence:
     def heads(self) -> int:
         return len(self.outputs)
 
+    def knows(self, side: str) -> bool:
+        """Whether a side has been run."""
+        return side in self._sides
+
     @property
     def clean(self) -> Side:
         if "clean" not in self._sides:
@@ -86,22 +93,28 @@ class Evidence:
         return torch.arange(2 * count) < count
 
     @property
+    def lengths(self) -> Tensor:
+        """Tokens of each pair, `p`."""
+        known = next(iter(self._sides.values()), None)
+        return (known or self.clean).lengths
+
+    @property
     def pair(self) -> Tensor:
         """The pair of each token, `t`."""
-        lengths = self.clean.lengths
+        lengths = self.lengths
         return torch.repeat_interleave(torch.arange(len(lengths)), lengths)
 
     @property
     def last(self) -> Tensor:
         """Whether a token is the last of its input, `t`."""
-        lengths = self.clean.lengths
+        lengths = self.lengths
         last = torch.zeros(int(lengths.sum()), dtype=torch.bool)
         last[lengths.cumsum(0) - 1] = True
         return last
 
     def rows(self, places: Sequence[int]) -> Tensor:
         """The tokens of some pairs, in that order."""
-        starts = [0, *self.clean.lengths.cumsum(0).tolist()]
+        starts = [0, *self.lengths.cumsum(0).tolist()]
         return torch.cat([torch.arange(starts[i], starts[i + 1]) for i in places])
 
     def keep(self, key: Any, make: Any) -> Any:
@@ -133,16 +146,28 @@ class Evidence:
         """What heads add to the residual stream: `... h d` to `... h m`."""
         return torch.einsum("...hd,hdm->...hm", z, self.outputs.weight)
 
-    def run(self, side: str, *, gradient: bool) -> None:
-        """Run one side of all pairs, with a backward from the metric if wanted."""
+    def run(
+        self,
+        side: str,
+        *,
+        gradient: bool,
+        sites: Sequence[Any] = (),
+        edits: Mapping[Any, Edit] | None = None,
+        visit: Visit | None = None,
+    ) -> None:
+        """Run one side of all pairs, with a backward from the metric if wanted.
+
+        visit   called with every group while its graph still stands, and with the probe, which
+                watches the heads' outputs and `sites`
+        """
         start = time.perf_counter()
         z: list[Any] = [None] * len(self.pairs)
         slopes = list(z)
         metric = torch.zeros(len(self.pairs))
         with Probe(self.model, grad=gradient, whole=True) as probe:
-            probe.watch(*(o.site for o in self.outputs.layers))
+            probe.watch(*(o.site for o in self.outputs.layers), *sites).edit(edits or {})
             for group in self.pairs.batches(self.batch):
-                metric[group.places] = _run(probe, group, side, gradient).float().cpu()
+                metric[group.places] = _run(probe, group, side, gradient, visit).float().cpu()
                 self._file(group, self.outputs.stack(probe.trace, "act"), z)
                 if gradient:
                     self._file(group, self.outputs.stack(probe.trace, "grad"), slopes)
@@ -159,12 +184,14 @@ class Evidence:
             into[place] = part
 
 
-def _run(probe: Probe, group: Group, side: str, gradient: bool) -> Tensor:
+def _run(probe: Probe, group: Group, side: str, gradient: bool, visit: Visit | None) -> Tensor:
     """Run a group and take the gradient; the metric of each pair."""
     output = probe(feed(probe.model, group.clean if side == "clean" else group.corrupt))
     target = group.pairs.target()
     if gradient:
-        probe.backward(target, retain=False)
+        probe.backward(target, retain=visit is not None)
+    if visit is not None:
+        visit(group, probe)
     with torch.no_grad():
         return target(output)
 

@@ -7,7 +7,6 @@ queries, keys and values; what u does to v through layers in between is not part
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -49,56 +48,76 @@ def _edges(evidence: Evidence, steps: int) -> tuple[Tensor, Tensor]:
             f"edges between heads need the layer of each attention, but {missing[0]!r} lies in "
             f"none of the hidden layers"
         )
-    found = _Edges.empty(evidence.heads)
-    change = evidence.corrupt.z - evidence.clean.z
-    for group in evidence.pairs.batches(evidence.batch):
-        own = change[evidence.rows(group.places)]
-        for k in range(steps):
-            _add_edges(evidence, group, own, k / steps, found)
+    found = _Edges(evidence)
+    evidence.corrupt  # noqa: B018  first, for the clean pass tells the change from it
+    evidence.run("clean", gradient=True, sites=[found.end], edits=found.edits, visit=found.add)
+    for k in range(1, steps):
+        found.between(k / steps)
     count = len(evidence.pairs) * steps
     return found.inner / count, found.out / count
 
 
-@dataclass(frozen=True, eq=False)
 class _Edges:
-    """Sums over pairs: from head to head `h h`, from head to output `h`."""
+    """Sums of effects over pairs: from head to head `h h`, from head to output `h`."""
 
-    inner: Tensor
-    out: Tensor
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence, self.layers = evidence, evidence.outputs.layers
+        self.inner = torch.zeros(evidence.heads, evidence.heads)
+        self.out = torch.zeros(evidence.heads)
+        self.entries = [Site(o.block, "in") for o in self.layers]
+        self.end = Site(parse(evidence.outputs.adapter.hidden[-1]).path)
+        self.live: dict[Site, Tensor] = {}
 
-    @staticmethod
-    def empty(heads: int) -> _Edges:
-        return _Edges(torch.zeros(heads, heads), torch.zeros(heads))
+    @property
+    def edits(self) -> dict[str | Site, Edit]:
+        """Keep values with their graph as they pass."""
 
+        def catch(value: Tensor, site: Site) -> Tensor:
+            self.live[site] = value
+            return value
 
-def _add_edges(evidence: Evidence, group: Group, change: Tensor, mix: float, into: _Edges) -> None:
-    """Add the effects of all edges over one group, its inputs `mix` of the way to the corrupt."""
-    layers = evidence.outputs.layers
-    entries = [Site(o.block, "in") for o in layers]
-    end = Site(parse(evidence.outputs.adapter.hidden[-1]).path)
-    live: dict[Site, Tensor] = {}
-    with Probe(evidence.model) as probe:
-        if mix:
-            start, stop = (entered(evidence, entries[0], x) for x in (group.clean, group.corrupt))
-            probe.edit({entries[0]: placed(torch.lerp(start, stop, mix))})
-        places = [*(o.site for o in layers), end]
-        probe.edit(dict.fromkeys([*entries, *places], _catcher(live)))
-        output = probe(feed(evidence.model, group.clean))
-        with torch.enable_grad():
-            score = group.pairs.target()(output).sum()
-        *slopes, last = torch.autograd.grad(score, [live[s] for s in places], retain_graph=True)
+        return dict.fromkeys([*self.entries, *(o.site for o in self.layers), self.end], catch)
+
+    def between(self, mix: float) -> None:
+        """Add the effects at inputs of the first layer `mix` of the way to the corrupt ones."""
+        for group in self.evidence.pairs.batches(self.evidence.batch):
+            start, stop = (
+                entered(self.evidence, self.entries[0], x) for x in (group.clean, group.corrupt)
+            )
+            with Probe(self.evidence.model) as probe:
+                probe.watch(*(o.site for o in self.layers), self.end)
+                probe.edit({self.entries[0]: placed(torch.lerp(start, stop, mix))})
+                probe.edit(self.edits)
+                probe(feed(self.evidence.model, group.clean))
+                probe.backward(group.pairs.target())
+                self.add(group, probe)
+
+    def add(self, group: Group, probe: Probe) -> None:
+        """Add the effects of all edges over one group whose graph stands."""
+        live, trace, change = self.live, probe.trace, self._change(group)
+        tokens = change.shape[1]
         written: list[Tensor] = []
-        tokens = len(change) // len(group.places)
-        for layer, (o, entry, slope) in enumerate(zip(layers, entries, slopes, strict=True)):
-            span = evidence.outputs.span(layer)
-            if written:
+        for layer, (o, entry) in enumerate(zip(self.layers, self.entries, strict=True)):
+            span, slope = self.evidence.outputs.span(layer), trace[o.site].grad
+            if written and slope is not None:
                 pulled = _pulled(o, live[o.site], live[entry], slope, tokens)
-                into.inner[: span.start, span] += torch.cat(written) @ pulled.T
-            own = torch.einsum("thd,hdm->htm", change[:, span], o.weight.float().cpu())
+                self.inner[: span.start, span] += torch.cat(written) @ pulled.T
+            own = torch.einsum("bnhd,hdm->hbnm", change[:, :, span], o.weight.float().cpu())
             written.append(own.flatten(1))
-        into.out.add_(
-            torch.cat(written) @ longer(last.flatten(1, -2), tokens).float().cpu().flatten()
-        )
+        last = trace[self.end].grad
+        if last is not None:
+            final = longer(last.flatten(1, -2), tokens).float().cpu()
+            self.out += torch.cat(written) @ final.flatten()
+
+    def _change(self, group: Group) -> Tensor:
+        """Corrupt minus clean z of a group, `b n h d`."""
+        evidence = self.evidence
+        rows = evidence.rows(group.places)
+        corrupt = evidence.corrupt.z[rows].unflatten(0, (len(group.places), -1))
+        if evidence.knows("clean"):
+            return corrupt - evidence.clean.z[rows].view_as(corrupt)
+        now = [o.split(self.live[o.site].detach()).float().cpu() for o in self.layers]
+        return corrupt - stacked(now)
 
 
 def _pulled(o: HeadOutput, z: Tensor, entry: Tensor, slope: Tensor, tokens: int) -> Tensor:
