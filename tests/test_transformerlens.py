@@ -16,6 +16,7 @@ from shared import golden
 from torch import Tensor, nn
 
 import limelight as ll
+from limelight.methods.circuits.patching import each_head, replacement
 from limelight.probe.adapter import adapt
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # without it each refusal takes most of a minute
@@ -222,3 +223,29 @@ def test_a_bridge_and_our_model_read_the_same_file(tmp_path):
     own = ll.load("attention_only", path, d_vocab=VOCABULARY, n_ctx=CONTEXT)
     x = ids()
     torch.testing.assert_close(own(x), model(x))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_circuits_of_a_bridge(way, tmp_path):
+    """z of every head is TransformerLens', and exchanging it does what its hooks do."""
+    model = bridge(way, tmp_path)
+    pairs = ll.task("induction", VOCABULARY, count=4, length=20)
+    methods = ["attribution", "edge_attribution", "ablation:zero"]
+    found = ll.circuit(model, pairs, methods, truth=None)
+    evidence, x = found.evidence, pairs[1].clean[None]
+    assert found.names == tuple((layer, head) for layer in range(2) for head in range(4))
+    layer, head = found.top(1, "ablation:zero")[0]
+
+    def cut(z: Tensor, hook: Any) -> Tensor:
+        rows = z.reshape(*z.shape[:2], 4, 16).clone()
+        rows[:, :, head] = 0
+        return rows.reshape(z.shape)
+
+    with torch.no_grad():
+        _, cache = model.run_with_cache(x)
+        logits = model.run_with_hooks(x, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", cut)])
+    z = [cache[f"blocks.{n}.attn.hook_z"].reshape(-1, 4, 16) for n in range(2)]
+    torch.testing.assert_close(evidence.clean.z[evidence.rows([1])], torch.cat(z, 1))
+    alone = each_head(evidence, "clean", replacement(evidence, "zero"), 2)
+    place = evidence.outputs.place(layer, head)
+    torch.testing.assert_close(alone[1, place], pairs[1:2].target()(logits)[0])

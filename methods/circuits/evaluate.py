@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-import torch
 from torch import Tensor
 
 from ...probe.errors import OptionError
+from ..similarity import spearman
 from .score import Score
 from .truths import Truth
 
@@ -35,7 +33,7 @@ def evaluate(score: Score, truth: Truth) -> dict[str, float]:
         )
     found = _ranking(score.values, inside) | _best(score.values, inside)
     if truth.effects is not None:
-        found["spearman"] = spearman(score.values, truth.effects.abs())
+        found["spearman"] = float(spearman(score.values[None], truth.effects.abs()[None]))
     if score.null is not None:
         rows = [_ranking(row, inside) for row in score.null]
         for key in ("ap", "auc"):
@@ -90,17 +88,3 @@ def curves(score: Score, truth: Truth) -> dict[str, list[float]]:
     precision, recall, _ = precision_recall_curve(inside, ranked)
     points = {"fpr": fpr, "tpr": tpr, "precision": precision, "recall": recall}
     return {name: values.tolist() for name, values in points.items()}
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation, ties sharing their mean rank; NaN where a side is constant."""
-    ranks = [_ranks(x) for x in (a, b)]
-    x, y = (r - r.mean() for r in ranks)
-    size = float(x.norm() * y.norm())
-    return float(x @ y) / size if size else math.nan
-
-
-def _ranks(x: Tensor) -> Tensor:
-    _, place, count = torch.unique(x, return_inverse=True, return_counts=True)
-    last = count.cumsum(0).double()
-    return (last - (count - 1) / 2)[place]

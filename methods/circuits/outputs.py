@@ -116,9 +116,13 @@ class Outputs:
     def stack(self, trace: Trace, what: Literal["act", "grad"] = "act") -> Tensor:
         """z of all heads in a trace, or its gradient, `b n h d`.
 
-        Where a class token comes late, layers before it have zeros in its place.
+        Where a class token comes late, layers before it have zeros in its place; heads that the
+        output does not depend on have gradient 0.
         """
-        return stacked([o.split(getattr(trace[o.site], what)) for o in self.layers])
+        values = [trace[o.site] for o in self.layers]
+        found = [v.act if what == "act" else v.grad for v in values]
+        filled = [torch.zeros_like(v.act) if f is None else f for v, f in zip(values, found)]  # noqa: B905
+        return stacked([o.split(x) for o, x in zip(self.layers, filled, strict=True)])
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:
