@@ -131,7 +131,7 @@ def truth(spec: str | Published | Iterable[tuple[int, int]], outputs: Outputs) -
     return Truth("given heads", "given by the caller", inside)
 
 
-def measured(evidence: Evidence, *, most: int = 20, least: float = 0.02, pairs: int = 0) -> Truth:
+def measured(evidence: Evidence, *, most: int = 20, least: float = 0.01, pairs: int = 0) -> Truth:
     """The truth by exact patching: the `most` heads of the largest |effect| of at least `least`.
 
     effect = the share of the metric's fall that resample ablation of the head alone brings about.
