@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from circuit_models import induction_evidence, induction_model
+from circuit_models import induction_evidence, induction_model, ragged_pairs, small_llama
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import limelight as ll
 from limelight.methods.circuits.evaluate import curves, evaluate
+from limelight.methods.circuits.evidence import Evidence
 from limelight.methods.circuits.score import Score
 from limelight.methods.circuits.truths import PUBLISHED, Truth, measured, truth
 from limelight.probe.errors import MethodError, OptionError, SiteError
@@ -53,6 +54,19 @@ def test_edges_verdict_and_curve(found):
         found.edges("norm")
     with pytest.raises(MethodError, match="was not run here"):
         found.score("acdc")
+
+
+@pytest.mark.parametrize("name", [m.name for m in ll.list_methods() if m.kind == "circuit"])
+def test_every_circuit_method_scores_ragged_prompts_on_any_model(name):
+    """Random weights, grouped keys, MLPs, prompts of two lengths; the same call twice is equal."""
+    once, again = (ll.use(name)(Evidence(small_llama(), ragged_pairs())) for _ in range(2))
+    values, second = (s.values if isinstance(s, Score) else s for s in (once, again))
+    assert values.shape == (18,)
+    assert values.isfinite().all()
+    torch.testing.assert_close(values, second)
+    if isinstance(once, Score) and once.null is not None:
+        assert once.null.shape[1:] == (18,)
+        assert once.chance
 
 
 def test_saved_tables_are_parquet(found, tmp_path):

@@ -45,7 +45,11 @@ def prepared(*, attends: bool = False) -> tuple[nn.Module, Tensor]:
     return net.train(), torch.randn(3, 3, 13, 15)
 
 
-OWN = [m for m in list_methods() if m.function.__module__.startswith("limelight.methods.")]
+OWN = [
+    m
+    for m in list_methods()
+    if m.function.__module__.startswith("limelight.methods.") and m.kind != "circuit"
+]
 OURS = [m for m in OWN if m.kind != "heads"]  # metrics of heads have tests of their own
 NAMES = [m.name for m in OURS]
 

@@ -60,7 +60,7 @@ READS_ATTENTION = (
     "rollout",
     "transformer_attribution",
 )
-ALL = [m for m in list_methods() if not m.name.startswith("test-")]
+ALL = [m for m in list_methods() if m.kind != "circuit" and not m.name.startswith("test-")]
 METHODS = [m for m in ALL if m.kind != "heads"]
 
 
