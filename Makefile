@@ -4,7 +4,7 @@ BIN := .venv/bin
 PHOTO = $$($(BIN)/python -c 'from importlib.resources import files; print(files("sklearn.datasets.images") / "flower.jpg")')
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types sweep bench matrix study clean
+.PHONY: demo test lint types sweep bench matrix planted study clean
 
 demo: .venv/demo
 	@mkdir -p demo
@@ -34,6 +34,10 @@ matrix: .venv/dev
 # The claims of NormGrad and ConViT on real photos: make study DATA=folder
 study: .venv/dev
 	$(BIN)/python benchmarks/study.py $(DATA) study
+
+# What circuit scores find in models whose circuits were planted among decoys.
+planted: .venv/dev
+	$(BIN)/python benchmarks/circuits.py planted
 
 clean:
 	rm -rf study .venv .typing demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -110,9 +110,10 @@ def _said(circuit: Circuit, place: int) -> str:
         told.append(f"In the circuit{where}." if known.inside[place] else "Not in the circuit.")
         if known.effects is not None:
             effect = float(known.effects[place])
+            does = "lowers" if effect >= 0 else "raises"
             told.append(
-                f"Giving its output on the corrupt input, it alone brings about "
-                f"{percent(effect)} of the metric’s fall from clean to corrupt."
+                f"Giving its output on the corrupt input, it alone {does} the metric by "
+                f"{percent(abs(effect))} of the fall from clean to corrupt."
             )
     return " ".join(told)
 
