@@ -160,14 +160,20 @@ def actor(net: torch.nn.Module, data: Samples) -> tuple[float, float]:
 
 
 def memory(net: torch.nn.Module, paths: list[Path], count: int) -> Iterator[Row]:
-    """The largest resident size in the second tenth of a run and in its last."""
+    """The median resident size in the second tenth of a run and in its last; and the largest.
+
+    Single readings catch a batch in the middle of a pass, now and then 3 % above the rest.
+    """
     process, sizes = psutil.Process(), []
     data, _ = samples(paths, count)
     ours(net, data, lambda *_: sizes.append(process.memory_info().rss), shard=min(SHARD, BATCH))
     tenth = max(1, len(sizes) // 10)
-    early, late = max(sizes[tenth : 2 * tenth]), max(sizes[-tenth:])
+    early, late = (statistics.median(s) for s in (sizes[tenth : 2 * tenth], sizes[-tenth:]))
     drift = late / early - 1
-    figure = f"{drift:+.1%} ({early / MIB:.0f} MiB early, {late / MIB:.0f} late)"
+    largest = max(sizes[tenth:]) / MIB
+    figure = (
+        f"{drift:+.1%} ({early / MIB:.0f} MiB early, {late / MIB:.0f} late, most {largest:.0f})"
+    )
     yield Row(f"resident memory over a run of {count} photos", figure, "at most 1 %", drift <= 0.01)
 
 
