@@ -96,18 +96,19 @@ class _Edges:
         """Add the effects of all edges over one group whose graph stands."""
         live, trace, change = self.live, probe.trace, self._change(group)
         tokens = change.shape[1]
-        written: list[Tensor] = []
+        width = self.evidence.outputs.weight.shape[2]
+        written = torch.empty(self.evidence.heads, change.shape[0] * tokens * width)
         for layer, (o, entry) in enumerate(zip(self.layers, self.entries, strict=True)):
             span, slope = self.evidence.outputs.span(layer), trace[o.site].grad
-            if written and slope is not None:
+            if span.start and slope is not None:
                 pulled = _pulled(o, live[o.site], live[entry], slope, tokens)
-                self.inner[: span.start, span] += torch.cat(written) @ pulled.T
+                self.inner[: span.start, span] += written[: span.start] @ pulled.T
             own = torch.einsum("bnhd,hdm->hbnm", change[:, :, span], o.weight.float().cpu())
-            written.append(own.flatten(1))
+            written[span] = own.flatten(1)
         last = trace[self.end].grad
         if last is not None:
             final = longer(last.flatten(1, -2), tokens).float().cpu()
-            self.out += torch.cat(written) @ final.flatten()
+            self.out += written @ final.flatten()
 
     def _change(self, group: Group) -> Tensor:
         """Corrupt minus clean z of a group, `b n h d`."""
