@@ -40,9 +40,10 @@ def measured(
     radius: float | None,
     pool: int | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Result and statistics from unnormalised rows e = exp(s - max s), z = sum e.
+    """Result and statistics from rows s of scores and their softmax p.
 
-    entropy = log z - sum e (s - max s) / z, distance = sum e d / z. Two blocks of rows are held.
+    entropy = log sum exp s - sum p s, where log sum exp s = max s - log max p;
+    distance = sum p d. Two blocks of rows are held.
     """
     if radius is not None and grid is None:
         raise KernelError("a mass within a radius needs the grid that tokens lie on: give grid=")
@@ -60,20 +61,17 @@ def measured(
         span = slice(start, min(start + block, n))
         count = span.stop - start
         scores = torch.bmm(queries[:, span], keys, out=held[0, :, :count])
-        scores.sub_(scores.amax(-1, keepdim=True))
-        share = torch.exp(scores, out=held[1, :, :count])
-        total = share.sum(-1)
-        out[:, span] = torch.bmm(share, values).div_(total[..., None])
-        own = {"entropy": total.log() - torch.linalg.vecdot(share, scores) / total}
+        share = torch.softmax(scores, -1, out=held[1, :, :count])
+        out[:, span] = torch.bmm(share, values)
+        level = scores.amax(-1) - share.amax(-1).log()
+        own = {"entropy": level - torch.linalg.vecdot(share, scores)}
         if grid is not None:
             far = distances(grid, 1, q.device, q.dtype, span)
-            own["distance"] = torch.linalg.vecdot(share, far) / total
+            own["distance"] = torch.linalg.vecdot(share, far)
             if radius is not None:
-                own["mass"] = torch.linalg.vecdot(share, (far <= radius).to(share)) / total
+                own["mass"] = torch.linalg.vecdot(share, (far <= radius).to(share))
         if pool is not None:
-            own["peak"] = peak(share.div_(total[..., None]).unflatten(0, (b, h)), pool).flatten(
-                0, 1
-            )
+            own["peak"] = peak(share.unflatten(0, (b, h)), pool).flatten(0, 1)
         for name, x in own.items():
             found.setdefault(name, []).append(x)
     made = {name: torch.cat(parts, 1).unflatten(0, (b, h)) for name, parts in found.items()}

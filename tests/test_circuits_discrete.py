@@ -147,7 +147,7 @@ def test_p_values_count_the_null_and_q_values_the_heads():
 
 
 def naive_loss(rows: sae_gradients.Rows, parts: list[Tensor], options: Options) -> Tensor:
-    """The sheet's formula as written."""
+    """The formula as published."""
     encoder, decoder, code_bias, bias = parts
     centred = rows.x - bias if options.tied else rows.x
     z = F.relu(centred @ encoder.T + code_bias)

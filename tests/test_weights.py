@@ -261,7 +261,7 @@ def test_published_weights_may_change_the_preprocessing(hub):
 
 
 def timm_name(name: str, stages: tuple[int, ...]) -> str:
-    """The inverse of the zoo's renaming, written from the sheet's table."""
+    """The inverse of the zoo's renaming, written from the table of names."""
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     other = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
