@@ -24,6 +24,20 @@ from .pairs import Group, Pairs
 Visit = Callable[[Group, Probe], None]
 
 
+@dataclass
+class Visits:
+    """What is called with every group, and the seconds that it took."""
+
+    visit: Visit | None
+    seconds: float = 0.0
+
+    def __call__(self, group: Group, probe: Probe) -> None:
+        if self.visit is not None:
+            start = time.perf_counter()
+            self.visit(group, probe)
+            self.seconds += time.perf_counter() - start
+
+
 @dataclass(frozen=True, eq=False)
 class Side:
     """One side of all pairs: z of every head at every token, and the metric.
@@ -160,14 +174,14 @@ class Evidence:
         visit   called with every group while its graph still stands, and with the probe, which
                 watches the heads' outputs and `sites`
         """
-        start = time.perf_counter()
+        start, visits = time.perf_counter(), Visits(visit)
         z: list[Any] = [None] * len(self.pairs)
         slopes = list(z)
         metric = torch.zeros(len(self.pairs))
         with Probe(self.model, grad=gradient, whole=True) as probe:
             probe.watch(*(o.site for o in self.outputs.layers), *sites).edit(edits or {})
             for group in self.pairs.batches(self.batch):
-                metric[group.places] = _run(probe, group, side, gradient, visit).float().cpu()
+                metric[group.places] = _run(probe, group, side, gradient, visits).float().cpu()
                 self._file(group, self.outputs.stack(probe.trace, "act"), z)
                 if gradient:
                     self._file(group, self.outputs.stack(probe.trace, "grad"), slopes)
@@ -176,7 +190,7 @@ class Evidence:
         if gradient:
             self._gradient = torch.cat(slopes)
         name = f"{side} forward" + " and backward" * gradient
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = time.perf_counter() - start - visits.seconds
 
     @staticmethod
     def _file(group: Group, found: Tensor, into: list[Any]) -> None:
@@ -184,14 +198,13 @@ class Evidence:
             into[place] = part
 
 
-def _run(probe: Probe, group: Group, side: str, gradient: bool, visit: Visit | None) -> Tensor:
+def _run(probe: Probe, group: Group, side: str, gradient: bool, visits: Visits) -> Tensor:
     """Run a group and take the gradient; the metric of each pair."""
     output = probe(feed(probe.model, group.clean if side == "clean" else group.corrupt))
     target = group.pairs.target()
     if gradient:
-        probe.backward(target, retain=visit is not None)
-    if visit is not None:
-        visit(group, probe)
+        probe.backward(target, retain=visits.visit is not None)
+    visits(group, probe)
     with torch.no_grad():
         return target(output)
 
