@@ -124,23 +124,14 @@ class _Edges:
 def _pulled(o: HeadOutput, z: Tensor, entry: Tensor, slope: Tensor, tokens: int) -> Tensor:
     """The slope at each head's z, back at the input of its layer: `h (t m)`."""
     split = o.split(slope)
-    found = []
-    for head in range(o.heads):
-        only = torch.zeros_like(split)
-        only[:, :, head] = split[:, :, head]
-        (back,) = torch.autograd.grad(z, entry, o.join(only, slope), retain_graph=True)
-        found.append(longer(back.flatten(1, -2), tokens).float().cpu().flatten())
-    return torch.stack(found)
-
-
-def _catcher(live: dict[Site, Tensor]) -> Edit:
-    """Keep the values with their graph."""
-
-    def edit(value: Tensor, site: Site) -> Tensor:
-        live[site] = value
-        return value
-
-    return edit
+    alone = torch.eye(o.heads, dtype=split.dtype, device=split.device)[:, None, None, :, None]
+    each = torch.stack([o.join(only, slope) for only in split[None] * alone])
+    try:
+        (back,) = torch.autograd.grad(z, entry, each, retain_graph=True, is_grads_batched=True)
+    except RuntimeError:  # an op whose backward takes no batch of gradients
+        found = [torch.autograd.grad(z, entry, one, retain_graph=True)[0] for one in each]
+        back = torch.stack(found)
+    return torch.stack([longer(one.flatten(1, -2), tokens).float().cpu().flatten() for one in back])
 
 
 @circuit_method("path_patching", needs=("activations", "gradient", "model"))
