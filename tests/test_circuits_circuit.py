@@ -11,8 +11,10 @@ from circuit_models import induction_evidence, induction_model, ragged_pairs, sm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import limelight as ll
+from limelight.methods.circuits.discrete import node_score
 from limelight.methods.circuits.evaluate import curves, evaluate
 from limelight.methods.circuits.evidence import Evidence
+from limelight.methods.circuits.permutations import label_permutations
 from limelight.methods.circuits.score import Score
 from limelight.methods.circuits.truths import PUBLISHED, Truth, measured, truth
 from limelight.probe.errors import MethodError, OptionError, SiteError
@@ -116,6 +118,18 @@ def test_published_circuits_are_those_of_the_sheet():
     }
 
 
+def test_published_edges_lead_upwards_between_their_own_heads():
+    ioi = PUBLISHED["ioi:acdc"]
+    names = {"input", "output", *ioi.groups}
+    assert {end for a, b, _ in ioi.edges for end in (a, b)} <= names
+    docstring = PUBLISHED["docstring:acdc"]
+    assert len(docstring.edges) == 12
+    for a, b, into in docstring.edges:
+        assert a[0] < b[0]
+        assert {a, b} <= set(docstring.heads)
+        assert set(into) <= set("qkv")
+
+
 def test_a_measured_truth_is_the_largest_effects():
     evidence = induction_evidence()
     known = measured(evidence, most=3)
@@ -181,6 +195,9 @@ def test_the_published_scores_and_their_controls_come_by_default():
     codes = published.facts["codes"][0]
     sets = [(set(codes[labels, h].tolist()), set(codes[~labels, h].tolist())) for h in range(8)]
     assert published.spread[0].tolist() == [len(a - b) for a, b in sets]
+    again = label_permutations(labels, 20, torch.Generator().manual_seed(0))
+    null = torch.stack([node_score(published.facts["codes"], row).float().mean(0) for row in again])
+    torch.testing.assert_close(published.null, null)
     edges = made.score("discrete_sae_edge").edges
     layer = made.evidence.outputs.layer
     assert (edges[layer[:, None] >= layer[None]] == 0).all()

@@ -15,6 +15,7 @@ from circuit_models import (
 import limelight as ll
 from limelight.methods.circuits.acdc import Wiring, acdc
 from limelight.methods.circuits.attribution import attribution
+from limelight.methods.circuits.evidence import Evidence
 from limelight.methods.circuits.patching import (
     ablation,
     activation_patching,
@@ -22,7 +23,13 @@ from limelight.methods.circuits.patching import (
     replacement,
 )
 from limelight.methods.circuits.paths import edge_attribution, path_effects, path_patching
-from limelight.methods.circuits.verify import curve, kept_metric, kept_share, verify
+from limelight.methods.circuits.verify import (
+    curve,
+    kept_metric,
+    kept_share,
+    random_circuits,
+    verify,
+)
 from limelight.probe.errors import OptionError
 
 
@@ -118,6 +125,37 @@ def test_edges_of_two_layers_of_attention_add_up_to_attribution():
     )
     assert (edges[4:] == 0).all()
     assert (edges[:, :4] == 0).all()
+
+
+def test_integrated_edges_add_up_to_integrated_attribution():
+    evidence = induction_evidence()
+    score = edge_attribution(evidence, steps=3)
+    edges, out = score.facts["signed edges"], score.facts["to output"]
+    expected = attribution(evidence, steps=3).signed
+    torch.testing.assert_close(edges.sum(1) + out, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_backward_without_batches_gives_the_same_edges(monkeypatch):
+    evidence, plain = llama_evidence(), torch.autograd.grad
+    expected = edge_attribution(evidence).edges
+
+    def one_by_one(*args, is_grads_batched=False, **kwargs):
+        if is_grads_batched:
+            raise RuntimeError("vmap over an op without a rule")
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "grad", one_by_one)
+    again = Evidence(evidence.model, evidence.pairs, outputs=evidence.outputs)
+    torch.testing.assert_close(edge_attribution(again).edges, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_random_circuits_have_as_many_heads_in_every_layer():
+    evidence = llama_evidence()
+    inside = torch.zeros(18, dtype=torch.bool)
+    inside[[0, 1, 7, 12, 13, 14]] = True
+    drawn = random_circuits(evidence, inside, 50, 0)
+    assert (drawn.unflatten(1, (3, 6)).sum(2) == torch.tensor([2, 1, 3])).all()
+    assert len(drawn.unique(dim=0)) > 25
 
 
 def test_integrated_edges_differ_and_stay_forward():

@@ -59,8 +59,24 @@ def test_code_attribution_with_a_code_for_every_point_is_attribution_patching(ev
 def test_codes_are_fitted_on_pairs_that_are_not_scored(kind):
     evidence = induction_evidence()
     score = code_attribution(evidence, codes=4, kind=kind)
-    assert score.values.shape == (8,)
-    assert not torch.allclose(score.values, code_attribution(evidence, codes=4, seed=1).values)
+    weight, head = residual_coordinates(evidence.outputs.weight), 5
+    total = torch.zeros(())
+    for half in (0, 1):
+        fit, use = (torch.arange(half ^ other, 12, 2).tolist() for other in (0, 1))
+        points = [side.z[evidence.rows(fit)] for side in (evidence.clean, evidence.corrupt)]
+        z = torch.cat(points).transpose(0, 1)
+        encode = coder(z @ weight, 4, kind, seed=half)
+        near = encode(z @ weight)[head]
+        for pair in use:
+            rows = evidence.rows([pair])
+            sides = []
+            for side in (evidence.corrupt, evidence.clean):
+                own = side.z[rows].transpose(0, 1)
+                codes = encode(own @ weight)[head]
+                known = [z[head][near == code].mean(0) for code in codes]  # NaN: a code of no point
+                sides.append(torch.stack(known).where(~torch.stack(known).isnan(), own[head]))
+            total += (evidence.gradient[rows][:, head] * (sides[0] - sides[1])).sum()
+    torch.testing.assert_close(score.signed[head], total / 12, rtol=1e-3, atol=1e-4)
     with pytest.raises(OptionError, match="at least 4 pairs"):
         code_attribution(type(evidence)(evidence.model, evidence.pairs[:3]))
 
@@ -149,7 +165,7 @@ def test_the_linear_probe_is_a_ridge_regression_on_pairs_left_out():
 
 def test_norm_and_mean_difference_are_those_of_what_heads_write():
     evidence = llama_evidence()
-    written = evidence.results(evidence.examples())
+    written = torch.einsum("ehd,hdm->ehm", evidence.examples(), evidence.outputs.weight)
     torch.testing.assert_close(norm(evidence), written.norm(dim=-1).mean(0))
     clean, corrupt = written.chunk(2)
     expected = (clean - corrupt).mean(0).norm(dim=-1)

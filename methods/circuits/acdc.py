@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ...probe.classes import scores
-from ...probe.errors import MethodError
 from ...probe.probe import Probe
 from ...probe.registry import circuit_method
 from ...probe.site import Pattern, Site
@@ -17,7 +16,7 @@ from ...probe.tree import exchange, leaves
 from .attribution import attribution
 from .evidence import Evidence, feed
 from .pairs import Group
-from .patching import replaying
+from .patching import listened, replaying
 from .score import Score
 
 
@@ -72,12 +71,6 @@ class Wiring:
     def __init__(self, evidence: Evidence, pairs: int) -> None:
         self.evidence = evidence
         self.outputs = evidence.outputs
-        missing = [o.module for o in self.outputs.layers if not o.block]
-        if missing:
-            raise MethodError(
-                f"edges between heads need the layer of each attention, but {missing[0]!r} lies "
-                f"in none of the hidden layers"
-            )
         self.input, self.output = evidence.heads, evidence.heads + 1
         self.corrupt = torch.zeros(self.output + 1, self.output + 1, dtype=torch.bool)
         self.paths = [p for p in evidence.outputs.adapter.hidden if p]
@@ -111,7 +104,7 @@ class Wiring:
         now: dict[int, Tensor] = {}
         x = state.entry
         for path in self.paths:
-            layers = [i for i, o in enumerate(self.outputs.layers) if o.block == path]
+            layers = [i for i, block in enumerate(self.outputs.blocks) if block == path]
             new: dict[int, Tensor] = {}
             for layer in layers:
                 span = self.outputs.span(layer)
@@ -121,10 +114,8 @@ class Wiring:
                         new[v] = self._z(state, path, layer, moved)[:, :, v - span.start]
             x = self._block(state, path, layers, x, new, now)
         last = x + self._change(state, self.output, now, x)
-        answers = {
-            **state.answers,
-            self.paths[-1]: _with_first(state.answers[self.paths[-1]], last),
-        }
+        answers = {path: call.answer for path, call in state.calls.items()}
+        answers[self.paths[-1]] = _with_first(answers[self.paths[-1]], last)
         model = self.evidence.model
         with replaying(model, answers), Probe(model, grad=False) as probe:
             return probe(state.x)
@@ -185,42 +176,16 @@ class _State:
     def __init__(self, evidence: Evidence, group: Group, paths: list[str]) -> None:
         self.group = group
         self.x = feed(evidence.model, group.clean)
-        self.calls: dict[str, tuple[Any, Any]] = {}
-        self.answers: dict[str, Any] = {}
-        self.clean = scores(self._listen(evidence.model, paths, self.x)).detach()
-        self.entry = self._input(paths[0])
-        kept = self.calls, self.answers
-        self.calls, self.answers = {}, {}
-        self._listen(evidence.model, paths[:1], feed(evidence.model, group.corrupt))
-        self.other = self._input(paths[0])
-        self.calls, self.answers = kept
+        output, self.calls = listened(evidence.model, self.x, paths)
+        _, other = listened(evidence.model, feed(evidence.model, group.corrupt), paths[:1])
+        self.clean = scores(output).detach()
+        self.entry, self.other = (_first(c[paths[0]].given) for c in (self.calls, other))
         rows = evidence.rows(group.places)
         self.corrupt = evidence.corrupt.z[rows].unflatten(0, (len(group.places), -1))
 
-    def _listen(self, model: Any, paths: list[str], x: Tensor) -> Any:
-        def keeper(path: str) -> Any:
-            def keep(module: Any, args: Any, kwargs: Any, result: Any) -> None:
-                self.calls[path] = args, kwargs
-                self.answers[path] = result
-
-            return keep
-
-        hooks = [
-            model.get_submodule(p).register_forward_hook(keeper(p), with_kwargs=True) for p in paths
-        ]
-        try:
-            with Probe(model, grad=False) as probe:
-                return probe(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _input(self, path: str) -> Tensor:
-        return _first(self.calls[path])
-
     def call(self, probe: Probe, path: str, x: Tensor) -> Any:
         """Run a layer on x, its other arguments as the model gave them."""
-        args, kwargs = _with_first(self.calls[path], x)
+        args, kwargs = _with_first(self.calls[path].given, x)
         return probe(*args, **kwargs)
 
 

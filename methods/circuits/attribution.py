@@ -42,22 +42,19 @@ def slope(evidence: Evidence, steps: int = 1) -> Tensor:
 
 
 def _between(evidence: Evidence, steps: int) -> Tensor:
-    outputs = evidence.outputs
+    outputs, total = evidence.outputs, evidence.gradient.clone()
     entry = Site(parse(outputs.adapter.hidden[0]).path, "in")
-    found: list[Tensor] = [torch.empty(0)] * len(evidence.pairs)
     for group in evidence.pairs.batches(evidence.batch):
         start, end = (entered(evidence, entry, x) for x in (group.clean, group.corrupt))
-        total: Tensor | float = 0.0
-        for k in range(steps):
+        for k in range(1, steps):
             with Probe(evidence.model) as probe:
                 probe.watch(*(o.site for o in outputs.layers))
                 probe.edit({entry: placed(torch.lerp(start, end, k / steps))})
                 probe(feed(evidence.model, group.clean))
                 probe.backward(group.pairs.target(), retain=False)
-                total = total + outputs.stack(probe.trace, "grad").detach().float().cpu()
-        for place, part in zip(group.places, total / steps, strict=True):  # type: ignore[arg-type]
-            found[place] = part
-    return torch.cat(found)
+                found = outputs.stack(probe.trace, "grad").detach().float().cpu()
+                total[evidence.rows(group.places)] += found.flatten(0, 1)
+    return total / steps
 
 
 def entered(evidence: Evidence, entry: Site, x: Tensor) -> Tensor:

@@ -156,10 +156,6 @@ class Evidence:
         total = tokens.new_zeros(len(self.pairs), *tokens.shape[1:])
         return total.index_add_(0, self.pair, tokens)
 
-    def results(self, z: Tensor) -> Tensor:
-        """What heads add to the residual stream: `... h d` to `... h m`."""
-        return torch.einsum("...hd,hdm->...hm", z, self.outputs.weight)
-
     def run(
         self,
         side: str,

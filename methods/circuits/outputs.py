@@ -91,6 +91,17 @@ class Outputs:
         """Layer and number in it of each head."""
         return tuple((i, j) for i, o in enumerate(self.layers) for j in range(o.heads))
 
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The layer of each attention. Raises MethodError where one lies in none."""
+        missing = [o.module for o in self.layers if not o.block]
+        if missing:
+            raise MethodError(
+                f"edges between heads need the layer of each attention, but {missing[0]!r} lies "
+                f"in none of the hidden layers"
+            )
+        return tuple(o.block for o in self.layers)
+
     @cached_property
     def weight(self) -> Tensor:
         """W_O of all heads, `h d m`."""

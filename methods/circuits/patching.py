@@ -7,8 +7,8 @@ the exchanged layer is not computed again: its layers answer with what they gave
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -100,13 +100,8 @@ class Blocks:
         self.outputs = evidence.outputs
         self.model, self.group = evidence.model, group
         self.x = feed(self.model, group.clean if side == "clean" else group.corrupt)
-        self.answers: dict[str, Any] = {}
         self._paths = list(dict.fromkeys(o.block for o in self.outputs.layers if o.block))
-        with (
-            Probe(self.model, grad=False) as probe,
-            _listening(self.model, self._paths, self.answers),
-        ):
-            probe(self.x)
+        _, self.calls = listened(self.model, self.x, self._paths)
 
     def patched(self, layer: int, z: Tensor) -> Tensor:
         """The metric with each head of a layer exchanged in turn for z `b n h d`: `h b`."""
@@ -132,7 +127,7 @@ class Blocks:
     def before(self, block: str, count: int = 1) -> dict[str, Any]:
         """What the layers before a block answer to `count` copies of the inputs."""
         paths = self._paths[: self._paths.index(block)] if block else []
-        return {path: _copies(self.answers[path], len(self.x), count) for path in paths}
+        return {path: _copies(self.calls[path].answer, len(self.x), count) for path in paths}
 
 
 def _copies(answer: Any, size: int, count: int) -> Any:
@@ -144,19 +139,28 @@ def _copies(answer: Any, size: int, count: int) -> Any:
     return exchange(answer, more)
 
 
-@contextmanager
-def _listening(model: nn.Module, paths: Sequence[str], into: dict[str, Any]) -> Iterator[None]:
-    """Keep what modules return."""
+class Call(NamedTuple):
+    """How a module was called, arguments and keywords, and what it answered."""
+
+    given: tuple[Any, Any]
+    answer: Any
+
+
+def listened(model: nn.Module, x: Tensor, paths: Sequence[str]) -> tuple[Any, dict[str, Call]]:
+    """The output for x, and the last call of every module at `paths`."""
+    calls: dict[str, Call] = {}
 
     def keeper(path: str) -> Callable[..., None]:
-        return lambda module, args, result: into.__setitem__(path, result)
+        return lambda module, args, kwargs, answer: calls.update(
+            {path: Call((args, kwargs), answer)}
+        )
 
-    hooks = [model.get_submodule(p).register_forward_hook(keeper(p)) for p in paths]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with Probe(model, grad=False) as probe, ExitStack() as hooks:
+        for path in paths:
+            module = model.get_submodule(path)
+            handle = module.register_forward_hook(keeper(path), with_kwargs=True)
+            hooks.callback(handle.remove)
+        return probe(x), calls
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ...probe.edit import Edit
-from ...probe.errors import MethodError
 from ...probe.probe import Probe
 from ...probe.registry import circuit_method
 from ...probe.site import Site, parse
@@ -41,13 +40,6 @@ def edge_attribution(evidence: Evidence, *, steps: int = 1) -> Score:
 
 def _edges(evidence: Evidence, steps: int) -> tuple[Tensor, Tensor]:
     """Signed mean effects of edges, `h h`, and of the direct paths to the output, `h`."""
-    outputs = evidence.outputs
-    missing = [o.module for o in outputs.layers if not o.block]
-    if missing:
-        raise MethodError(
-            f"edges between heads need the layer of each attention, but {missing[0]!r} lies in "
-            f"none of the hidden layers"
-        )
     found = _Edges(evidence)
     evidence.corrupt  # noqa: B018  first, for the clean pass tells the change from it
     evidence.run("clean", gradient=True, sites=[found.end], edits=found.edits, visit=found.add)
@@ -64,7 +56,7 @@ class _Edges:
         self.evidence, self.layers = evidence, evidence.outputs.layers
         self.inner = torch.zeros(evidence.heads, evidence.heads)
         self.out = torch.zeros(evidence.heads)
-        self.entries = [Site(o.block, "in") for o in self.layers]
+        self.entries = [Site(block, "in") for block in evidence.outputs.blocks]
         self.end = Site(parse(evidence.outputs.adapter.hidden[-1]).path)
         self.live: dict[Site, Tensor] = {}
 

@@ -74,9 +74,8 @@ def _information(table: Tensor, labels: Tensor) -> Tensor:
     positive = torch.einsum("re,hek->rhk", share, table) / table.shape[1]
     total = table.mean(1)
     prior = share.mean(1)[:, None, None]
-    rows = (positive, positive.clone().copy_(total - positive))
     found = torch.zeros(len(labels), table.shape[0])
-    for joint, chance in zip(rows, (prior, 1 - prior), strict=True):
+    for joint, chance in ((positive, prior), (total - positive, 1 - prior)):
         found += torch.special.xlogy(joint, joint / (total * chance).clamp(min=1e-30)).sum(-1)
     return found
 

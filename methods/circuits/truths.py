@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +26,14 @@ class Published:
 
     version  the repository and commit that the list is of
     groups   what its heads are said to do
+    edges    from, to and the inputs entered (of q, k, v): heads or groups, "input", "output"
     """
 
     task: str
     model: str
     version: str
     groups: Mapping[str, Heads]
+    edges: tuple[tuple[Any, Any, str], ...] = ()
 
     @property
     def heads(self) -> Heads:
@@ -51,9 +54,31 @@ _GREATER = {
     "heads": ((0, 3), (0, 5), (0, 1), (5, 5), (6, 1), (6, 9), (7, 10), (8, 11), (9, 1)),
 }
 
+_IOI_EDGES = (
+    ("input", "previous token", "qkv"),
+    ("input", "duplicate token", "qkv"),
+    ("input", "S-inhibition", "q"),
+    *(("input", group, "kv") for group in ("negative", "name mover", "backup")),
+    ("previous token", "induction", "kv"),
+    ("induction", "S-inhibition", "kv"),
+    ("duplicate token", "S-inhibition", "kv"),
+    *(("S-inhibition", group, "q") for group in ("negative", "name mover", "backup")),
+    *((group, "output", "") for group in ("negative", "name mover", "backup")),
+)
+_DOCSTRING_EDGES = (
+    ((0, 5), (1, 4), "v"),
+    ((0, 5), (2, 0), "qk"),
+    ((1, 4), (2, 0), "v"),
+    ((0, 5), (1, 2), "qk"),
+    *(((1, 4), (3, n), "q") for n in (0, 6)),
+    *(((0, 5), (3, n), "v") for n in (0, 6)),
+    *(((2, 0), (3, n), "k") for n in (0, 6)),
+    *(((1, 2), (3, n), "k") for n in (0, 6)),
+)
+
 PUBLISHED = {
     "ioi:sae": Published("ioi", "gpt2-small", SAE, _IOI),
-    "ioi:acdc": Published("ioi", "gpt2-small", ACDC, _ACDC_IOI),
+    "ioi:acdc": Published("ioi", "gpt2-small", ACDC, _ACDC_IOI, _IOI_EDGES),
     "greater_than:sae": Published("greater_than", "gpt2-small", SAE, _GREATER),
     "greater_than:acdc": Published("greater_than", "gpt2-small", ACDC, _GREATER),
     "docstring:sae": Published(
@@ -67,31 +92,9 @@ PUBLISHED = {
         "attn-only-4l",
         ACDC,
         {"heads": ((0, 5), (1, 2), (1, 4), (2, 0), (3, 0), (3, 6))},
+        _DOCSTRING_EDGES,
     ),
 }
-
-# Edges between the groups of the IOI circuit, with the inputs they enter (ACDC's version).
-IOI_EDGES = (
-    ("input", "previous token", "qkv"),
-    ("input", "duplicate token", "qkv"),
-    ("input", "S-inhibition", "q"),
-    *(("input", group, "kv") for group in ("negative", "name mover", "backup")),
-    ("previous token", "induction", "kv"),
-    ("induction", "S-inhibition", "kv"),
-    ("duplicate token", "S-inhibition", "kv"),
-    *(("S-inhibition", group, "q") for group in ("negative", "name mover", "backup")),
-    *((group, "output", "") for group in ("negative", "name mover", "backup")),
-)
-DOCSTRING_EDGES = (
-    ((0, 5), (1, 4), "v"),
-    ((0, 5), (2, 0), "qk"),
-    ((1, 4), (2, 0), "v"),
-    ((0, 5), (1, 2), "qk"),
-    *(((1, 4), (3, n), "q") for n in (0, 6)),
-    *(((0, 5), (3, n), "v") for n in (0, 6)),
-    *(((2, 0), (3, n), "k") for n in (0, 6)),
-    *(((1, 2), (3, n), "k") for n in (0, 6)),
-)
 
 
 @dataclass(frozen=True, eq=False)
