@@ -81,6 +81,34 @@ def test_gla_is_read_behind_its_gate_and_norm():
     assert outputs.layers[0].heads == 2
 
 
+def test_a_projection_is_the_one_that_heads_enter():
+    """Not the last linear layer of the right width, which may be something else."""
+
+    class TwiceAttention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.num_heads = 2
+            self.qkv, self.out, self.after = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+            z = nn.functional.scaled_dot_product_attention(q, k, v)
+            return self.after(self.out(z.transpose(1, 2).flatten(2)).relu())
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = TwiceAttention()
+
+        def forward(self, x):
+            return x + self.attention(x)
+
+    torch.manual_seed(0)
+    net = nn.Sequential(Block(), Block())
+    outputs = head_outputs(net, torch.randn(1, 5, 8))
+    assert [str(o.site) for o in outputs.layers] == [f"{i}.attention.out:in" for i in range(2)]
+
+
 def test_models_without_one_residual_stream_are_refused():
     with pytest.raises(MethodError, match="from 49 to 3136"):
         head_outputs(zoo("nat_tiny"), torch.randn(1, 3, 224, 224))
@@ -106,8 +134,9 @@ def test_tokens_of_ragged_prompts_stand_one_after_the_other():
     assert evidence.last.nonzero()[:, 0].tolist() == [6, 14, 21, 29, 36, 44]
     alone = Evidence(small_llama(), pairs[3:5], batch=1)
     torch.testing.assert_close(alone.clean.z[:8], evidence.clean.z[evidence.rows([3])])
-    mean = evidence.clean.z[evidence.rows([3])].mean(0)
-    torch.testing.assert_close(evidence.examples()[3], mean)
+    for pair in (2, 3):  # of 7 and of 8 tokens
+        mean = evidence.clean.z[evidence.rows([pair])].mean(0)
+        torch.testing.assert_close(evidence.examples()[pair], mean)
     last = evidence.corrupt.z[evidence.rows([4])][-1]
     torch.testing.assert_close(evidence.examples(at="last")[6 + 4], last)
 

@@ -36,6 +36,9 @@ def test_attribution_is_gradient_times_change():
     torch.testing.assert_close(score.signed, expected.mean(0))
     assert score.null.shape == (100, 18)
     assert (score.null <= expected.abs().mean(0) + 1e-6).all()
+    spread = expected.square().sum(0) / 36  # of a mean of six effects with random signs
+    variance = score.null.square().mean(0)
+    assert ((variance / spread - 1).abs() < 0.5).all()
 
 
 def test_integrated_attribution_approaches_the_change_of_the_metric():

@@ -123,6 +123,16 @@ def test_edits_compose_in_the_order_given_and_are_recorded():
         assert found == [("conv", "add"), ("conv", "scale(2.0)"), ("conv:out[0]", "zero")]
 
 
+def test_edits_by_name_and_by_wildcard_keep_their_order():
+    net = Net()
+    y = net.conv(X)
+    for first, second in (("conv", "con*"), ("con*", "conv")):
+        with ll.Probe(net) as p:
+            p.edit({first: ll.add(1.0)}).edit({second: ll.scale(2.0)})
+            out = p(X)
+        torch.testing.assert_close(out, net.rest((y + 1) * 2), check_stride=False)
+
+
 def test_edits_of_inputs_and_of_the_whole_model():
     net = Net()
     out = ll.patch(net, X, {"conv:in": ll.scale(2.0), "output": ll.add(1.0)})

@@ -10,6 +10,7 @@ from parity.fill import fill, image
 from shared import golden
 from torch import Tensor
 
+from limelight.kernels import attention_rows
 from limelight.kernels.attention import attention, attention_map, attention_statistics
 from limelight.kernels.errors import KernelError
 from limelight.kernels.reduce import distances, reduced
@@ -277,6 +278,33 @@ def test_statistics_leave_the_result_differentiable():
         attention_statistics(q, k, v, grid=(3, 4))
     with pytest.raises(KernelError, match="pool=1 or more"):
         attention_statistics(q, k, v, pool=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_statistics_of_plain_attention_come_with_its_result(dtype, monkeypatch):
+    """In blocks of rows, the last one shorter; peaked rows as well as even ones."""
+    monkeypatch.setattr(attention_rows, "CACHE", 1)
+    q, k, v = (draw(2, 3, 70, 8).to(dtype) for _ in range(3))
+    q = q * torch.tensor([0.1, 1.0, 40.0], dtype=dtype)[:, None, None]
+    asked = {"grid": (7, 10), "radius": 2.5, "pool": 8}
+    call = attention.signature.bind(q, k, v)
+    call.apply_defaults()
+    assert attention_rows.plain(call.arguments)
+    out, found = attention_statistics(q, k, v, scale=0.5, **asked)
+    share = attention_map(slice(None), q=q.double(), k=k.double(), v=v.double(), scale=0.5)
+    far = distances((7, 10), 1, out.device, torch.float64)
+    near = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}
+    want = {
+        "entropy": torch.special.entr(share).sum(-1),
+        "distance": (share * far).sum(-1),
+        "mass": (share * (far <= 2.5)).sum(-1),
+    }
+    for name, value in want.items():
+        torch.testing.assert_close(found[name], value.to(dtype), **near)
+    torch.testing.assert_close(out, (share @ v.double()).to(dtype), **near)
+    assert found["peak"].shape == (2, 3, 9, 9)
+    block = share[1, 2, 16:24, 64:70].max().to(dtype)
+    torch.testing.assert_close(found["peak"][1, 2, 2, 8], block, **near)
 
 
 @pytest.mark.parametrize("name", ["plain", "gated", "sigmoid"])

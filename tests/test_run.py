@@ -66,6 +66,16 @@ def test_rows_are_the_maps_of_one_call(tmp_path, net, folder):
     assert set(table["class"].dropna()) <= set(range(6))
 
 
+def test_a_map_without_a_number_stays_without(tmp_path, net, folder):
+    @ll.method("test_no_number", sites="layer4")
+    def no_number(act: torch.Tensor) -> torch.Tensor:
+        """NaN everywhere."""
+        return act.mean(1) * torch.nan
+
+    found = run(tmp_path / "run", net, folder, ["test_no_number"], shard=5, workers=0)
+    assert all(m.values.isnan().all() for m in found.maps(method="test_no_number"))
+
+
 def test_a_stopped_run_goes_on(tmp_path, net, folder):
     out = tmp_path / "run"
     whole = go(tmp_path / "whole", net, folder)
