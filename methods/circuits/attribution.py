@@ -87,26 +87,8 @@ def direct_logit(evidence: Evidence, *, of: Literal["clean", "difference"] = "cl
 
 def final_slope(evidence: Evidence, *, held: bool = False) -> Tensor:
     """d metric / d (output of the last layer) on clean inputs, `t m`; `held`: see `unnormed`."""
-    x, slope, metric = evidence.keep("final slope", lambda: _final_slope(evidence))
-    return unnormed(x, slope, metric, evidence.pair) if held else slope
-
-
-def _final_slope(evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
-    """The output of the last layer and its slope, `t m`, and the metric of each pair."""
-    last = parse(evidence.outputs.adapter.hidden[-1])
-    found = [(torch.empty(0), torch.empty(0))] * len(evidence.pairs)
-    with Probe(evidence.model) as probe:
-        probe.watch(last)
-        for group in evidence.pairs.batches(evidence.batch):
-            probe(feed(evidence.model, group.clean))
-            probe.backward(group.pairs.target(), retain=False)
-            value = probe.trace[last]
-            slope = torch.zeros_like(value.act) if value.grad is None else value.grad
-            x, slope = (t.detach().flatten(1, -2).float().cpu() for t in (value.act, slope))
-            for place, *part in zip(group.places, x, slope, strict=True):
-                found[place] = (part[0], part[1])
-    x, slope = (torch.cat(side) for side in zip(*found, strict=True))
-    return x, slope, evidence.clean.metric
+    x, slope = evidence.at(evidence.outputs.end)
+    return unnormed(x, slope, evidence.clean.metric, evidence.pair) if held else slope
 
 
 def unnormed(x: Tensor, slope: Tensor, metric: Tensor, pair: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ...probe.edit import Edit
 from ...probe.errors import OptionError
 from ...probe.probe import Probe
+from ...probe.site import Site
+from ...probe.trace import Trace
 from .outputs import Outputs, head_outputs
 from .pairs import Group, Pairs
 
@@ -71,6 +73,7 @@ class Evidence:
         self.seconds: dict[str, float] = {}
         self._sides: dict[str, Side] = {}
         self._gradient: Tensor | None = None
+        self._values: dict[Site, tuple[Tensor, Tensor]] = {}
         self._kept: dict[Any, Any] = {}
 
     @property
@@ -99,6 +102,12 @@ class Evidence:
         if self._gradient is None:
             self.run("clean", gradient=True)
         return self._gradient  # type: ignore[return-value]
+
+    def at(self, site: Site) -> tuple[Tensor, Tensor]:
+        """The value at any site of tokens and its slope, on the clean inputs: `t m` twice."""
+        if site not in self._values:
+            self.run("clean", gradient=True, sites=[site])
+        return self._values[site]
 
     @property
     def labels(self) -> Tensor:
@@ -161,37 +170,44 @@ class Evidence:
         side: str,
         *,
         gradient: bool,
-        sites: Sequence[Any] = (),
+        sites: Sequence[Site] = (),
         edits: Mapping[Any, Edit] | None = None,
         visit: Visit | None = None,
     ) -> None:
         """Run one side of all pairs, with a backward from the metric if wanted.
 
-        visit   called with every group while its graph still stands, and with the probe, which
-                watches the heads' outputs and `sites`
+        sites   where values and slopes are kept as well, for `at`
+        visit   called with every group while its graph still stands, and with the probe
         """
         start, visits = time.perf_counter(), Visits(visit)
-        z: list[Any] = [None] * len(self.pairs)
-        slopes = list(z)
+        parts: dict[Any, list[Any]] = {}
         metric = torch.zeros(len(self.pairs))
         with Probe(self.model, grad=gradient, whole=True) as probe:
             probe.watch(*(o.site for o in self.outputs.layers), *sites).edit(edits or {})
             for group in self.pairs.batches(self.batch):
                 metric[group.places] = _run(probe, group, side, gradient, visits).float().cpu()
-                self._file(group, self.outputs.stack(probe.trace, "act"), z)
-                if gradient:
-                    self._file(group, self.outputs.stack(probe.trace, "grad"), slopes)
-        lengths = torch.tensor([len(part) for part in z])
-        self._sides[side] = Side(torch.cat(z), metric, lengths)
-        if gradient:
-            self._gradient = torch.cat(slopes)
+                for key, found in self._found(probe.trace, sites, gradient).items():
+                    column = parts.setdefault(key, [None] * len(self.pairs))
+                    for place, part in zip(group.places, found.detach().float().cpu(), strict=True):
+                        column[place] = part
+        lengths = torch.tensor([len(part) for part in parts["z"]])
+        whole = {key: torch.cat(column) for key, column in parts.items()}
+        self._sides[side] = Side(whole["z"], metric, lengths)
+        self._gradient = whole.get("slope", self._gradient)
+        self._values |= {site: (whole[site, "act"], whole[site, "grad"]) for site in sites}
         name = f"{side} forward" + " and backward" * gradient
         self.seconds[name] = time.perf_counter() - start - visits.seconds
 
-    @staticmethod
-    def _file(group: Group, found: Tensor, into: list[Any]) -> None:
-        for place, part in zip(group.places, found.detach().float().cpu(), strict=True):
-            into[place] = part
+    def _found(self, trace: Trace, sites: Sequence[Site], gradient: bool) -> dict[Any, Tensor]:
+        """What a group left behind, `b n ...` each."""
+        found: dict[Any, Tensor] = {"z": self.outputs.stack(trace, "act")}
+        if gradient:
+            found["slope"] = self.outputs.stack(trace, "grad")
+        for site in sites:
+            value = trace[site]
+            grad = torch.zeros_like(value.act) if value.grad is None else value.grad
+            found |= {(site, "act"): value.act.flatten(1, -2), (site, "grad"): grad.flatten(1, -2)}
+        return found
 
 
 def _run(probe: Probe, group: Group, side: str, gradient: bool, visits: Visits) -> Tensor:

@@ -102,6 +102,11 @@ class Outputs:
             )
         return tuple(o.block for o in self.layers)
 
+    @property
+    def end(self) -> Site:
+        """The output of the last hidden layer."""
+        return Site(parse(self.adapter.hidden[-1]).path)
+
     @cached_property
     def weight(self) -> Tensor:
         """W_O of all heads, `h d m`."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...probe.edit import Edit
 from ...probe.probe import Probe
 from ...probe.registry import circuit_method
-from ...probe.site import Site, parse
+from ...probe.site import Site
 from .attribution import attribution, entered, placed
 from .evidence import Evidence, feed
 from .outputs import HeadOutput, longer, stacked
@@ -57,7 +57,7 @@ class _Edges:
         self.inner = torch.zeros(evidence.heads, evidence.heads)
         self.out = torch.zeros(evidence.heads)
         self.entries = [Site(block, "in") for block in evidence.outputs.blocks]
-        self.end = Site(parse(evidence.outputs.adapter.hidden[-1]).path)
+        self.end = evidence.outputs.end
         self.live: dict[Site, Tensor] = {}
 
     @property
