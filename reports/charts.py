@@ -20,6 +20,15 @@ _CLOSE = 13  # pixels below which two names would overlap
 
 
 @dataclass(frozen=True)
+class Dot:
+    """A place on a plot, and its words."""
+
+    x: float
+    y: float
+    title: str
+
+
+@dataclass(frozen=True)
 class Point:
     """A mean at a site: where it stands, its interval, and its words."""
 

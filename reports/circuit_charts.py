@@ -12,7 +12,7 @@ from ..methods.circuits.circuit import Circuit
 from ..methods.circuits.evaluate import curves
 from ..methods.circuits.verify import Verdict
 from .cells import three
-from .charts import ticks
+from .charts import Dot, ticks
 from .circuit_words import head_name, is_control
 from .waterfall import number
 
@@ -144,13 +144,6 @@ def forests(table: pandas.DataFrame) -> dict[str, Forest]:
         words = f"{three(gain)}, 95 % interval {three(row.ap_low)} to {three(row.ap_high)}"
         found[row.method] = Forest(at(row.ap_low), at(gain), at(row.ap_high), at(0.0), words)
     return found
-
-
-@dataclass(frozen=True)
-class Dot:
-    x: float
-    y: float
-    title: str
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from ..probe.registry import list_methods
-from .charts import LEFT, Scale, across, spread, ticks
+from .charts import LEFT, Dot, Scale, across, spread, ticks
 from .head_means import Layer, State
 from .waterfall import number
 
@@ -16,17 +16,8 @@ _ROOM = 0.7  # of a layer's width, over which its states and their heads stand s
 
 
 @dataclass(frozen=True)
-class Dot:
-    """A head, or a layer's mean: x in percent, y in pixels, and its words."""
-
-    x: float
-    y: float
-    title: str
-
-
-@dataclass(frozen=True)
 class Series:
-    """One state of a model: its heads, and the means that a line joins."""
+    """One state of a model: its heads, and the means that a line joins, x in percent."""
 
     name: str
     hue: int
