@@ -29,7 +29,7 @@ bench: .venv/bench
 
 # What every model can do, checked and written into the README.
 matrix: .venv/dev
-	$(BIN)/python tests/matrix.py README.md
+	$(BIN)/python tests/support/matrix.py README.md
 
 # The claims of NormGrad and ConViT on real photos: make study DATA=folder
 study: .venv/dev

@@ -8,12 +8,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "probe.calls": ("ledger", "maps", "patch", "plan", "trace"),
+    "probe.engine": (
+        "ledger",
+        "maps",
+        "patch",
+        "plan",
+        "trace",
+    ),
     "probe.probe": ("Probe",),
-    "probe.site": ("Site",),
+    "probe.sites": (
+        "Adapter",
+        "Site",
+        "adapter",
+    ),
     "probe.mark": ("mark",),
-    "probe.edit": ("add", "freeze", "mean", "scale", "swap", "zero"),
-    "probe.target": (
+    "probe.trace": (
+        "add",
+        "freeze",
+        "mean",
+        "scale",
+        "swap",
+        "zero",
+    ),
+    "probe.targets": (
         "Target",
         "contrast",
         "label",
@@ -25,8 +42,11 @@ _HOMES = {
         "token",
         "top",
     ),
-    "probe.results": ("Maps", "SaliencyMap"),
-    "probe.registry": (
+    "probe.results": (
+        "Maps",
+        "SaliencyMap",
+    ),
+    "probe.attribution": (
         "circuit_method",
         "list_methods",
         "method",
@@ -34,35 +54,44 @@ _HOMES = {
         "path_method",
         "use",
     ),
-    "probe.adapter": ("Adapter", "adapter"),
     "probe.errors": ("LimelightError",),
-    "methods": ("combine", "foci"),
-    "methods.circuits.circuit": ("Circuit", "circuit"),
-    "methods.circuits.pairs": ("Pair", "Pairs"),
-    "methods.circuits.tasks": ("list_tasks", "picture_pairs", "task"),
-    "models": ("images", "list_models", "load", "preprocess", "read"),
-    "reports": ("explain",),
+    "methods": (
+        "combine",
+        "foci",
+    ),
+    "methods.circuits": (
+        "Circuit",
+        "circuit",
+    ),
+    "methods.circuits.tasks": (
+        "Pair",
+        "Pairs",
+        "list_tasks",
+        "picture_pairs",
+        "task",
+    ),
+    "models": (
+        "images",
+        "list_models",
+        "load",
+        "preprocess",
+        "read",
+    ),
+    "reports.explanation": ("explain",),
     "reports.circuit_page": ("circuit_report",),
-    "reports.run": ("run",),
-    "reports.score": ("score",),
-    "reports.sources": ("samples",),
+    "reports.runs": ("run",),
+    "reports.scoring": ("score",),
+    "reports.datasets": ("samples",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from .methods import combine, foci
-    from .methods.circuits.circuit import Circuit, circuit
-    from .methods.circuits.pairs import Pair, Pairs
-    from .methods.circuits.tasks import list_tasks, picture_pairs, task
+    from .methods.circuits import Circuit, circuit
+    from .methods.circuits.tasks import Pair, Pairs, list_tasks, picture_pairs, task
     from .models import images, list_models, load, preprocess, read
-    from .probe.adapter import Adapter, adapter
-    from .probe.calls import ledger, maps, patch, plan, trace
-    from .probe.edit import add, freeze, mean, scale, swap, zero
-    from .probe.errors import LimelightError
-    from .probe.mark import mark
-    from .probe.probe import Probe
-    from .probe.registry import (
+    from .probe.attribution import (
         circuit_method,
         list_methods,
         method,
@@ -70,9 +99,13 @@ if TYPE_CHECKING:
         path_method,
         use,
     )
+    from .probe.engine import ledger, maps, patch, plan, trace
+    from .probe.errors import LimelightError
+    from .probe.mark import mark
+    from .probe.probe import Probe
     from .probe.results import Maps, SaliencyMap
-    from .probe.site import Site
-    from .probe.target import (
+    from .probe.sites import Adapter, Site, adapter
+    from .probe.targets import (
         Target,
         contrast,
         label,
@@ -84,11 +117,12 @@ if TYPE_CHECKING:
         token,
         top,
     )
-    from .reports import explain
+    from .probe.trace import add, freeze, mean, scale, swap, zero
     from .reports.circuit_page import circuit_report
-    from .reports.run import run
-    from .reports.score import score
-    from .reports.sources import samples
+    from .reports.datasets import samples
+    from .reports.explanation import explain
+    from .reports.runs import run
+    from .reports.scoring import score
 
 
 def __getattr__(name: str) -> Any:

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from measure import Ratio, Row, machine, rounds
 from torch import Tensor
 
-from limelight.kernels.attention import attention_statistics
-from limelight.kernels.reduce import distances
+from limelight.kernels.attention.reference import attention_statistics
+from limelight.kernels.map_statistics import distances
 
 HEADS, WIDTH = 3, 64  # of DeiT-tiny
 SIDES = (28, 56)

@@ -26,14 +26,15 @@ from planted_tasks import prompts
 from torch import nn
 
 import limelight as ll
-from limelight.methods.circuits.attribution import attribution
 from limelight.methods.circuits.circuit import DEFAULT
+from limelight.methods.circuits.codes.sae import fit
+from limelight.methods.circuits.codes.sae_options import Options
 from limelight.methods.circuits.evidence import Evidence
-from limelight.methods.circuits.outputs import Outputs, head_outputs
-from limelight.methods.circuits.patching import each_head
-from limelight.methods.circuits.paths import edge_attribution
-from limelight.methods.circuits.published import discrete_sae
-from limelight.methods.circuits.sae import Options, fit
+from limelight.methods.circuits.head_outputs import Outputs, head_outputs
+from limelight.methods.circuits.interventions import each_head
+from limelight.methods.circuits.scores.attribution_patching import attribution
+from limelight.methods.circuits.scores.discrete_sae import discrete_sae
+from limelight.methods.circuits.scores.edges import edge_attribution
 
 PLANTED = Path(__file__).parent / "planted"
 EXACT = 2  # pairs that exact patching is timed on; its cost grows with their number

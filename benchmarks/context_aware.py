@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from limelight.methods import cielab
-from limelight.methods.context_aware import Saliency, context_aware
-from limelight.methods.patches import cut, grid, sides
+from limelight.methods.context_aware import cielab
+from limelight.methods.context_aware.patches import cut, grid, sides
+from limelight.methods.context_aware.saliency import Saliency, context_aware
 
 
 def photographs(folder: Path | None, side: int) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from measure import Row
 
-HELP = "import sys; from limelight.cli import main; sys.argv = ['limelight', '--help']; main()"
+HELP = "import sys; from limelight.cli.app import main; sys.argv = ['limelight', '--help']; main()"
 
 
 def rows(count: int) -> Iterator[Row]:
@@ -25,7 +25,7 @@ def rows(count: int) -> Iterator[Row]:
         )
     yield _row("`import limelight` on top of `import torch`", ours, torch, 0.3)
     yield _row("`import limelight` and every public name", names, torch, None)
-    if importlib.util.find_spec("limelight.cli") is not None:
+    if importlib.util.find_spec("limelight.cli.app") is not None:
         helps = [_run(HELP) for _ in range(count)]
         yield _row("`limelight --help`", helps, [0.0] * count, 0.5)
 

@@ -26,14 +26,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limelight.kernels.attention import attention, attention_statistics
+from limelight.kernels.attention.reference import attention, attention_statistics
 from limelight.kernels.errors import KernelError
-from limelight.kernels.gated_convolution import gated_convolution
-from limelight.kernels.gated_linear import bidirectional_gla, gated_linear_attention
-from limelight.kernels.neighborhood import neighborhood_attention
-from limelight.kernels.neighborhoods import axes_of, visible
-from limelight.kernels.outlook import outlook
-from limelight.kernels.routed import routed_attention
+from limelight.kernels.gated_convolution.reference import gated_convolution
+from limelight.kernels.gated_linear.reference import bidirectional_gla, gated_linear_attention
+from limelight.kernels.neighborhood.axes import axes_of, visible
+from limelight.kernels.neighborhood.reference import neighborhood_attention
+from limelight.kernels.outlook.reference import outlook
+from limelight.kernels.routed.reference import routed_attention
 from limelight.kernels.windows import Window
 
 RESULTS = Path(__file__).with_name("RESULTS.md")

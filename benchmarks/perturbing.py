@@ -17,8 +17,8 @@ from measure import Ratio, Row, close
 from torch import Tensor, nn
 
 import limelight as ll
-from limelight.methods.faithfulness import deletion_curve, insertion_curve
-from limelight.methods.scorer import Scorer
+from limelight.methods.metrics.faithfulness import deletion_curve, insertion_curve
+from limelight.methods.metrics.perturbed_scores import Scorer
 
 GOAL = 5
 Work = Callable[[], object]

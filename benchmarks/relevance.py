@@ -19,7 +19,7 @@ from torch.nn.functional import one_hot
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import limelight as ll
-from limelight.probe.presets import Preset
+from limelight.probe.relevance.presets import Preset
 
 SPECS = {
     "epsilon_plus": "lrp:epsilon_plus,init=one",

@@ -24,9 +24,9 @@ import torch
 from measure import Ratio, Row, machine
 
 import limelight as ll
-from limelight.models.images import images
-from limelight.reports.run import run
-from limelight.reports.samples import Sample, Samples
+from limelight.models.inputs.images import images
+from limelight.reports.datasets.samples import Sample, Samples
+from limelight.reports.runs.run import run
 
 METHODS = ["gradcam", "normgrad", "gradient", "linear_approx", "layercam"]
 SITES = ["_blocks.4", "_blocks.8", "_blocks.12", "_blocks.15"]

@@ -18,15 +18,15 @@ import torch
 
 import limelight as ll
 from limelight.methods.combine import combine
-from limelight.methods.localisation import pointing
-from limelight.methods.metric import interval
-from limelight.reports.dataset_page import render_run
-from limelight.reports.head_means import states
-from limelight.reports.masks import mask_of
-from limelight.reports.run import Run, run
-from limelight.reports.samples import Sample, Samples, Thing
-from limelight.reports.score import score
-from limelight.reports.score_table import summary
+from limelight.methods.metrics.localisation import pointing
+from limelight.methods.metrics.registry import interval
+from limelight.reports.dataset_page.head_means import states
+from limelight.reports.dataset_page.page import render_run
+from limelight.reports.datasets.masks import mask_of
+from limelight.reports.datasets.samples import Sample, Samples, Thing
+from limelight.reports.runs.run import Run, run
+from limelight.reports.scoring.score import score
+from limelight.reports.scoring.table import summary
 
 SITE_METHODS = [
     "gradient",

@@ -84,7 +84,7 @@ def kernel(
 ) -> Callable[[Callable[..., Tensor]], Kernel]:
     """Make the torch reference below an op that a probe sees as one.
 
-    fast   the module with the Triton path, "" where there is none. It has
+    fast   the module beside the reference with the Triton path, "" where there is none. It has
            `can_run(**arguments) -> str | None`   None, or the reason why not
            `forward(**arguments) -> (out, saved)`  saved: tensors for the backward
            `backward(g, out, saved, needs, **arguments) -> dict`  gradients of the arguments named
@@ -197,7 +197,7 @@ def interpreted() -> bool:
 
 def fast_module(op: Kernel) -> ModuleType:
     """The module with the op's Triton path."""
-    return import_module(f".{op.fast}", __package__)
+    return import_module(f".{op.fast}", op.reference.__module__.rpartition(".")[0])
 
 
 def _launch(op: Kernel, named: dict[str, Any]) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import wide
+
 
 def fused(
     q: Tensor,
@@ -48,11 +50,6 @@ def normal(scores: Tensor) -> Tensor:
     """softmax over the last axis; a row of minus infinities gives zeros."""
     empty = scores.amax(-1, keepdim=True) == -torch.inf
     return scores.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32, or float64 where it is."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _sdpa(

@@ -1,42 +1,31 @@
 """Methods: one file each, registered on import; nothing here imports more than torch and numpy."""
 
-from . import (
+from . import captum, circuits, meta
+from .attention import locality, rollout, sequence_heads, transformer_attribution
+from .cam import (
     cam,
-    captum,
-    circuits,
-    complexity,
-    deconvnet,
     eigencam,
     eigengradcam,
-    excitation,
-    faithfulness,
     gradcam,
     gradcam_plus_plus,
-    gradient,
-    guided_backprop,
     hirescam,
-    input_x_gradient,
-    integrated_gradients,
     layercam,
-    localisation,
-    locality,
-    lrp,
-    meta,
-    normgrad,
-    normgrad_proper,
-    occlusion,
-    rise,
-    rollout,
-    salient_relevance,
-    sequence_heads,
-    similarity,
-    smoothgrad,
-    transformer_attribution,
     xgradcam,
 )
 from .combine import combine
-from .salient_relevance import foci
-from .smooth import smooth
+from .gradients import (
+    deconvnet,
+    gradient,
+    guided_backprop,
+    input_x_gradient,
+    integrated_gradients,
+    smoothgrad,
+)
+from .metrics import complexity, faithfulness, localisation, similarity, smooth
+from .normgrad import normgrad
+from .normgrad import own_convolution as normgrad_proper
+from .perturbation import occlusion, rise
+from .relevance import excitation, foci, lrp, salient_relevance
 
 __all__ = [
     "cam",

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from ..probe.attribution import pass_method
+from ..probe.capture import guarded
 from ..probe.errors import MethodError, OptionError, near
-from ..probe.guard import guarded
-from ..probe.registry import pass_method
-from .integrated_gradients import Baseline, reference
-from .occlusion import want_pictures
+from .gradients import Baseline, reference
+from .perturbation import want_pictures
 
 
 @dataclass(frozen=True)

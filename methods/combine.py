@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..probe.errors import OptionError, near
 from ..probe.results import Maps, SaliencyMap
-from ..probe.site import Site
+from ..probe.sites import Site
 from .layer_weights import MODELS, POINTING, TABLES
 
 How = Literal["product", "sum"]

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..probe.attribution import pass_method, use
+from ..probe.capture import guarded
 from ..probe.errors import MethodError, OptionError
-from ..probe.guard import guarded
-from ..probe.registry import pass_method, use
-from ..probe.tree import first_tensor
+from ..probe.trace import first_tensor
 
 
 @pass_method("meta", sites="hidden")

@@ -1,33 +1,23 @@
 """The zoo: models by name with their weights, photos as inputs, class names."""
 
-from . import (
-    alexnet,
-    attention_only,
-    biformer,
-    biformer_nchw,
-    convit,
-    efficientnet_lite,
-    gla,
-    halonet,
-    hornet,
-    llama,
-    maxvit,
-    nat,
-    resnet,
-    vgg,
-    vig,
-    vig_h,
-    vit,
-    vit_torchvision,
-    volo,
-)
 from .card import Card
-from .images import images, read
-from .labels import labels
-from .preprocess import preprocess
+from .inputs import images, labels, preprocess, read
 from .registry import list_models, load
+from .zoo import alexnet, convit, hornet, llama, nat, resnet, vgg
+from .zoo.attention_only import model as attention_only
+from .zoo.biformer import channels_first as biformer_nchw
+from .zoo.biformer import model as biformer
+from .zoo.efficientnet_lite import model as efficientnet_lite
+from .zoo.gla import model as gla
+from .zoo.halonet import model as halonet
+from .zoo.maxvit import model as maxvit
+from .zoo.vig import hierarchical as vig_h
+from .zoo.vig import model as vig
+from .zoo.vit import model as vit
+from .zoo.vit import torchvision as vit_torchvision
+from .zoo.volo import model as volo
 
-from . import adapters  # isort: skip  # last: it reads the cards of all the others
+from .adapters import zoo as adapters  # isort: skip  # last: it reads the cards of all the others
 
 __all__ = [
     "Card",

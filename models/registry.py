@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..probe.entry_points import load_group
 from ..probe.errors import LimelightError, ModelError, OptionError, near
-from ..probe.plugins import load_group
 from .card import Card, sides
 from .weights import Chosen, choose, fit, no_init, told
 

@@ -17,26 +17,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import embedding as _embedding  # noqa: F401
-from . import mixer as _mixer  # noqa: F401  (registers, with attention, what Eye re-expresses)
-from .adapter import Adapter, adapt
-from .border import Borders, Running, names_of
-from .classes import by_name
-from .edit import Edit
+from .backward import regime as regime_named
+from .capture import (
+    Borders,
+    Eye,
+    Keep,
+    Place,
+    Recording,
+    Running,
+    Stop,
+    Wishes,
+    eager,
+    guarded,
+    lift,
+    names_of,
+    picture_size,
+    starts_with_tokens,
+)
+from .capture import embedding as _embedding  # noqa: F401
+from .capture import kernels as _mixer  # noqa: F401  (registers, with attention, what Eye re-expresses)
 from .errors import ProbeError
-from .eye import Eye
-from .guard import eager, guarded
-from .lift import lift, picture_size, starts_with_tokens
-from .presets import Preset
-from .recording import Recording, Stop
-from .regime import regime as regime_named
-from .relevance import propagate
-from .site import Pattern, Site, no_match, parse
-from .target import Target, targets
-from .trace import Trace, Value
-from .tree import exchange
-from .watch import Keep, Place, Wishes
-from .words import resolve
+from .relevance import Ledger, Preset, propagate
+from .sites import Adapter, Pattern, Site, adapt, no_match, parse, resolve
+from .targets import Target, by_name, targets
+from .trace import Edit, Trace, Value, exchange
 
 if TYPE_CHECKING:
     from .results import Maps
@@ -54,7 +58,7 @@ class Probe:
 
     grad      build a graph, so that gradients and maps can be asked for (weights are frozen)
     evaluate  run in eval mode
-    ledger    keep books of relevance passes, for `trace.ledger()`; holds every value
+    ledger    keep books of relevance passes, for `probe.ledger()`; holds every value
     relevance  also hold what relevance rules need, so that the relevance regime can be asked for
     whole     run to the end also without gradients, where a forward stops once every site is found
 
@@ -75,9 +79,10 @@ class Probe:
             raise ProbeError(f"a probe needs a torch.nn.Module, not {type(model).__name__}")
         self.model = model
         self.grad, self.evaluate = grad, evaluate
-        self.relevance, self.ledger, self.whole = relevance, ledger, whole
+        self.relevance, self.keeps_ledger, self.whole = relevance, ledger, whole
         self.wishes = Wishes()
         self._last: Recording | None = None
+        self._ledger: Ledger | None = None
         self._complete: tuple[int, set[Place]] | None = None
         self._calm: int | None = None
         self._stack: ExitStack | None = None
@@ -200,12 +205,12 @@ class Probe:
             pending=self._pending(),
             size=size,
             relevance=self.relevance,
-            ledger=self.ledger,
+            ledger=self.keeps_ledger,
         )
         recording.trace.aliases = self._aliases
         recording.tokens = starts_with_tokens(args, kwargs)
         self._hook(recording)
-        self._last = recording
+        self._last, self._ledger = recording, None
         with torch.inference_mode(False), torch.set_grad_enabled(self.grad), eager():
             args, kwargs = lift(recording, args, kwargs)
             output = self._record(recording, function, args, kwargs)
@@ -344,10 +349,19 @@ class Probe:
         with torch.inference_mode(False), torch.enable_grad():
             score = target(recording.trace.output)
             if isinstance(regime, Preset):
-                propagate(recording, target, values, receive, regime)
+                self._ledger = propagate(recording, target, values, receive, regime)
             else:
                 recording.tape.backward(score, values, receive, regime_named(regime), retain=retain)
         return score.detach()
+
+    def ledger(self) -> Ledger:
+        """The books of the last relevance pass. Raises ProbeError when none were kept."""
+        if self._ledger is None:
+            raise ProbeError(
+                "no ledger was kept; open the probe with Probe(model, ledger=True) and ask for "
+                "relevance, or call limelight.ledger(model, x, ...)"
+            )
+        return self._ledger
 
     def maps(
         self,
@@ -361,7 +375,7 @@ class Probe:
 
         Methods that need more passes than that are run by `limelight.maps`.
         """
-        from .gather import probe_maps
+        from .attribution.site_maps import probe_maps
 
         return probe_maps(self, methods, target, sites, retain=retain)
 

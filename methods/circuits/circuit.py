@@ -11,18 +11,15 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from ...probe.calls import about_model
+from ...probe.attribution import Bound, use
+from ...probe.engine import about_model
 from ...probe.errors import MethodError, ModelError, OptionError
-from ...probe.registry import Bound, use
 from ...probe.results import About
-from ...probe.tokenizer import Tokenizer, tokenizer_of
-from .evaluate import evaluate
+from ...probe.sites import Tokenizer, tokenizer_of
 from .evidence import Evidence
-from .pairs import Pairs
+from .judging import Published, Truth, Verdict, curve, evaluate, measured, truth, verify
 from .score import Score, as_score
-from .tasks import task
-from .truths import Published, Truth, measured, truth
-from .verify import Verdict, curve, verify
+from .tasks import Pairs, task
 
 DEFAULT = (
     "attribution",

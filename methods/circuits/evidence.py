@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...probe.edit import Edit
 from ...probe.errors import OptionError
 from ...probe.probe import Probe
-from ...probe.site import Site
-from ...probe.trace import Trace
-from .outputs import Outputs, head_outputs
-from .pairs import Group, Pairs
+from ...probe.sites import Site
+from ...probe.trace import Edit, Trace
+from .head_outputs import Outputs, head_outputs
+from .tasks import Group, Pairs
 
 Visit = Callable[[Group, Probe], None]
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...probe.attribution import Bound
 from ...probe.errors import MethodError
-from ...probe.registry import Bound
-from .permutations import benjamini_hochberg, label_permutations, p_values
+from .significance import benjamini_hochberg, label_permutations, p_values
 
 NULLS = 100
 

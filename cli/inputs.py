@@ -1,0 +1,108 @@
+"""What the commands of the command line share: their inputs, their files, what they print."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..models import load
+from ..models.inputs import images
+from ..models.registry import usual_weights
+from ..probe.errors import ImageError, OptionError
+from ..probe.targets import value_in
+from ..reports.explanation import Explanation
+from .terminal import console_for, new_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_EACH_UP_TO = 20  # pictures with all five guesses on the terminal; beyond, the best one each
+
+
+def writable(path: Path, option: str, endings: tuple[str, ...]) -> None:
+    """Raise OptionError, before any work, where a result could not be written."""
+    if path.suffix.lower() not in endings:
+        known = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
+        raise OptionError(f"{option} {str(path)!r} must end in {known}")
+    if path.is_dir():
+        raise OptionError(f"{option} {str(path)!r} is a folder: name a file in it")
+    folder = path.expanduser().parent
+    if not folder.is_dir():
+        raise OptionError(f"{option} {str(path)!r}: folder {str(folder)!r} does not exist; make it")
+    if not os.access(folder, os.W_OK):
+        raise OptionError(f"{option} {str(path)!r}: folder {str(folder)!r} cannot be written to")
+
+
+def pictures(words: Sequence[str]) -> list[Path]:
+    """Files, what folders hold, and what wildcards match, each once."""
+    found: list[Path] = []
+    for word in words:
+        path = Path(word).expanduser()
+        if path.is_dir():
+            found += images(path)
+        elif set("*?[") & set(word) and not path.exists():
+            matched = [Path(p) for p in sorted(glob(str(path), recursive=True))]
+            found += [p for p in matched if p.is_file()]
+            if not any(p.is_file() for p in matched):
+                raise ImageError(f"no files match {word!r}: check the pattern and the folder")
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def hyper(settings: Sequence[str] | None) -> dict[str, object]:
+    """`NAME=VALUE` words as hyper-parameters: numbers, lists, true, false, none, else text."""
+    found: dict[str, object] = {}
+    for word in settings or ():
+        name, equals, text = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise OptionError(f"--set {word!r} is not understood: write --set img_size=96")
+        if name in ("name", "weights", "device"):
+            raise OptionError(f"--set {name} is no hyper-parameter: see --weights and --device")
+        found[name] = value_in(text)
+    return found
+
+
+def model_of(
+    spec: str, weights: str | None, hyper: Mapping[str, object], device: str | None = "cpu"
+) -> nn.Module:
+    """The model that MODEL means, on its device."""
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=place)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise OptionError(f"device {place!r} cannot be used here: {reason}") from error
+    if ":" in spec:
+        from ..models.adapters.load import load_foreign
+
+        return load_foreign(spec, weights, hyper).eval().to(place)
+    chosen = None if weights == "none" else weights or usual_weights(spec)
+    return load(spec, chosen, device=place, **hyper)
+
+
+def told(found: Explanation, written: Sequence[Path]) -> None:
+    """Print the likeliest classes and where the results lie."""
+    console = console_for()
+    table = _guesses(found)
+    if table.row_count:
+        console.print(table)
+    for path in written:
+        size = path.stat().st_size / 1e6
+        console.print(f"{path}: {len(found.maps)} maps, {size:.1f} MB", soft_wrap=True)
+
+
+def _guesses(found: Explanation) -> Table:
+    many = len(found.photos) > _EACH_UP_TO
+    table = new_table("image", "class", "number", "probability")
+    for photo in found.photos:
+        for rank, guess in enumerate(found.top.get(photo.sample, ())[: 1 if many else None]):
+            share = f"{guess.probability:.1%}"
+            table.add_row("" if rank else photo.sample, guess.label, str(guess.index), share)
+    return table

@@ -1,0 +1,3 @@
+"""Softmax, sigmoid and gated positional attention in all its masks, with its map and statistics."""
+
+from .reference import attention, grouped, wide

@@ -1,0 +1,111 @@
+"""What the arguments of attention must be to fit each other."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..errors import KernelError
+from ..windows import Window
+
+
+def check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    position: Tensor | None,
+    gate: Tensor | None,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    keep: Tensor | None,
+    scale: object,
+    causal: bool,
+    window: object,
+    score: object,
+) -> None:
+    """Raise KernelError for arguments that attention cannot take."""
+    if score not in ("softmax", "sigmoid"):
+        raise KernelError(f"attention scores are 'softmax' or 'sigmoid', not {score!r}")
+    if isinstance(scale, Tensor):
+        raise KernelError("attention takes its scale as a number: multiply q by a tensor instead")
+    _heads(q, k, v)
+    b, h, n = q.shape[:3]
+    if (position is None) != (gate is None):
+        raise KernelError("attention mixes position by a gate: give both or neither")
+    if (rows is None) != (columns is None) or (rows is not None and window is None):
+        raise KernelError("rows and columns are relative logits of a window: give all three")
+    if position is not None and (window is not None or score != "softmax"):
+        raise KernelError("gated positional attention is softmax over all tokens: give no window")
+    if window is not None:
+        if causal or keep is not None:
+            raise KernelError("windows are neither causal nor padded: leave out causal and keep")
+        _window(window, q, k, bias, rows, columns)
+        return
+    _broadcasts("bias", bias, (b, h, n, k.shape[2]))
+    _is("position", position, (h, n, k.shape[2]))
+    _is("gate", gate, (h,))
+    _is("keep", keep, (b, k.shape[2]))
+    if keep is not None and keep.dtype != torch.bool:
+        raise KernelError(f"keep is False where a key is hidden, not {keep.dtype}: give booleans")
+
+
+def _heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+    fits = (
+        q.ndim == k.ndim == v.ndim == 4
+        and len(q) == len(k) == len(v)
+        and q.shape[-1] == k.shape[-1]
+        and k.shape[1:3] == v.shape[1:3]
+        and q.shape[1] % k.shape[1] == 0
+    )
+    if not fits:
+        raise KernelError(
+            "attention takes q b h n d, k b g m d and v b g m e with h a multiple of g, not "
+            f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+        )
+    if not q.dtype == k.dtype == v.dtype:
+        raise KernelError(
+            f"q, k and v must be of one dtype, not {q.dtype}, {k.dtype} and {v.dtype}: cast them"
+        )
+
+
+def _window(
+    window: object,
+    q: Tensor,
+    k: Tensor,
+    bias: Tensor | None,
+    rows: Tensor | None,
+    columns: Tensor | None,
+) -> None:
+    if not isinstance(window, Window):
+        raise KernelError(f"a window is a Window(kind, size, grid), not {window!r}")
+    (b, h, n), m = q.shape[:3], k.shape[2]
+    tokens = (math.prod(window.query_grid), math.prod(window.grid))
+    if (n, m) != tokens:
+        raise KernelError(
+            f"{window} has {tokens[0]} queries and {tokens[1]} keys, but attention got {n} and {m}"
+        )
+    size, seen = math.prod(window.query_size), math.prod(window.key_size)
+    if bias is not None and bias.ndim == 5:
+        _broadcasts("bias", bias, (b, h, n // size, size, seen))
+    elif bias is not None:
+        _broadcasts("bias", bias, (1, h, size, seen))
+    _is("rows", rows, (b, h, n, window.key_size[0]))
+    _is("columns", columns, (b, h, n, window.key_size[1]))
+
+
+def _broadcasts(name: str, x: Tensor | None, shape: tuple[int, ...]) -> None:
+    if x is None:
+        return
+    fits = x.ndim <= len(shape) and all(
+        own == 1 or own == want for own, want in zip(x.shape[::-1], shape[::-1], strict=False)
+    )
+    if not fits:
+        raise KernelError(f"{name} {tuple(x.shape)} does not broadcast to the scores, {shape}")
+
+
+def _is(name: str, x: Tensor | None, shape: tuple[int, ...]) -> None:
+    if x is not None and tuple(x.shape) != shape:
+        raise KernelError(f"{name} must be of shape {shape} here, not {tuple(x.shape)}")

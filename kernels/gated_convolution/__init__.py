@@ -1,0 +1,3 @@
+"""Gated depthwise convolution, and the global filter of HorNet."""
+
+from .reference import gated_convolution, global_filter

@@ -1,0 +1,3 @@
+"""Gated linear attention, one way and both ways."""
+
+from .reference import bidirectional_gla, gated_linear_attention, gla_state

@@ -1,0 +1,3 @@
+"""Outlook attention: weights of a small window that each place predicts from itself."""
+
+from .reference import outlook

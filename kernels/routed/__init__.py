@@ -1,0 +1,3 @@
+"""Bi-level routed attention: each region attends to the regions most like it."""
+
+from .reference import routed_attention

@@ -1,0 +1,108 @@
+"""Where heads look and how far: distances, entropy, mass nearby, gates (ConViT, arXiv 2103.10697).
+
+Each gives one number a head and sample, from the true input of the layer. Class tokens are left
+out, as queries and as keys, and rows renormalised, unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...kernels.map_statistics import distances
+from ...probe.attribution import Heads, head_method
+
+Unit = Literal["patches", "pixels", "relative"]
+
+
+@head_method("nonlocality")
+def nonlocality(heads: Heads, *, unit: Unit = "patches", raw: bool = False) -> Tensor:
+    """Mean distance of a query to what it attends to: mean_i sum_j A_ij |delta_ij|.
+
+    unit  patches, as ConViT's D_loc; pixels, as ViT's mean attention distance; or relative to
+          uniform attention, which gives 1
+    raw   do not renormalise rows that lost a class token
+    NaN where tokens lie on no grid.
+    """
+    if heads.grid is None:
+        return heads.nothing()
+    far = heads.statistics(raw=raw)["distance"].mean(-1)
+    if unit == "pixels":
+        return far * (heads.patch[0] * heads.patch[1]) ** 0.5
+    if unit == "relative":
+        even = distances(heads.grid, heads.stride, torch.device("cpu"), torch.float64).mean()
+        return far / float(even)
+    return far
+
+
+@head_method("attention_entropy")
+def attention_entropy(heads: Heads, *, normalised: bool = False) -> Tensor:
+    """Mean entropy of a query's attention in nats; normalised by that of uniform attention."""
+    found = heads.statistics()["entropy"].mean(-1)
+    keys = heads.shape[3] - heads.prefix
+    return found / torch.log(torch.tensor(float(keys))) if normalised else found
+
+
+@head_method("attention_mass")
+def attention_mass(heads: Heads, *, radius: float = 1.5) -> Tensor:
+    """The share of attention within a radius, in patches; NaN where tokens lie on no grid."""
+    if heads.grid is None:
+        return heads.nothing()
+    return heads.statistics(radius)["mass"].mean(-1)
+
+
+@head_method("gate")
+def gate(heads: Heads) -> Tensor:
+    """The share of attention that position decides: sigmoid of ConViT's gating parameter.
+
+    0 is content alone (locality escaped), 1 position alone; NaN for heads without a gate.
+    """
+    if heads.gate is None:
+        return heads.nothing()
+    return heads.gate.expand(heads.shape[0], -1)
+
+
+@head_method("centre_distance")
+def centre_distance(heads: Heads) -> Tensor:
+    """How far from the query a head's positional attention is centred, in patches.
+
+    With p = pos_proj.weight (dx, dy, squared distance): centre = p_xy span / 2, span = -1 / p_d2.
+    NaN without pos_proj, and where p_d2 is not negative: then there is no centre.
+    """
+    weight = getattr(getattr(heads.module, "pos_proj", None), "weight", None)
+    if weight is None:
+        return heads.nothing()
+    p = weight.detach().double()
+    span = torch.where(p[:, 2] < 0, -1 / p[:, 2], torch.nan)
+    far = (p[:, :2] * span[:, None] / 2).norm(dim=1)
+    return far.expand(heads.shape[0], -1)
+
+
+def upstream_nonlocality(model: torch.nn.Module, images: Tensor) -> Tensor:
+    """ConViT's own training-time figure, `layers heads`: every layer reads the patch embedding.
+
+    Its log runs each layer's attention on the raw output of `patch_embed`, without positions,
+    norms or earlier blocks; averaged over images. Layers do not see what they see in the model,
+    so this is an approximation that is kept for comparison; `nonlocality` is the true figure.
+    """
+    from ...probe.attribution.heads import heads_of, watched
+    from ...probe.probe import Probe
+
+    embedded = model.patch_embed(images).detach()  # type: ignore[operator]
+    side = round(embedded.shape[1] ** 0.5)
+    found = []
+    for block in model.blocks:  # type: ignore[union-attr]
+        with Probe(block.attn, grad=False) as probe:
+            patterns = watched(probe, [""])
+            probe(embedded)
+            (heads,) = heads_of(probe, patterns, None)
+            found.append(_far(heads, side))
+    return torch.stack(found)
+
+
+def _far(heads: Heads, side: int) -> Tensor:
+    far = distances((side, side), 1, torch.device("cpu"), torch.float64)
+    total = heads.rows(slice(None)).double() * far
+    return total.sum(-1).mean((0, 2))

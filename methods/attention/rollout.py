@@ -1,0 +1,67 @@
+"""Attention without relevance: the last map, rollout (Abnar and Zuidema 2020), its Grad-CAM."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...probe.attribution import pass_method
+from ...probe.errors import MethodError
+from .transformer_attribution import attending, explained, gradient_of, read_row
+
+Fuse = Literal["mean", "max", "min"]
+
+
+@pass_method("rollout")
+def rollout(
+    runner: Any,
+    x: Tensor,
+    target: Any,
+    *,
+    heads: Fuse = "mean",
+    normalise: bool = True,
+    start: int = 0,
+) -> Tensor:
+    """The product of (A + I) over blocks, heads fused; the row that the model reads.
+
+    normalise  rows of each A + I sum to one, as in the paper
+    start      the first block that takes part
+    Not about any class. The row of the class token, else the mean row; of a language model, the
+    last token's.
+    """
+    with attending(runner, target, relevance=False, gradients=False) as (probe, paths):
+        parts = [_fused(probe.trace[f"{path}:map"].act, heads) for path in paths[start:]]
+        return explained(probe, parts, normalise=normalise)
+
+
+@pass_method("raw_attention")
+def raw_attention(runner: Any, x: Tensor, target: Any, *, heads: Fuse = "mean") -> Tensor:
+    """The last block's attention, heads fused: the row that the model reads."""
+    with attending(runner, target, relevance=False, gradients=False) as (probe, paths):
+        return read_row(probe, _fused(probe.trace[f"{paths[-1]}:map"].act, heads))
+
+
+@pass_method("attention_gradcam")
+def attention_gradcam(runner: Any, x: Tensor, target: Any) -> Tensor:
+    """Grad-CAM of the last block's attention (Chefer et al. 2021): heads weighted by gradients.
+
+    max(0, mean over heads of w_h A_h) in the row that the model reads, w_h the mean gradient of
+    that row.
+    """
+    with attending(runner, target, relevance=False) as (probe, paths):
+        last = probe.trace[f"{paths[-1]}:map"]
+        row = torch.stack([read_row(probe, last.act[:, h]) for h in range(last.act.shape[1])], 1)
+        grad = gradient_of(last)
+        own = torch.stack([read_row(probe, grad[:, h]) for h in range(grad.shape[1])], 1)
+        weight = own.flatten(2).mean(2).reshape(*own.shape[:2], *[1] * (own.ndim - 2))
+        return (weight * row).mean(1).clamp(min=0)
+
+
+def _fused(attention: Tensor, heads: Fuse) -> Tensor:
+    if heads == "mean":
+        return attention.mean(1)
+    if heads in ("max", "min"):
+        return attention.amax(1) if heads == "max" else attention.amin(1)
+    raise MethodError(f"heads are fused by mean, max or min, not {heads!r}")

@@ -1,0 +1,35 @@
+"""Eigen-CAM: activations projected on their first principal direction (Muhammad, Yeasin, 2020)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...probe.attribution import method
+
+
+def principal(values: Tensor, orient: bool) -> Tensor:
+    """Centred values, positions x channels, projected on their first right singular vector.
+
+    The decomposition leaves the sign open. `orient` makes the map grow with the sum over the
+    channels; else it is the sign that numpy's decomposition gives. float64, on the CPU.
+    """
+    flat = values.detach().flatten(2).mT.cpu().double()
+    centred = flat - flat.mean(1, keepdim=True)
+    rows = torch.from_numpy(np.linalg.svd(centred.numpy(), full_matrices=False)[2])
+    found = (centred @ rows[:, 0, :, None])[..., 0]
+    if orient:
+        turn = (found * centred.sum(2)).sum(1, keepdim=True) < 0
+        found = torch.where(turn, -found, found)
+    return found.to(values).reshape(values.shape[0], *values.shape[2:])
+
+
+@method("eigencam", sites="last")
+def eigencam(act: Tensor, *, relu: bool = True, orient: bool = False) -> Tensor:
+    """max(P v, 0): P the centred activations, v their first right singular vector.
+
+    Knows no class; the sign of v is arbitrary unless `orient`. Source: arXiv 2008.00299.
+    """
+    found = principal(act, orient)
+    return found.clamp(min=0) if relu else found

@@ -1,0 +1,18 @@
+"""Eigen-Grad-CAM: Eigen-CAM of activation times gradient, so that it depends on the class."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...probe.attribution import method
+from .eigencam import principal
+
+
+@method("eigengradcam", sites="last")
+def eigengradcam(act: Tensor, grad: Tensor, *, relu: bool = True, orient: bool = False) -> Tensor:
+    """max(P v, 0): P the centred products x_c g_c, v their first right singular vector.
+
+    The sign of v is arbitrary unless `orient`, which makes the map grow with sum_c x_c g_c.
+    """
+    found = principal(act * grad, orient)
+    return found.clamp(min=0) if relu else found

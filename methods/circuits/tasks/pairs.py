@@ -1,0 +1,105 @@
+"""What a circuit is found from: inputs that differ in one thing, and the answer that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from ....probe.errors import OptionError
+from ....probe.targets import Of, Target, contrast
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One clean input and its corrupt counterpart, of equal shape.
+
+    clean, corrupt   what the model reads: token ids `n`, or a picture `c y x`
+    good, bad        classes or tokens whose scores make the metric: good minus bad
+    words, other     the tokens of the clean and the corrupt input as text, where they are text
+    """
+
+    clean: Tensor
+    corrupt: Tensor
+    good: tuple[int, ...]
+    bad: tuple[int, ...]
+    words: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.clean.shape != self.corrupt.shape:
+            raise OptionError(
+                f"a pair has inputs of shapes {tuple(self.clean.shape)} and "
+                f"{tuple(self.corrupt.shape)}: both sides must align, position by position"
+            )
+        if not self.good or not self.bad:
+            raise OptionError("a pair needs at least one good and one bad answer")
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs(Sequence[Pair]):
+    """The pairs of a task.
+
+    of      whether the metric compares mean logits, `logit`, or summed probabilities,
+            `probability`
+    about   how they were made: generator, seed, template version, file
+    """
+
+    name: str
+    pairs: tuple[Pair, ...]
+    of: Of = "logit"
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        if self.of not in ("logit", "probability"):
+            raise OptionError(f"pairs are compared by 'logit' or 'probability', not {self.of!r}")
+
+    @overload
+    def __getitem__(self, place: int) -> Pair: ...
+    @overload
+    def __getitem__(self, place: slice) -> Pairs: ...
+    def __getitem__(self, place: int | slice) -> Pair | Pairs:
+        found = self.pairs[place]
+        return found if isinstance(found, Pair) else replace(self, pairs=found)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def take(self, places: Sequence[int]) -> Pairs:
+        """Some of the pairs, in that order."""
+        return replace(self, pairs=tuple(self.pairs[i] for i in places))
+
+    def target(self) -> Target:
+        """The metric, one number per pair: good minus bad."""
+        return contrast([p.good for p in self], [p.bad for p in self], of=self.of)
+
+    def batches(self, size: int) -> Iterator[Group]:
+        """Pairs of one shape together, at most `size` at a time, so that nothing is padded."""
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for place, pair in enumerate(self):
+            shapes.setdefault(tuple(pair.clean.shape), []).append(place)
+        for places in shapes.values():
+            for start in range(0, len(places), size):
+                own = places[start : start + size]
+                yield Group(own, self.take(own))
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Pairs of one shape, and their places among all."""
+
+    places: list[int]
+    pairs: Pairs
+
+    @property
+    def clean(self) -> Tensor:
+        """`b n` or `b c y x`."""
+        return torch.stack([p.clean for p in self.pairs])
+
+    @property
+    def corrupt(self) -> Tensor:
+        """As `clean`."""
+        return torch.stack([p.corrupt for p in self.pairs])

@@ -1,0 +1,266 @@
+"""Whether what a map calls important is: perturbations, many copies in each forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...probe.errors import OptionError
+from .perturbed_scores import Scorer
+from .registry import flat, metric
+from .similarity import pearson
+
+
+@metric("deletion", "Faithfulness", better="smaller")
+def deletion(saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: str = "zero") -> float:
+    """Area under the probability while the most relevant pixels go first (RISE, 1806.07421)."""
+    return _area(deletion_curve(saliency, model, steps=steps, baseline=baseline))
+
+
+@metric("insertion", "Faithfulness")
+def insertion(
+    saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: str = "blur"
+) -> float:
+    """Area under the probability while the most relevant pixels come into a blurred copy first."""
+    return _area(insertion_curve(saliency, model, steps=steps, baseline=baseline))
+
+
+def deletion_curve(
+    saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: str = "zero"
+) -> Tensor:
+    """The probability with 0, 1, ... `steps` equal parts of the pixels gone, the largest first."""
+    return _curve(saliency, model, model.x, model.baseline(baseline), steps)
+
+
+def insertion_curve(
+    saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: str = "blur"
+) -> Tensor:
+    """The probability with 0, 1, ... parts of the pixels back in their places."""
+    return _curve(saliency, model, model.baseline(baseline), model.x, steps)
+
+
+@metric("pixel_flipping", "Faithfulness", better="smaller")
+def pixel_flipping(
+    saliency: Tensor, model: Scorer, *, step: int = 1, baseline: str = "black"
+) -> float:
+    """Mean probability while `step` pixels more are flipped each time (Bach et al. 2015)."""
+    steps = -(-saliency.numel() // max(step, 1))
+    return float(_curve(saliency, model, model.x, model.baseline(baseline), steps)[1:].mean())
+
+
+@metric("region_perturbation", "Faithfulness")
+def region_perturbation(
+    saliency: Tensor,
+    model: Scorer,
+    *,
+    patch: int = 8,
+    regions: int = 100,
+    baseline: str = "uniform",
+) -> float:
+    """Mean drop of the probability over the most relevant patches, one after another (AOPC)."""
+    drops = region_drops(saliency, model, patch=patch, regions=regions, baseline=baseline)
+    return float(drops.mean()) if len(drops) else float("nan")
+
+
+def region_drops(
+    saliency: Tensor,
+    model: Scorer,
+    *,
+    patch: int = 8,
+    regions: int = 100,
+    baseline: str = "uniform",
+) -> Tensor:
+    """The drop of the probability after 1, 2, ... regions; empty for a constant map."""
+    if bool(flat(saliency[None]).isnan().any()):
+        return torch.empty(0, dtype=torch.float64)
+    mass = F.avg_pool2d(saliency.double()[None, None], patch, ceil_mode=True)[0, 0]
+    order = mass.flatten().argsort(descending=True, stable=True)[:regions]
+    rank = torch.full((mass.numel(),), regions, dtype=torch.long)
+    rank[order] = torch.arange(len(order))
+    ranks = rank.reshape(mass.shape).repeat_interleave(patch, 0).repeat_interleave(patch, 1)
+    ranks = ranks[: saliency.shape[0], : saliency.shape[1]].to(model.x.device)
+    after = _scored(model, model.x, model.baseline(baseline), ranks, range(1, len(order) + 1))
+    return float(model(model.x[None])) - after
+
+
+@metric("road", "Faithfulness", better="smaller")
+def road(saliency: Tensor, model: Scorer, *, share: float = 0.5, noise: float = 0.01) -> float:
+    """The probability once a share of the pixels, the largest first, is imputed (2202.00449).
+
+    Each missing pixel is a noisy weighted mean of its neighbours, 1/6 beside and 1/12 across, so
+    that no shape of the mask is left to see.
+    """
+    ranks = _ranks(saliency)
+    if ranks is None:
+        return float("nan")
+    gone = ranks < round(share * ranks.numel())
+    filled = impute(model.x, gone.to(model.x.device))
+    filled = filled + noise * torch.randn(filled.shape, generator=model.generator()).to(filled)
+    return float(model(torch.where(gone.to(model.x.device), filled, model.x)[None]))
+
+
+def impute(x: Tensor, gone: Tensor, *, most: int = 2000, close: float = 1e-4) -> Tensor:
+    """Missing pixels of `c y x` as weighted means of their eight neighbours, solved by sweeps."""
+    weights = torch.tensor([[1.0, 2, 1], [2, 0, 2], [1, 2, 1]], dtype=x.dtype, device=x.device) / 12
+    kernel = weights.expand(len(x), 1, 3, 3)
+    edge = F.conv2d(torch.ones_like(x[:1])[None], weights[None, None], padding=1)[0]
+    known = (~gone).expand_as(x)
+    mean = (x * known).sum((1, 2), keepdim=True) / known.sum((1, 2), keepdim=True).clamp(min=1)
+    now = torch.where(gone, mean, x)
+    for _ in range(most):
+        step = F.conv2d(now[None], kernel, padding=1, groups=len(x))[0] / edge
+        new = torch.where(gone, step, x)
+        if float((new - now).abs().max()) < close:
+            return new
+        now = new
+    return now
+
+
+@metric("sensitivity_n", "Faithfulness")
+def sensitivity_n(
+    saliency: Tensor, model: Scorer, *, n: int = 256, draws: int = 100, baseline: str = "zero"
+) -> float:
+    """Correlation, over random sets of n pixels, of their mass and the drop of the logit.
+
+    (Ancona et al., arXiv 1711.06104)
+    """
+    if not 0 < n < saliency.numel():
+        raise OptionError(f"n={n} must lie between 1 and the {saliency.numel()} pixels of the map")
+    draw = model.generator()
+    size = (draws, saliency.numel())
+    picked = torch.rand(size, generator=draw).argsort(1)[:, :n]
+    masks = torch.zeros(size, dtype=torch.bool).scatter_(1, picked, True)
+    mass = (masks * saliency.double().cpu().flatten()).sum(1)
+    base, shape = model.baseline(baseline), model.x.shape[1:]
+    drops = []
+    for part in masks.split(model.batch):
+        gone = part.reshape(-1, 1, *shape).to(model.x.device)
+        drops.append(model(torch.where(gone, base, model.x), logits=True))
+    drop = float(model(model.x[None], logits=True)) - torch.cat(drops).cpu()
+    return float(pearson(mass[None], drop[None]))
+
+
+@metric("average_drop", "Faithfulness", better="smaller")
+def average_drop(saliency: Tensor, model: Scorer) -> float:
+    """max(0, p - p') / p, p' with the sample weighted by the map (Grad-CAM++, 1710.11063)."""
+    whole, kept = _kept(saliency, model)
+    known = whole > 0 and kept == kept
+    return max(0.0, whole - kept) / whole if known else float("nan")
+
+
+@metric("increase_in_confidence", "Faithfulness")
+def increase_in_confidence(saliency: Tensor, model: Scorer) -> float:
+    """1 where weighting the sample by the map raises the probability, else 0."""
+    whole, kept = _kept(saliency, model)
+    return float("nan") if kept != kept else float(kept > whole)
+
+
+@metric("monotonicity", "Faithfulness")
+def monotonicity(
+    saliency: Tensor, model: Scorer, *, steps: int = 32, baseline: str = "black"
+) -> float:
+    """The share of steps at which the probability does not fall, the least relevant added first."""
+    curve = _curve(-saliency, model, model.baseline(baseline), model.x, steps)
+    return float((curve.diff() >= 0).double().mean()) if len(curve) > 1 else float("nan")
+
+
+@metric("infidelity", "Faithfulness", better="smaller")
+def infidelity(
+    saliency: Tensor, model: Scorer, *, draws: int = 10, noise: float = 0.2, normalise: bool = True
+) -> float:
+    """Expected square of (I . a) - (f(x) - f(x - I)), I Gaussian noise, by captum (1901.09392).
+
+    The map is spread evenly over the channels; normalise scales it as fits best.
+    """
+    from captum.metrics import infidelity as by_captum
+
+    draw, x = model.generator(), model.x[None].double()
+    spread = (saliency.double() / len(model.x)).expand(1, *model.x.shape)
+
+    def perturb(inputs: Tensor) -> tuple[Tensor, Tensor]:
+        moved = noise * torch.randn(inputs.shape, generator=draw).to(inputs)
+        return moved, inputs - moved
+
+    found = by_captum(
+        lambda x: model(x.to(model.x), logits=True),
+        perturb,
+        x,
+        spread.to(x),
+        n_perturb_samples=draws,
+        normalize=normalise,
+    )
+    return float(found)
+
+
+@metric("max_sensitivity", "Faithfulness", better="smaller")
+def max_sensitivity(
+    saliency: Tensor, model: Scorer, *, radius: float = 0.02, draws: int = 10
+) -> float:
+    """The largest relative change of the map under noise in a ball, by captum (1901.09392)."""
+    from captum.metrics import sensitivity_max
+
+    if model.explain is None:
+        raise OptionError("max_sensitivity explains again: give the scorer a method, explain=...")
+    explain = model.explain
+    with torch.random.fork_rng():
+        torch.manual_seed(model.seed)
+        found = sensitivity_max(
+            lambda inputs: (explain(inputs[0]),),
+            (model.x[None],),
+            perturb_radius=radius,
+            n_perturb_samples=draws,
+        )
+    return float(found)
+
+
+def _kept(saliency: Tensor, model: Scorer) -> tuple[float, float]:
+    """The probability of the sample, and of the sample weighted by the map scaled to 0..1."""
+    low, high = saliency.min(), saliency.max()
+    whole = float(model(model.x[None]))
+    if not bool(high > low):
+        return whole, float("nan")
+    weight = ((saliency - low) / (high - low)).to(model.x)
+    return whole, float(model((model.x * weight)[None]))
+
+
+def _curve(saliency: Tensor, model: Scorer, before: Tensor, after: Tensor, steps: int) -> Tensor:
+    """Probabilities while pixels of `before` give way to `after`; empty for a constant map."""
+    ranks = _ranks(saliency)
+    if ranks is None:
+        return torch.empty(0, dtype=torch.float64)
+    steps = min(steps, ranks.numel())
+    part = -(-ranks.numel() // steps)
+    return _scored(model, before, after, (ranks // part).to(model.x.device), range(steps + 1))
+
+
+def _scored(model: Scorer, before: Tensor, after: Tensor, ranks: Tensor, steps: range) -> Tensor:
+    """Probabilities with the first 0, 1, ... ranks exchanged, batch by batch."""
+    found = [model(copies) for copies in _copies(before, after, ranks, steps, model.batch)]
+    return torch.cat(found).cpu()
+
+
+def _copies(
+    before: Tensor, after: Tensor, ranks: Tensor, steps: range, batch: int
+) -> Iterator[Tensor]:
+    for start in range(0, len(steps), batch):
+        done = torch.tensor(list(steps[start : start + batch]), device=ranks.device)
+        yield torch.where(ranks[None, None] < done[:, None, None, None], after, before)
+
+
+def _ranks(saliency: Tensor) -> Tensor | None:
+    """The place of each pixel, the largest value 0, ties in raster order; None if constant."""
+    rows = flat(saliency[None])
+    if bool(rows.isnan().any()):
+        return None
+    order = rows[0].argsort(descending=True, stable=True)
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order), device=order.device)
+    return ranks.reshape(saliency.shape)
+
+
+def _area(curve: Tensor) -> float:
+    """The mean height by trapezoids; NaN for no curve."""
+    return float(torch.trapezoid(curve) / (len(curve) - 1)) if len(curve) > 1 else float("nan")

@@ -1,0 +1,74 @@
+"""A model as perturbation metrics ask it: one class, for many copies of one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...probe.capture import guarded
+from ...probe.errors import OptionError
+from ...probe.targets import scores
+
+BASELINES = ("zero", "black", "mean", "blur", "uniform")
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """One sample `c y x`, the class in question, and the model.
+
+    explain   inputs `b c y x` -> maps `b y x` at their size; for metrics of the method itself
+    batch     copies in one forward; seed: of random perturbations
+    """
+
+    model: nn.Module
+    x: Tensor
+    of_class: int
+    explain: Callable[[Tensor], Tensor] | None = None
+    batch: int = 8
+    seed: int = 0
+
+    @torch.no_grad()
+    def __call__(self, copies: Tensor, *, logits: bool = False) -> Tensor:
+        """The probability (or the logit) of the class for each copy, in float64."""
+        found = []
+        with guarded(self.model, grad=False, evaluate=True):
+            for part in copies.split(self.batch):
+                out = scores(self.model(part)).double()
+                found.append((out if logits else out.softmax(1))[:, self.of_class])
+        return torch.cat(found)
+
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+    def baseline(self, name: str) -> Tensor:
+        """What stands for nothing, `c y x`.
+
+        zero (the mean colour after normalisation), black (the least value of the sample), mean
+        (of each channel), blur (Gaussian, 11 pixels wide, sigma 5), uniform noise over its range.
+        """
+        x = self.x
+        if name == "zero":
+            return torch.zeros_like(x)
+        if name == "black":
+            return torch.full_like(x, float(x.min()))
+        if name == "mean":
+            return x.mean((1, 2), keepdim=True).expand_as(x).clone()
+        if name == "blur":
+            return blurred(x)
+        if name == "uniform":
+            noise = torch.rand(x.shape, generator=self.generator()).to(x)
+            return x.min() + (x.max() - x.min()) * noise
+        raise OptionError(f"baseline {name!r} is unknown: write one of {', '.join(BASELINES)}")
+
+
+def blurred(x: Tensor, side: int = 11, sigma: float = 5.0) -> Tensor:
+    """A Gaussian blur of `c y x`, zeros outside."""
+    steps = torch.arange(side, dtype=x.dtype, device=x.device) - side // 2
+    line = (-(steps**2) / (2 * sigma**2)).exp()
+    line = (line / line.sum()).expand(len(x), 1, -1)
+    wide = F.conv2d(x[None], line[:, :, None], padding=(0, side // 2), groups=len(x))
+    return F.conv2d(wide, line[..., None], padding=(side // 2, 0), groups=len(x))[0]

@@ -1,0 +1,126 @@
+"""Sanity checks: does a map change when the weights, or the class, do? (Adebayo, 1810.03292)"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...probe.engine import maps
+from ...probe.errors import OptionError
+from ...probe.targets import label, ranked
+from .similarity import spearman, ssim
+
+
+@dataclass(frozen=True)
+class Change:
+    """How alike maps of a changed model are to those of the model; means over samples.
+
+    layer   the last layer that was randomised, or what was changed
+    """
+
+    layer: str
+    spearman: float
+    ssim: float
+
+
+def cascade(
+    model: nn.Module,
+    x: Tensor,
+    method: Any,
+    *,
+    sites: Any = None,
+    target: Literal["keep", "recompute"] = "keep",
+    order: Literal["top_down", "bottom_up"] = "top_down",
+    seed: int = 0,
+) -> list[Change]:
+    """Randomise the layers one after another, and compare absolute maps with the first ones.
+
+    target  keep the class that the trained model predicts, or take the changed model's own
+    order   from the classifier down, or from the input up
+    Methods that ignore the weights, as guided backprop nearly does, stay alike.
+    """
+    if order not in ("top_down", "bottom_up") or target not in ("keep", "recompute"):
+        raise OptionError(
+            f"order={order!r}, target={target!r}: write order 'top_down' or 'bottom_up', target "
+            "'keep' or 'recompute'"
+        )
+    with torch.no_grad():
+        classes = [int(c) for c in model.eval()(x).argmax(1)]
+    first = _maps(model, x, method, sites, classes)
+    changed = copy.deepcopy(model)
+    found = []
+    for name in randomised(changed, order, seed):
+        with torch.no_grad():
+            own = [int(c) for c in changed(x).argmax(1)]
+        now = _maps(changed, x, method, sites, classes if target == "keep" else own)
+        found.append(_compared(name, first, now))
+    return found
+
+
+def random_logit(
+    model: nn.Module, x: Tensor, method: Any, *, sites: Any = None, seed: int = 0
+) -> Change:
+    """Maps of the predicted class against maps of another one, drawn for each sample."""
+    with torch.no_grad():
+        logits = model.eval()(x)
+    best, draw = logits.argmax(1), torch.Generator().manual_seed(seed)
+    step = torch.randint(1, logits.shape[1], (len(x),), generator=draw)
+    other = (best.cpu() + step) % logits.shape[1]
+    first = _maps(model, x, method, sites, best.tolist())
+    return _compared("another class", first, _maps(model, x, method, sites, other.tolist()))
+
+
+def class_sensitivity(model: nn.Module, x: Tensor, method: Any, *, sites: Any = None) -> Tensor:
+    """Spearman of the maps for the likeliest and the least likely class, `b` (2001.04983)."""
+    made = maps(model, x, method, target=[ranked(0), ranked(-1)], sites=sites)
+    pairs = [(made[2 * i].values, made[2 * i + 1].values) for i in range(len(made) // 2)]
+    return torch.cat([spearman(a[None], b[None]) for a, b in pairs])
+
+
+def completeness(saliency: Tensor, score: float, baseline: float) -> float:
+    """The relative error of sum a = f(x) - f(baseline); 0 for a complete method."""
+    gap = score - baseline
+    return abs(float(saliency.double().sum()) - gap) / abs(gap) if gap else float("nan")
+
+
+@torch.no_grad()
+def randomised(
+    model: nn.Module, order: Literal["top_down", "bottom_up"], seed: int = 0
+) -> Iterator[str]:
+    """Reset layers in place, one at a time; yields the name of each after it was reset.
+
+    A layer is a module with parameters of its own; it is reset as it was made, or drawn from a
+    normal of its own spread where it has no way to reset.
+    """
+    layers = [
+        (name, part)
+        for name, part in model.named_modules()
+        if any(True for _ in part.parameters(recurse=False))
+    ]
+    draw = torch.Generator().manual_seed(seed)
+    for name, part in reversed(layers) if order == "top_down" else layers:
+        with torch.random.fork_rng():
+            torch.manual_seed(int(torch.randint(1 << 31, (), generator=draw)))
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            else:
+                for p in part.parameters(recurse=False):
+                    spread = float(p.float().std()) if p.numel() > 1 else 0.02
+                    p.normal_(std=spread or 0.02)
+        yield name
+
+
+def _maps(model: nn.Module, x: Tensor, method: Any, sites: Any, classes: Sequence[int]) -> Tensor:
+    made = maps(model, x, method, target=label(list(classes)), sites=sites)
+    return torch.stack([m.values.float().abs() for m in made][: len(x)])
+
+
+def _compared(name: str, first: Tensor, now: Tensor) -> Change:
+    rank, shape = spearman(first, now), ssim(first, now)
+    return Change(name, float(rank.nanmean()), float(shape.nanmean()))

@@ -1,0 +1,1 @@
+"""NormGrad: the norm of the spatial contribution to a weight gradient."""

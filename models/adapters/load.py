@@ -1,0 +1,86 @@
+"""Models that are not ours, by name: of timm, of torchvision, or from any importable function."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from ...probe.errors import ModelError, near
+from ..card import Card
+from ..weights import choose, fit
+
+
+def load_foreign(spec: str, weights: str | None, hyper: Mapping[str, object]) -> nn.Module:
+    """A model from timm, torchvision or any importable function; a weights file must fit it."""
+    source, _, name = spec.partition(":")
+    libraries = {"timm": _timm, "torchvision": _torchvision}
+    published = source in libraries and weights in (None, "imagenet")
+    make = libraries[source](name, published) if source in libraries else _import(source, name)
+    try:
+        net = make if isinstance(make, nn.Module) else make(**hyper)
+    except Exception as error:
+        told = _one_line(f"{type(error).__name__}: {error}")
+        raise ModelError(f"model {spec!r} could not be built ({told})") from error
+    if not isinstance(net, nn.Module):
+        raise ModelError(f"{spec!r} gives a {type(net).__name__}, not a torch.nn.Module")
+    chosen = None if published or weights in (None, "none") else choose(Card(spec, ""), weights)
+    if chosen is not None:
+        fit(net, chosen)
+    return net
+
+
+def _timm(name: str, published: bool) -> Callable[..., Any]:
+    timm = _library("timm")
+    if not timm.is_model(name):
+        hint = near(name.partition(".")[0], timm.list_models())
+        raise ModelError(f"timm has no model {name!r}{hint}")
+    return partial(timm.create_model, name, pretrained=published)
+
+
+def _torchvision(name: str, published: bool) -> Callable[..., Any]:
+    library = _library("torchvision.models")
+    known = library.list_models()
+    if name not in known:
+        raise ModelError(f"torchvision has no model {name!r}{near(name, known)}")
+    return partial(library.get_model, name, weights="DEFAULT" if published else None)
+
+
+def _library(name: str) -> ModuleType:
+    package = name.partition(".")[0]
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{package} is not installed here: pip install {package}") from error
+    except Exception as error:
+        told = _one_line(f"{type(error).__name__}: {error}")
+        raise ModelError(f"{package} could not be imported ({told}): install it anew") from error
+
+
+def _import(source: str, name: str) -> Any:
+    """What `module:name` means, the current folder included."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = import_module(source)
+    except Exception as error:
+        told = _one_line(f"{type(error).__name__}: {error}")
+        raise ModelError(f"module {source!r} could not be imported ({told})") from error
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            hint = near(part, dir(found))
+            raise ModelError(f"{source!r} holds no {name!r}{hint}")
+        found = getattr(found, part)
+    return found
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

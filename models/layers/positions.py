@@ -1,0 +1,54 @@
+"""Learned position tables at another size than they were trained for."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...probe.errors import OptionError, WeightsError
+from ..card import sides
+
+Grid = tuple[int, int]
+
+
+def grid_of(img_size: int | tuple[int, int], patch: int) -> Grid:
+    """Rows and columns of patches; raises OptionError where patches do not tile the picture."""
+    height, width = sides(img_size)
+    if patch < 1 or height < patch or width < patch or height % patch or width % patch:
+        raise OptionError(
+            f"a picture of {height} x {width} does not divide into patches of {patch}: "
+            f"give sides that are multiples of {patch}"
+        )
+    return height // patch, width // patch
+
+
+def square_grid(tokens: int) -> Grid:
+    """The grid of a table of `tokens` patches, which must be square."""
+    side = isqrt(max(tokens, 0))
+    if side < 1 or side * side != tokens:
+        raise WeightsError(
+            f"the file's position table has {tokens} patch positions, which make no square grid: "
+            "build the model with the img_size that the file was trained for"
+        )
+    return side, side
+
+
+def resize_positions(
+    table: Tensor, old: Grid, new: Grid, *, prefix: int, align_corners: bool = False
+) -> Tensor:
+    """Bicubic resize of a table `1 (prefix + y x) c`; the prefix rows are kept.
+
+    `align_corners=False` filters as timm does, True interpolates as torchvision does.
+    """
+    if old == new:
+        return table
+    head, patches = table[:, :prefix], table[:, prefix:]
+    plane = patches.float().reshape(1, *old, -1).permute(0, 3, 1, 2)
+    plane = F.interpolate(
+        plane, size=new, mode="bicubic", align_corners=align_corners, antialias=not align_corners
+    )
+    grown = plane.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
+    return torch.cat([head, grown], 1)

@@ -1,0 +1,1 @@
+"""The architectures: one file each, a folder where one file would grow too long."""

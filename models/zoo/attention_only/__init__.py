@@ -1,0 +1,1 @@
+"""Transformers of attention alone, with the induction model that ships."""

@@ -1,0 +1,1 @@
+"""BiFormer: bi-level routed attention, in its three published layouts."""

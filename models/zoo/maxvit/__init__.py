@@ -1,0 +1,1 @@
+"""MaxViT: block and grid attention behind mobile convolutions."""

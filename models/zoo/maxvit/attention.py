@@ -1,0 +1,157 @@
+"""Attention of MaxViT (arXiv 2204.01697) in tiles and over a dilated grid, with relative bias."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from math import isqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ....kernels.attention import attention
+from ....kernels.windows import Window
+from ....probe.errors import ModelError
+from ...layers import ACTIVATIONS
+from .layout import Layout
+
+
+def offsets(size: tuple[int, int], signed: bool) -> Tensor:
+    """The number of each offset in a window, `q k`: key minus query, or query minus key."""
+    height, width = size
+    y, x = torch.arange(height * width) // width, torch.arange(height * width) % width
+    down, along = (t[None, :] - t[:, None] for t in (y, x))
+    if not signed:
+        down, along = -down, -along
+    return (down + height - 1) * (2 * width - 1) + along + width - 1
+
+
+class RelativeBias(nn.Module):
+    """A learned bias for each offset between two places of a window, `h q k`."""
+
+    def __init__(self, size: tuple[int, int], num_heads: int, signed: bool) -> None:
+        super().__init__()
+        self.signed, self.shape = signed, (num_heads, 2 * size[0] - 1, 2 * size[1] - 1)
+        flat = (self.shape[1] * self.shape[2], num_heads)
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros(self.shape if signed else flat)
+        )
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer("index", offsets(size, signed), persistent=False)
+
+    def forward(self) -> Tensor:
+        table = self.relative_position_bias_table
+        flat = table.flatten(1) if self.signed else table.T
+        return flat[:, self.index]  # type: ignore[index]
+
+    def resized(self, table: Tensor) -> Tensor:
+        """A table of another window at this one's size; a flat one must come from a square."""
+        own = self.relative_position_bias_table
+        if table.shape == own.shape or table.ndim != own.ndim:
+            return table
+        side = isqrt(len(table))
+        if not self.signed and side * side != len(table):
+            return table
+        plane = table if self.signed else table.T.unflatten(1, (side, side))
+        if len(plane) != self.shape[0]:
+            return table
+        grown = F.interpolate(plane[None].float(), self.shape[1:], mode="bilinear")[0]
+        return (grown if self.signed else grown.flatten(1).T).to(table.dtype)
+
+
+class RelativeMlp(nn.Module):
+    """A bias for each offset, query minus key, by an MLP on sign(o) ln(1 + |o|); `h q k`."""
+
+    def __init__(self, size: tuple[int, int], num_heads: int, hidden: int = 512) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                fc1=nn.Linear(2, hidden),
+                act=nn.ReLU(),
+                drop=nn.Dropout(0.125),
+                fc2=nn.Linear(hidden, num_heads),
+            )
+        )
+        places = torch.cartesian_prod(*(torch.arange(1.0 - side, side) for side in size))
+        self.register_buffer("places", places.sign() * places.abs().log1p(), persistent=False)
+        self.register_buffer("index", offsets(size, False), persistent=False)
+
+    def forward(self) -> Tensor:
+        return self.mlp(self.places).T[:, self.index]
+
+
+class PartitionAttention(nn.Module):
+    """Attention within the parts of a partition of `b y x c`, with relative bias."""
+
+    def __init__(
+        self, dim: int, dim_head: int, kind: str, size: tuple[int, int], lay: Layout
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.kind, self.size = dim // dim_head, kind, size
+        self.head_first = lay.head_first
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.rel_pos: nn.Module
+        if lay.rel_pos == "mlp":
+            self.rel_pos = RelativeMlp(size, self.num_heads)
+        else:
+            self.rel_pos = RelativeBias(size, self.num_heads, lay.rel_pos == "tf")
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = (x.shape[1], x.shape[2])
+        if any(side % own for side, own in zip(grid, self.size, strict=True)):
+            raise ModelError(
+                f"a map of {grid[0]} x {grid[1]} does not divide into windows of "
+                f"{self.size[0]} x {self.size[1]}: build the model for this img_size"
+            )
+        qkv = self.qkv(x.flatten(1, 2))
+        if self.head_first:
+            q, k, v = qkv.unflatten(2, (self.num_heads, -1)).transpose(1, 2).chunk(3, -1)
+        else:
+            q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        window = Window(self.kind, self.size, grid)  # type: ignore[arg-type]
+        out = attention(q, k, v, bias=self.rel_pos(), window=window)
+        return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, grid))
+
+
+class Mlp(nn.Module):
+    """Two linear layers around an activation."""
+
+    def __init__(self, dim: int, hidden: int, act: str) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = ACTIVATIONS[act]()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned scale for each channel."""
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class AttentionBlock(nn.Module):
+    """Pre-norm attention and MLP on `b y x c`."""
+
+    def __init__(
+        self, dim: int, dim_head: int, kind: str, size: tuple[int, int], mlp: float, lay: Layout
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, lay.ln_eps)
+        self.attn = PartitionAttention(dim, dim_head, kind, size, lay)
+        self.ls1 = LayerScale(dim, lay.layer_scale) if lay.layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, lay.ln_eps)
+        self.mlp = Mlp(dim, int(dim * mlp), lay.act_tfm)
+        self.ls2 = LayerScale(dim, lay.layer_scale) if lay.layer_scale else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))

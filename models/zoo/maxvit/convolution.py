@@ -1,0 +1,91 @@
+"""The convolutions of MaxViT (arXiv 2204.01697)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ....probe.mark import mark
+from ...layers import ACTIVATIONS, NormAct
+from .layout import Layout
+
+
+class Conv(nn.Conv2d):
+    """A convolution that keeps ceil(side / stride), padded evenly or as TensorFlow does."""
+
+    def __init__(
+        self, inputs: int, out: int, kernel: int, stride: int, groups: int, bias: bool, same: bool
+    ) -> None:
+        super().__init__(inputs, out, kernel, stride, groups=groups, bias=bias)
+        self.same = same
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        edges: list[int] = []
+        for side in (x.shape[-1], x.shape[-2]):
+            total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            edges += [total // 2, total - total // 2] if self.same else [kernel // 2] * 2
+        return super().forward(F.pad(x, edges) if any(edges) else x)
+
+
+class SqueezeExcite(nn.Module):
+    """A gate for each channel from the mean over positions; port `gate`."""
+
+    def __init__(self, dim: int, squeezed: int, act: str) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(dim, squeezed, 1)
+        self.act = ACTIVATIONS[act]()
+        self.fc2 = nn.Conv2d(squeezed, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
+        return x * mark("gate", gate)
+
+
+class Shortcut(nn.Module):
+    """The mean of 2 x 2, and a 1 x 1 where channels change."""
+
+    def __init__(self, inputs: int, out: int, bias: bool) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+        self.expand = nn.Conv2d(inputs, out, 1, bias=bias) if inputs != out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.expand(self.pool(x))
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck with squeeze-excite, norm first."""
+
+    def __init__(self, inputs: int, out: int, stride: int, expand: int, lay: Layout) -> None:
+        super().__init__()
+        middle = expand * (out if lay.from_out else inputs)
+        self.shortcut = Shortcut(inputs, out, lay.output_bias) if stride == 2 else nn.Identity()
+        self.pre_norm = nn.BatchNorm2d(inputs, lay.bn_eps)
+        self.conv1_1x1 = nn.Conv2d(inputs, middle, 1, bias=False)
+        self.norm1 = NormAct(middle, lay.bn_eps, lay.act_conv)
+        self.conv2_kxk = Conv(middle, middle, 3, stride, middle, False, lay.same)
+        self.norm2 = NormAct(middle, lay.bn_eps, lay.act_conv)
+        squeezed = int(lay.se * (out if lay.from_out else middle))
+        self.se = SqueezeExcite(middle, squeezed, lay.se_act)
+        self.conv3_1x1 = nn.Conv2d(middle, out, 1, bias=lay.output_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(self.conv1_1x1(self.pre_norm(x)))
+        y = self.se(self.norm2(self.conv2_kxk(y)))
+        return self.conv3_1x1(y) + self.shortcut(x)
+
+
+class Stem(nn.Module):
+    """Two 3 x 3 convolutions to half the size."""
+
+    def __init__(self, in_channels: int, widths: Sequence[int], lay: Layout) -> None:
+        super().__init__()
+        self.conv1 = Conv(in_channels, widths[0], 3, 2, 1, lay.stem_bias, lay.same)
+        self.norm1 = NormAct(widths[0], lay.bn_eps, lay.act_conv)
+        self.conv2 = Conv(widths[0], widths[1], 3, 1, 1, lay.stem_bias, lay.same)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.norm1(self.conv1(x)))

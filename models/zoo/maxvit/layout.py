@@ -1,0 +1,90 @@
+"""What tells MaxViT's (arXiv 2204.01697) converted weights (tf) from timm's own (rw)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from ....probe.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arithmetic of a MaxViT.
+
+    same        pad strided convolutions at the bottom and right, as TensorFlow does
+    from_out    the inverted bottleneck expands the channels of its output, not of its input
+    se          squeezed channels: a share of the output's, or of the expanded ones
+    rel_pos     "tf": a table by key minus query, "swin": by query minus key, "mlp": an MLP
+    head_first  qkv channels lie head by head, not q, k, v
+    dense       a hidden layer with tanh before the classifier
+    layer_scale where the scales of attention blocks start, 0 for none
+    """
+
+    same: bool
+    from_out: bool
+    se: float
+    rel_pos: str
+    head_first: bool
+    dense: bool
+    stem_bias: bool
+    output_bias: bool
+    act_conv: str
+    act_tfm: str
+    bn_eps: float
+    ln_eps: float
+    se_act: str = "silu"
+    layer_scale: float = 0.0
+
+
+TANH = "gelu_tanh"
+LAYOUTS = {
+    "tf": Layout(True, True, 0.25, "tf", False, True, True, True, TANH, TANH, 1e-3, 1e-5),
+    "rw": Layout(
+        False, False, 1 / 16, "swin", True, False, False, False, "silu", "gelu", 1e-5, 1e-6
+    ),
+}
+WORDS: dict[str, tuple[str, dict[str, object]]] = {  # option: field, how words start, their meaning
+    "padding": ("same", {"same": True, "symmetric": False}),
+    "expand_from": ("from_out", {"output": True, "input": False}),
+    "qkv": ("head_first", {"[heads]": True, "[3]": False}),
+    "rel_pos": (
+        "rel_pos",
+        {"bias_tf": "tf", "tf": "tf", "swin": "swin", "bias": "swin", "mlp": "mlp"},
+    ),
+    "head": ("dense", {"ln2d": False, "pool": True}),
+}
+ACTS = ("gelu_tanh", "gelu", "silu", "relu")
+
+
+def layout(name: str, **changes: object) -> Layout:
+    """The layout of that name with what else is asked for; None changes nothing.
+
+    Raises OptionError for an unknown word.
+    """
+    if name not in LAYOUTS:
+        raise OptionError(f"layout={name!r} is unknown: write 'tf' or 'rw'")
+    told = {key: value for key, value in changes.items() if value is not None}
+    if "act" in told:
+        _, both = _read("act", told.pop("act"))
+        told = {"act_conv": both, "act_tfm": both} | told
+    return replace(LAYOUTS[name], **dict(_read(*one) for one in told.items()))  # type: ignore[arg-type]
+
+
+def _read(key: str, value: object) -> tuple[str, object]:
+    """A field of the layout and its value."""
+    word = str(value).lower()
+    if key in WORDS:
+        field, known = WORDS[key]
+        start = next((start for start in known if word.startswith(start)), None)
+        if start is None:
+            raise OptionError(f"{key}={value!r} is unknown: write {' or '.join(map(repr, known))}")
+        return field, known[start]
+    if "act" in key:
+        kind = word.split(" ")[0]
+        if kind not in ACTS:
+            raise OptionError(f"{key}={value!r} is unknown: write one of {', '.join(ACTS)}")
+        return key, kind
+    if key == "se_ratio":
+        return "se", float(Fraction(word.split(" ")[0]))
+    return key, value

@@ -1,0 +1,1 @@
+"""ViG: gated linear attention over pictures, flat and hierarchical."""

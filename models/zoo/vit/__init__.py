@@ -1,0 +1,1 @@
+"""Vision transformers, with the names of timm and of torchvision."""

@@ -1,0 +1,1 @@
+"""VOLO: outlook attention before transformer blocks."""

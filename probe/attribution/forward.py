@@ -1,0 +1,39 @@
+"""What a method reads of a forward that has run: a Protocol that the probe fulfils."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from ..sites import Adapter, Pattern, Site
+from ..targets import Target
+from ..trace import Trace, Value
+
+Address = str | Site | Pattern
+
+
+class Forward(Protocol):
+    """A forward under a probe: its values, its model's parts, and a backward from any target."""
+
+    @property
+    def adapter(self) -> Adapter: ...
+    @property
+    def modules(self) -> dict[str, nn.Module]: ...
+    @property
+    def trace(self) -> Trace: ...
+    @property
+    def size(self) -> tuple[int, ...]: ...
+    def resolve(self, address: Address) -> list[Pattern]: ...
+    def watch(self, *addresses: Address) -> object: ...
+    def values(self, sites: Sequence[Address] = ...) -> list[Value]: ...
+    def differentiate(
+        self,
+        target: Target,
+        values: Sequence[Value],
+        receive: Callable[[Value, Tensor], None],
+        *,
+        regime: Any = "plain",
+        retain: bool = True,
+    ) -> Tensor: ...

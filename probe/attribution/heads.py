@@ -1,0 +1,165 @@
+"""Attention maps as metrics read them: in blocks of query rows, so that n x n is never held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...kernels.map_statistics import Rows, reduced
+from ..errors import MethodError, SiteError
+from ..results import About, SaliencyMap
+from ..sites import Pattern, Site, find_grid, parse
+from ..trace import leaves
+from .forward import Forward
+from .registry import Bound
+
+PORTS = ("map", "gate")
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """The attention of one module in one forward.
+
+    rows     a slice of queries -> those rows of the map, `b h r m`
+    shape    b, h, n queries, m keys
+    grid     rows and columns of the keys after `prefix` other tokens; None where they lie on none
+    patch    rows and columns of pixels that one key stands for
+    stride   queries lie on the grid / stride
+    tokens   the ids that a language model read, `b n`
+    gate     the op's gates, if it has some
+    """
+
+    site: Site
+    module: nn.Module
+    rows: Rows
+    shape: tuple[int, int, int, int]
+    grid: tuple[int, int] | None = None
+    prefix: int = 0
+    patch: tuple[float, float] = (1.0, 1.0)
+    stride: int = 1
+    tokens: Tensor | None = None
+    gate: Tensor | None = None
+    _known: dict[Any, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+
+    def statistics(self, radius: float | None = None, *, raw: bool = False) -> dict[str, Tensor]:
+        """Entropy, and on a grid distance and mass within a radius, of every query: `b h n`.
+
+        Class tokens are left out as queries and as keys; rows then add up to one again, unless
+        they are wanted raw. Computed once for all metrics that ask the same.
+        """
+        key = radius, raw
+        if key not in self._known:
+            skip = self.prefix
+
+            def rows(span: slice) -> Tensor:
+                start, stop, _ = span.indices(self.shape[2] - skip)
+                part = self.rows(slice(start + skip, stop + skip))[..., skip:]
+                return part if raw or not skip else part / part.sum(-1, keepdim=True)
+
+            self._known[key] = reduced(
+                rows, self.shape[2] - skip, grid=self.grid, radius=radius, stride=self.stride
+            )
+        return self._known[key]
+
+    def nothing(self) -> Tensor:
+        """What a metric gives where it has no meaning."""
+        return torch.full(self.shape[:2], torch.nan)
+
+
+def heads_of(probe: Forward, patterns: Sequence[Pattern], tokens: Tensor | None) -> list[Heads]:
+    """Every captured map that the patterns mean, in execution order. Raises SiteError if none."""
+    found = []
+    for site, value in probe.trace.items():
+        if site.port != "map" or not any(p.matches(site) for p in patterns):
+            continue
+        rows = value.rows
+        if rows is None:
+            act = value.act
+            rows = lambda span, act=act: act[:, :, span]  # noqa: E731
+        first = rows(slice(0, 1))
+        count = value.count or value.act.shape[2]
+        gate = probe.trace.values_by_site.get(Site(site.path, "gate", site.call))
+        heads = Heads(
+            site,
+            probe.modules[site.path],
+            rows,
+            (first.shape[0], first.shape[1], count, first.shape[-1]),
+            tokens=tokens,
+            gate=None if gate is None else gate.act,
+        )
+        found.append(_placed(heads, probe))
+    if not found:
+        raise SiteError("no attention map was seen: this model has no attention that is known")
+    return found
+
+
+def _placed(heads: Heads, probe: Forward) -> Heads:
+    """How the tokens lie on the picture."""
+    _, _, n, m = heads.shape
+    grid = find_grid(m, probe.size, probe.adapter.prefix)
+    if grid is None or len(probe.size) < 2:
+        return heads
+    stride = round(((m - grid.prefix) / max(n - grid.prefix, 1)) ** 0.5)
+    sides = (grid.rows, grid.columns)
+    if (n - grid.prefix) * stride**2 != m - grid.prefix or any(s % stride for s in sides):
+        return heads  # queries lie elsewhere: a class token that asks for all
+    patch = (probe.size[0] / grid.rows, probe.size[1] / grid.columns)
+    return replace(heads, grid=sides, prefix=grid.prefix, patch=patch, stride=stride)
+
+
+def watched(probe: Forward, asked: Sequence[str | Site | Pattern]) -> list[Pattern]:
+    """Watch the maps of heads (and their gates) at what is asked; the patterns of the maps."""
+    words = [word for word in asked if word == "heads"]
+    if words and not probe.adapter.heads:
+        raise MethodError(
+            "attention was to be measured, but this model has no attention that the probe knows; "
+            "name a module that holds some, as in sites='blocks.*.attn'"
+        )
+    maps = [replace(p, port="map") for address in asked for p in probe.resolve(address)]
+    probe.watch(*maps)
+    gated = [p for p in maps if _has_gate(probe, p)]
+    probe.watch(*(replace(p, port="gate") for p in gated))
+    return maps
+
+
+def _has_gate(probe: Forward, pattern: Pattern) -> bool:
+    """Whether a module has a parameter that gates its attention."""
+    return any(
+        pattern.matches(Site(path, "map", pattern.call or 0)) and hasattr(module, "gating_param")
+        for path, module in probe.modules.items()
+    )
+
+
+def token_ids(args: Any, kwargs: Any) -> Tensor | None:
+    """The first tensor of whole numbers among a model's arguments."""
+    for _, x in leaves((args, dict(kwargs))):
+        if x.dtype in (torch.int64, torch.int32) and x.ndim == 2:
+            return x
+    return None
+
+
+def measured(
+    found: Sequence[Heads], bounds: Sequence[Bound], samples: Sequence[str], about: About
+) -> list[SaliencyMap]:
+    """Every metric at every map, one value a head, sample by sample."""
+    made = []
+    for bound in bounds:
+        said = replace(about, options=tuple((k, str(v)) for k, v in bound.options))
+        for heads in found:
+            values = bound(heads).detach().double().cpu()
+            for i, sample in enumerate(samples):
+                made.append(
+                    SaliencyMap(values[i], "h", sample, "any", bound.name, heads.site, (), said)
+                )
+    return made
+
+
+def asked_sites(bound_sites: Any, sites: Any) -> list[Any]:
+    """Where attention is read: the method's own sites, the call's, else all heads."""
+    listed = bound_sites or sites or "heads"
+    every = [listed] if isinstance(listed, (str, Site)) else list(listed)
+    return ["heads" if parse(one) == parse("hidden") else one for one in every]

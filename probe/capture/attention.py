@@ -1,0 +1,192 @@
+"""Attention as the probe sees it: q, k, v, heads and the map, whichever way a model computes it.
+
+`scaled_dot_product_attention` stays fused: its map is the same call with identity columns for
+v, computed when read. `F.multi_head_attention_forward` is re-expressed from ops, so that its
+parts are sites. A written-out softmax(q k') v is recognised by its three ops.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...kernels.attention import grouped
+from ..errors import SiteError
+from ..ops import Op, multi_head_attention, some_rows
+from ..sites import Site
+from ..trace import Value
+from .op_mode import SPECIAL, Eye
+from .recording import Recording
+
+HEADS = "b h n d"
+MAP = "b h q k"
+_SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+_MHA = inspect.signature(F.multi_head_attention_forward)
+_BLOCK = 512
+
+
+def mixing(q: Tensor, k: Tensor, options: dict[str, Any], rows: slice = slice(None)) -> Tensor:
+    """Rows of the map `b h q k` of a fused attention call: the call itself on columns of identity.
+
+    Exact for masks, causal order, scale and grouped heads alike; k x 512 columns at a time.
+    """
+    if rows != slice(None):
+        return some_rows(q, k, options, rows)
+    n = k.shape[-2]
+    blocks = []
+    for start in range(0, n, _BLOCK):
+        columns = torch.eye(n, dtype=k.dtype, device=k.device)[:, start : start + _BLOCK]
+        v = columns.expand(*k.shape[:-1], columns.shape[1])
+        blocks.append(F.scaled_dot_product_attention(q, k, v, **options))
+    return torch.cat(blocks, -1)
+
+
+def _fused(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+    recording = eye.recording
+    frame = recording.frames[-1]
+    if not frame.heads:
+        return eye.call(op, func, args, kwargs)
+    call = dict(zip(_SDPA, args, strict=False)) | kwargs
+    number = recording.count(frame.path, "heads")
+    axes = HEADS if call["query"].ndim == 4 else ""
+    for name, port in (("query", "q"), ("key", "k"), ("value", "v")):
+        call[name] = recording.visit(frame.path, port, number, call[name], axes)
+    out = _map(recording, call, number)
+    if out is None:
+        out = eye.call(op, func, (), call)
+    out = recording.visit(frame.path, "heads", number, out, axes)
+    differentiable(recording, frame.path, number, "v", call["query"])
+    return out
+
+
+def _map(recording: Recording, call: dict[str, Any], number: int) -> Tensor | None:
+    """Offer the map as a lazy site; when somebody edits it, compute the heads from the edit."""
+    path = recording.frames[-1].path
+    wish = recording.wishes.at(path, "map", number)
+    if wish is None:
+        return None
+    if wish.edits:
+        return _edited(recording, call, number)
+    mask = call.get("attn_mask")
+    given = {"query": call["query"], "key": call["key"]} | ({} if mask is None else {"mask": mask})
+    parts = {n: Value(Site(path, n, number), x.detach(), None) for n, x in given.items()}
+    options = _options(call)
+    recording.guard(parts.values())
+
+    def rows(span: slice) -> Tensor:
+        own = {**options, "attn_mask": parts["mask"].act} if "mask" in parts else options
+        return mixing(parts["query"].act, parts["key"].act, own, span)
+
+    recording.lazy(Site(path, "map", number, None, MAP), rows, call["query"].shape[-2])
+    return None
+
+
+def _edited(recording: Recording, call: dict[str, Any], number: int) -> Tensor:
+    """The heads, computed from an edited map. Dropout is left out."""
+    path = recording.frames[-1].path
+    q, k, v = call["query"], call["key"], call["value"]
+    before = {t.grad_fn for t in (q, k, v) if t.grad_fn is not None}
+    attention = mixing(q, k, _options(call))
+    recording.tape.claim([attention], before, f"the map of {recording.place}")
+    attention = recording.visit(path, "map", number, attention, MAP)
+    out = attention @ grouped(v, q)
+    recording.tape.claim([out], before, f"the heads of {recording.place}")
+    return out
+
+
+def _options(call: dict[str, Any]) -> dict[str, Any]:
+    return {n: x for n, x in call.items() if n not in ("query", "key", "value", "dropout_p")}
+
+
+def differentiable(recording: Recording, path: str, number: int, port: str, like: Tensor) -> None:
+    """Give a lazy map its gradient, d score / d map = dO V', which no fused kernel ever forms.
+
+    port  the values that the map multiplies: tokens `v`, else pictures whose channels are heads
+    like  any tensor with a head for each of the map's
+    """
+    pictures = port != "v"
+    values = recording.trace.values_by_site
+    attention, heads, v = (values.get(Site(path, p, number)) for p in ("map", "heads", port))
+    if attention is None or attention.held is not None or not recording.grad:
+        return
+
+    def read() -> Tensor | None:
+        if heads is None or v is None:
+            raise SiteError(
+                f"the gradient of {site} is made from the heads and {port} of the same "
+                f"attention; watch '{path}:heads' and '{path}:{port}' as well"
+            )
+        if heads.grad is None:
+            return None
+        received, values = heads.grad, grouped(v.act, few)
+        if pictures:
+            received, values = (x.flatten(2)[..., None] for x in (received, values))
+        return received @ values.transpose(-1, -2)
+
+    site, few = attention.site, like.detach()[..., :0, :0]  # only its number of heads is needed
+    attention.gradient = read
+
+
+def _softmax(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+    recording = eye.recording
+    frame = next((f for f in recording.frames[:-3:-1] if f.product is not None), None)
+    if frame is None or frame.product is None:  # an nn.Softmax runs in a frame of its own
+        return eye.call(op, func, args, kwargs)
+    q, k = frame.product
+    out = eye.call(op, func, args, kwargs)
+    if not isinstance(out, Tensor) or out.ndim != 4:
+        return out
+    number = recording.count(frame.path, "heads")
+    _show(recording, Site(frame.path, "q", number, None, HEADS), q)
+    _show(recording, Site(frame.path, "k", number, None, HEADS), k, flipped=True)
+    frame.softmax = recording.visit(frame.path, "map", number, out, MAP)
+    return frame.softmax
+
+
+def _show(recording: Recording, site: Site, x: Tensor, *, flipped: bool = False) -> None:
+    """Capture what has entered a product already. Raises SiteError when it should be edited."""
+    wish = recording.wishes.at(site.path, site.port, site.call)
+    if wish is not None and wish.edits:
+        raise SiteError(
+            f"{site} cannot be edited: this attention is written out, and is recognised only once "
+            "q and k have been multiplied; edit the module that makes them, or the map"
+        )
+    recording.visit(site.path, site.port, site.call, x, site.axes)
+    value = recording.trace.values_by_site.get(site)
+    if flipped and value is not None and value.held is not None:
+        value.flipped = True
+        value.hold(value.held.transpose(-1, -2))
+
+
+def _matmul(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+    frame = eye.recording.frames[-1]
+    if not frame.heads or len(args) != 2:
+        return eye.call(op, func, args, kwargs)
+    left, right = args
+    if frame.softmax is None or left.shape != frame.softmax.shape:
+        frame.product = (left, right)
+        return eye.call(op, func, args, kwargs)
+    recording, number = eye.recording, eye.recording.calls[frame.path, "heads"] - 1
+    frame.softmax = frame.product = None
+    right = recording.visit(frame.path, "v", number, right, HEADS)
+    out = eye.call(op, func, (left, right), kwargs)
+    return recording.visit(frame.path, "heads", number, out, HEADS)
+
+
+def _multi_head(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+    call = _MHA.bind(*args, **kwargs)
+    call.apply_defaults()
+    with eye:
+        return multi_head_attention(**call.arguments)
+
+
+SPECIAL.update(
+    scaled_dot_product_attention=_fused,
+    softmax=_softmax,
+    matmul=_matmul,
+    multi_head_attention_forward=_multi_head,
+)

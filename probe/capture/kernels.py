@@ -1,0 +1,103 @@
+"""Kernels as the probe sees them: tensor arguments as ports, the heads, the map when read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...kernels.attention import grouped
+from ...kernels.kernel import Face
+from ..ops import Op
+from ..sites import HEAD_PORTS, Site
+from ..trace import Value
+from .attention import HEADS, MAP, differentiable
+from .op_mode import SPECIAL, Eye
+from .recording import Recording
+
+
+def mixer(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+    """One call of a kernel: its arguments and result are sites `module:q`, `module:gate`, ..."""
+    recording, face = eye.recording, func.face
+    bound = func.signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    call = bound.arguments
+    path = recording.frames[-1].path
+    number = recording.count(path, "heads")
+    for name, x in call.items():
+        if isinstance(x, Tensor):
+            axes = HEADS if name in HEAD_PORTS and x.ndim == 4 else ""
+            call[name] = recording.visit(path, name, number, x, axes)
+    if not face.opaque and recording.relevance:
+        with eye:  # its relevance is that of the ops it is made of
+            out = func.reference(**call)
+    else:
+        _apart(recording, call)
+        out = _edited(recording, func, call, number)
+        out = eye.call(op, func, (), call) if out is None else out
+    axes = HEADS if out.ndim == 4 and face.values == "v" else ""
+    out = recording.visit(path, "heads", number, out, axes)
+    if face.values in call:
+        differentiable(recording, path, number, face.values, out)
+    return out
+
+
+def _apart(recording: Recording, call: dict[str, Any]) -> None:
+    """Give arguments that are one tensor an edge each, so that rules can tell them apart."""
+    if not recording.relevance:
+        return
+    seen: set[tuple[Any, int]] = set()
+    for name, x in call.items():
+        if isinstance(x, Tensor) and x.grad_fn is not None:
+            if (x.grad_fn, x.output_nr) in seen:
+                call[name] = x.view_as(x)
+                recording.tape.claim([call[name]], {x.grad_fn}, f"{name} in {recording.place}")
+            seen.add((x.grad_fn, x.output_nr))
+
+
+def _edited(recording: Recording, func: Any, call: dict[str, Any], number: int) -> Tensor | None:
+    """Offer the map as a lazy site; the heads from an edited map, where somebody edits it."""
+    path, face = recording.frames[-1].path, func.face
+    wish = recording.wishes.at(path, "map", number)
+    if wish is None or face.mixing is None:
+        return None
+    if not wish.edits:
+        site, count = (
+            Site(path, "map", number, None, MAP),
+            call.get("q", call[face.values]).shape[2],
+        )
+        recording.lazy(site, _reader(recording, face, call, path), count)
+        return None
+    before = {x.grad_fn for x in call.values() if isinstance(x, Tensor) and x.grad_fn is not None}
+    attention = face.mixing(slice(None), **call)
+    recording.tape.claim([attention], before, f"the map of {recording.place}")
+    attention = recording.visit(path, "map", number, attention, MAP)
+    values = grouped(call[face.values], attention)
+    tokens = values if face.values == "v" else values.flatten(2)[..., None]
+    out = (attention @ tokens.to(attention)).to(values.dtype)
+    out = out if face.values == "v" else out.reshape(values.shape)
+    recording.tape.claim([out], before, f"the heads of {recording.place}")
+    return out
+
+
+def _reader(
+    recording: Recording, face: Face, named: dict[str, Any], path: str
+) -> Callable[[slice], Tensor]:
+    """Hold the arguments; rows of the map are computed from them when they are read."""
+    held = {
+        name: Value(Site(path, name), x.detach(), None) if isinstance(x, Tensor) else x
+        for name, x in named.items()
+    }
+    recording.guard(x for x in held.values() if isinstance(x, Value))
+
+    def rows(span: slice) -> Tensor:
+        own = {name: x.act if isinstance(x, Value) else x for name, x in held.items()}
+        with torch.no_grad():
+            return face.mixing(span, **own)  # type: ignore[misc]
+
+    return rows
+
+
+SPECIAL["kernel"] = mixer

@@ -1,0 +1,180 @@
+"""Hooks at module borders: where a forward is, and what enters and leaves each module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..trace import exchange, leaves
+from .recording import Recording
+
+
+def names_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module by path; compiled wrappers are seen through, scripts take no hooks."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        path = ".".join(word for word in name.split(".") if word != "_orig_mod")
+        if type(module).__name__ != "OptimizedModule" and not isinstance(
+            module, torch.jit.ScriptModule
+        ):
+            found.setdefault(path, module)
+    return found
+
+
+class Running:
+    """What the hooks of a probe look at: the forward now recorded, and modules that are framed.
+
+    Hooks refer to this and not to their probe, so that a probe and its values die together.
+    """
+
+    __slots__ = ("framed", "recording")
+
+    def __init__(self) -> None:
+        self.recording: Recording | None = None
+        self.framed: set[str] = set()
+
+    @property
+    def here(self) -> Recording | None:
+        """The forward recorded in this thread."""
+        recording = self.recording
+        return recording if recording is not None and recording.thread == get_ident() else None
+
+
+class Borders:
+    """The hooks of one probe; they do nothing unless that probe is running, in its own thread.
+
+    They are registered once. Taking them off and putting them on again is dictionary work.
+    """
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.looked: dict[str, set[str]] = {}
+        self._places: list[tuple[dict[int, Any], int, Any]] = []
+
+    def frame(self, modules: Mapping[nn.Module, str]) -> None:
+        """Follow the forward through all modules: enter, leave, and both borders."""
+        now = self.running
+        for module, path in modules.items():
+            if path in now.framed:
+                continue
+            now.framed.add(path)
+            enter, leave = _enter(now, path), _leave(now, path)
+            self._note(module.register_forward_pre_hook(enter, with_kwargs=True))
+            self._note(module.register_forward_hook(leave, always_call=True))
+
+    def watch(self, module: nn.Module, path: str, ports: set[str]) -> None:
+        """Look at single borders only, without following the forward."""
+        new = ports - self.looked.setdefault(path, set())
+        self.looked[path] |= new
+        if "in" in new:
+            look = _enter(self.running, path, follow=False)
+            self._note(module.register_forward_pre_hook(look, with_kwargs=True))
+        if "out" in new:
+            look = _plain_leave(self.running, path)
+            self._note(module.register_forward_hook(look, always_call=True))
+
+    def _note(self, handle: RemovableHandle) -> None:
+        for reference in (handle.hooks_dict_ref, *handle.extra_dict_ref):
+            table = reference()
+            if table is not None and handle.id in table:
+                self._places.append((table, handle.id, table[handle.id]))
+
+    def take_off(self) -> None:
+        """Remove all hooks from the model."""
+        for table, key, _ in self._places:
+            table.pop(key, None)
+
+    def put_on(self) -> None:
+        """Give the model its hooks back."""
+        for table, key, hook in self._places:
+            table[key] = hook
+
+
+def _enter(now: Running, path: str, *, follow: bool = True) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        recording = now.here
+        if recording is None:
+            return None
+        if follow:
+            recording.enter(path)
+            call = recording.frames[-1].call
+        elif path in now.framed:
+            return None
+        else:
+            call = recording.count(path, "in")
+        return _visit_inputs(recording, path, call, args, kwargs)
+
+    return hook
+
+
+def _leave(now: Running, path: str) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        recording = now.here
+        if recording is None:
+            return None
+        call = recording.call_of(path)
+        try:
+            return None if output is None else _visit_outputs(recording, path, call, output)
+        finally:
+            recording.leave(path)
+
+    return hook
+
+
+def _plain_leave(now: Running, path: str) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        recording = now.recording
+        if recording is None or recording.thread != get_ident() or path in now.framed:
+            return None
+        call = recording.calls.get(path, 0)
+        recording.calls[path] = call + 1
+        if type(output) is Tensor:
+            known = recording.plain.get(path) if recording.spared and call == 0 else None
+            if known is not None and known[0] == output.shape:
+                return recording.keep(known[1], output)
+            new = recording.visit(path, "out", call, output)
+            return None if new is output else new
+        return None if output is None else _visit_outputs(recording, path, call, output)
+
+    return hook
+
+
+def _visit_outputs(recording: Recording, path: str, call: int, output: Any) -> Any:
+    """None unless an edit changed something, as torch wants it."""
+    if isinstance(output, Tensor):
+        new = recording.visit(path, "out", call, output)
+        return None if new is output else new
+    places = dict(leaves(output))
+    main = "logits" if "logits" in places else _first_float(places)
+
+    def look(place: str, x: Tensor) -> Tensor:
+        x = recording.visit(path, "out", call, x) if place == main else x
+        return recording.visit(path, f"out.{place}", call, x)
+
+    changed = exchange(output, look)
+    return None if changed is output else changed
+
+
+def _visit_inputs(recording: Recording, path: str, call: int, args: Any, kwargs: Any) -> Any:
+    if not recording.wishes.enters(path):
+        return None
+    whole = (*args, kwargs)
+    skip = path == "" and recording.tokens  # its input is what the embeddings return
+    main = None if skip else _first_float(dict(leaves(whole)))
+
+    def look(place: str, x: Tensor) -> Tensor:
+        x = recording.visit(path, "in", call, x) if place == main else x
+        name = place.partition(".")[2] if place.startswith(f"{len(args)}.") else place
+        return recording.visit(path, f"in.{name}", call, x)
+
+    changed = exchange(whole, look)
+    return None if changed is whole else (changed[:-1], changed[-1])
+
+
+def _first_float(places: dict[str, Tensor]) -> str | None:
+    return next((p for p, x in places.items() if x.is_floating_point()), next(iter(places), None))

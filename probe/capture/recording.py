@@ -1,0 +1,217 @@
+"""One forward as it is recorded: where we are in the module tree, what has been captured."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import lru_cache
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backward import Tape
+from ..sites import Site, guess_axes
+from ..trace import Trace, Value, any_stale, apply, name_of
+from .requests import Place, Wish, Wishes
+
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+class Stop(BaseException):
+    """Ends a forward whose wanted sites have all been seen. No `except Exception` catches it."""
+
+
+class Frame:
+    """A module whose forward is running."""
+
+    __slots__ = ("call", "counts", "heads", "path", "product", "softmax")
+
+    def __init__(self, path: str, call: int, heads: bool) -> None:
+        self.path, self.call, self.heads = path, call, heads
+        self.counts: Counter[str] = Counter()
+        self.product: tuple[Tensor, Tensor] | None = None
+        self.softmax: Tensor | None = None
+
+
+@lru_cache(maxsize=4096)
+def _site(
+    path: str, port: str, call: int, axes: str, shape: tuple[int, ...], size: tuple[int, ...]
+) -> Site:
+    return Site(path, port, call, None, axes or guess_axes(shape, size))
+
+
+class Recording:
+    """The state of one forward under a probe."""
+
+    def __init__(
+        self,
+        wishes: Wishes,
+        *,
+        grad: bool,
+        pending: set[Place] | None,
+        size: tuple[int, ...],
+        relevance: bool = False,
+        ledger: bool = False,
+    ) -> None:
+        self.wishes, self.grad, self.size = wishes, grad, size
+        self.relevance, self.ledger = relevance or ledger, ledger
+        self.trace, self.tape = Trace(), Tape()
+        self.frames: list[Frame] = [Frame("", 0, False)]
+        self.calls: Counter[str | tuple[str, str]] = Counter()
+        self.pending = pending
+        self.enough = sys.maxsize if pending is None else len(pending)
+        self.stopped = False
+        self.seen: set[Site] = set()
+        self.lifted: list[Tensor] = []
+        self.tokens = False  # gradients start at embeddings, not at float inputs
+        self.thread = get_ident()
+        self.inside = wishes.inside
+        self.plain = wishes.plain.setdefault(size, {})
+        self.spared = False  # no mode looks at the ops of this forward
+        self.wrote = False  # an op has worked in place
+        self._fresh: list[Value] = []
+        self._held: dict[int, list[Value]] = defaultdict(list)
+
+    @property
+    def place(self) -> str:
+        """The module now running, for messages."""
+        return self.frames[-1].path or "the model's own forward"
+
+    def visit(self, path: str, port: str, call: int, x: Tensor, axes: str = "") -> Tensor:
+        """Edit and capture a value if anyone wants it; return what the model goes on with."""
+        wish = self.wishes.at(path, port, call)
+        if wish is None:
+            return x
+        if self.spared and type(x) is Tensor:
+            x = self._take(wish, path, port, call, x, axes)
+        else:
+            with torch._C.DisableTorchFunction():
+                x = self._take(wish, path, port, call, x, axes)
+        if len(self.trace.values_by_site) >= self.enough:
+            self._reached()
+        return x
+
+    def _take(self, wish: Wish, path: str, port: str, call: int, x: Tensor, axes: str) -> Tensor:
+        if _is_wrapped(x):
+            return x
+        site = _site(path, port, call, axes, x.shape, self.size)
+        for index, edit in wish.edits:
+            x = self._edit(edit, x, replace(site, index=index))
+        if wish.capture:
+            self.capture(site, x, wish)
+            if self.spared and not wish.edits and (port, call, wish.keep) == ("out", 0, "device"):
+                self.plain[path] = x.shape, site
+        return x
+
+    def keep(self, site: Site, x: Tensor) -> None:
+        """Capture, where the last forward had a value of this shape and nothing else to do."""
+        if _is_wrapped(x):
+            return
+        values = self.trace.values_by_site
+        value = values[site] = Value(site, x.detach(), None)
+        self._fresh.append(value)
+        if len(values) >= self.enough:
+            self._reached()
+
+    def _reached(self) -> None:
+        """Stop the forward if no wanted site is left."""
+        found = {(s.path, s.port, s.call) for s in self.trace.values_by_site}
+        if self.pending is not None and self.pending <= found:
+            self.stopped = True
+            raise Stop
+
+    @property
+    def lean(self) -> bool:
+        """Whether the borders of modules are all that is wanted."""
+        return not (self.grad or self.inside or self.embeds)
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether a captured value has been written over unseen."""
+        return any_stale(self._fresh)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the output of embeddings is wanted as the input."""
+        return self.tokens and self.wishes.enters("")
+
+    def _edit(self, edit: Any, x: Tensor, site: Site) -> Tensor:
+        before = {x.grad_fn} if x.grad_fn is not None else set()
+        new = apply(edit, x, site)
+        self.tape.claim([new], before, f"the edit at {site}")
+        self.trace.edits.append((site, name_of(edit)))
+        return new
+
+    def capture(self, site: Site, x: Tensor, wish: Wish) -> None:
+        """Keep a value and the place of its gradient."""
+        edge = (x.grad_fn, x.output_nr) if self.grad and x.grad_fn is not None else None
+        act = x.detach()
+        here = wish.keep == "device"
+        value = Value(site, act if here else act.cpu(), edge)
+        self.trace.values_by_site[site] = value
+        if here or act.device.type == "cpu":
+            self._fresh.append(value)
+
+    def lazy(self, site: Site, rows: Callable[[slice], Tensor], count: int) -> None:
+        """Keep an attention map that is computed when read, whole or some rows of `count`."""
+        value = Value(site, lambda: rows(slice(None)), None)
+        value.rows, value.count = rows, count
+        self.trace.values_by_site[site] = value
+        if len(self.trace.values_by_site) >= self.enough:
+            self._reached()
+
+    def book(self, x: Tensor) -> None:
+        """Hold a value under its edge, if a ledger is to be kept."""
+        if self.ledger and x.grad_fn is not None:
+            edge = (x.grad_fn, x.output_nr)
+            if edge not in self.tape.values:
+                self.tape.values[edge] = Value(Site(""), x.detach(), None)
+                self.guard([self.tape.values[edge]])
+
+    def guard(self, values: Iterable[Value]) -> None:
+        """Protect values that are kept beside the trace from being overwritten in place."""
+        self._fresh += values
+
+    def about_to_overwrite(self, target: Tensor) -> bool:
+        """Save captured values that an in-place op is about to write over.
+
+        True when a captured value is the very view that is written: its gradient would be lost
+        unless the op runs on a clone that is copied back.
+        """
+        self.wrote = True
+        for value in self._fresh:
+            if value.held is not None:
+                self._held[value.held.untyped_storage()._cdata].append(value)
+        self._fresh.clear()
+        held = self._held.pop(target.untyped_storage()._cdata, ())
+        edge = (target.grad_fn, target.output_nr)
+        for value in held:
+            if value.held is not None:
+                value.hold(value.held.clone())
+        return target._is_view() and any(v.edge == edge for v in held if v.edge is not None)
+
+    def count(self, path: str, port: str) -> int:
+        """How often a named port of a module has been seen in this forward."""
+        seen = self.calls[path, port]
+        self.calls[path, port] = seen + 1
+        return seen
+
+    def enter(self, path: str) -> None:
+        call = self.calls[path]
+        self.calls[path] = call + 1
+        self.frames.append(Frame(path, call, self.wishes.heads(path)))
+
+    def call_of(self, path: str) -> int:
+        """Which call of a module is running."""
+        return next((f.call for f in reversed(self.frames) if f.path == path), 0)
+
+    def leave(self, path: str) -> None:
+        """Pop the frames down to a module's, whatever was raised in between."""
+        for i in range(len(self.frames) - 1, 0, -1):
+            if self.frames[i].path == path:
+                del self.frames[i:]
+                return

@@ -1,0 +1,133 @@
+"""What is wanted where: patterns asked for, answered per site and remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from ..sites import HEAD_PORTS, Pattern, Site
+from ..trace import Edit
+
+Keep = Literal["device", "cpu"]
+Place = tuple[str, str, int]
+
+
+class Wish(NamedTuple):
+    """What to do at one site: capture its value, and where to; change it first."""
+
+    capture: bool
+    keep: Keep
+    edits: tuple[tuple[int | None, Edit], ...]
+
+
+@dataclass
+class Wishes:
+    """All patterns that a probe watches and edits."""
+
+    watched: dict[Pattern, Keep] = field(default_factory=dict)
+    edited: list[tuple[Pattern, Edit]] = field(default_factory=list)
+    version: int = 0
+    _named: dict[tuple[str, str], list[Pattern]] = field(default_factory=dict)
+    _wild: list[Pattern] = field(default_factory=list)
+    _cache: dict[Place, Wish | None] = field(default_factory=dict)
+    plain: dict[tuple[int, ...], dict[str, tuple[tuple[int, ...], Site]]] = field(
+        default_factory=dict
+    )  # by picture and module: outputs that are captured and nothing else, and their shape
+    _order: dict[str | None, list[int]] = field(default_factory=dict)  # edits by path; None: wild
+    _ports: dict[str, dict[str | None, list[Pattern]]] = field(default_factory=dict)
+    _heads: dict[str, bool] = field(default_factory=dict)
+    _enters: dict[str, bool] = field(default_factory=dict)
+
+    def watch(self, patterns: Iterable[Pattern], keep: Keep) -> None:
+        for pattern in patterns:
+            if pattern not in self.watched:
+                self._file(pattern)
+            self.watched[pattern] = keep
+        self._forget()
+
+    def _file(self, pattern: Pattern) -> None:
+        """Where `_find` looks: patterns that name their place are not searched one by one."""
+        if pattern.concrete:
+            self._named.setdefault((pattern.path, pattern.port), []).append(pattern)
+        else:
+            self._wild.append(pattern)
+
+    def edit(self, pattern: Pattern, edit: Edit) -> None:
+        self.edited.append((pattern, edit))
+        self._order.setdefault(pattern.path if pattern.concrete else None, []).append(
+            len(self.edited) - 1
+        )
+        self._forget()
+
+    def _forget(self) -> None:
+        self.version += 1
+        self._cache.clear()
+        self.plain.clear()
+        self._ports.clear()
+        self._heads.clear()
+        self._enters.clear()
+
+    def patterns(self) -> list[Pattern]:
+        return [*self.watched, *(pattern for pattern, _ in self.edited)]
+
+    def at(self, path: str, port: str, call: int) -> Wish | None:
+        """What is wanted at a site; None for nothing."""
+        place = (path, port, call)
+        try:
+            return self._cache[place]
+        except KeyError:
+            found = self._cache[place] = self._find(Site(*place))
+            return found
+
+    def _find(self, site: Site) -> Wish | None:
+        turns = sorted((*self._order.get(site.path, ()), *self._order.get(None, ())))
+        edits = tuple((p.index, e) for p, e in (self.edited[i] for i in turns) if p.matches(site))
+        near = (*self._named.get((site.path, site.port), ()), *self._wild)
+        keeps = [self.watched[p] for p in near if p.matches(site)]
+        if not edits and not keeps:
+            return None
+        keep: Keep = "device" if "device" in keeps else "cpu"
+        return Wish(bool(keeps), keep, edits)
+
+    def _with_port(self, path: str, *names: str) -> list[Pattern]:
+        """The patterns that may mean one of these ports of a module, or a part of it."""
+        key = names[0]
+        if key not in self._ports:
+            found: dict[str | None, list[Pattern]] = {}
+            for p in self.patterns():
+                if "*" in p.port or "?" in p.port or p.port.partition(".")[0] in names:
+                    found.setdefault(p.path if p.concrete else None, []).append(p)
+            self._ports[key] = found
+        return [*self._ports[key].get(path, ()), *self._ports[key].get(None, ())]
+
+    def heads(self, path: str) -> bool:
+        """Whether any head port (q, k, v, map, heads) of a module is wanted."""
+        if path not in self._heads:
+            self._heads[path] = any(
+                p.matches(Site(path, port, p.call or 0))
+                for p in self._with_port(path, *HEAD_PORTS)
+                for port in HEAD_PORTS
+            )
+        return self._heads[path]
+
+    def enters(self, path: str) -> bool:
+        """Whether anything that enters a module is wanted."""
+        if path not in self._enters:
+            self._enters[path] = any(
+                p.matches(Site(path, port, p.call or 0))
+                for p in self._with_port(path, "in")
+                for port in ("in", p.port)
+                if port.partition(".")[0] == "in"
+            )
+        return self._enters[path]
+
+    @property
+    def inside(self) -> bool:
+        """Whether anything inside a forward is wanted: ops, marks, heads."""
+        return any(not is_border(p.port) for p in self.patterns())
+
+
+def is_border(port: str) -> bool:
+    """Whether a port is a module's border: `in`, `out`, or one tensor of several there."""
+    return port.partition(".")[0] in ("in", "out")

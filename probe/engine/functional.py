@@ -1,0 +1,253 @@
+"""The calls most users need: maps of many methods, traces, patched outputs, and their plan."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..attribution import Bound, Verdict, use
+from ..errors import LimelightError, MethodError, OptionError
+from ..probe import Probe
+from ..relevance import Ledger, Preset
+from ..results import About, Maps, SaliencyMap
+from ..sites import Site, adapt
+from ..targets import Target, by_name, targets, top
+from ..trace import Edit, Trace, first_tensor
+from .batch import Batch, chunks
+from .plan import Plan, fitting, is_out_of_memory, make_plan
+from .runner import Runner, Sites
+
+T = TypeVar("T")
+
+
+def maps(
+    model: nn.Module,
+    x: Any,
+    methods: Any,
+    *,
+    target: Any = None,
+    sites: Sites = None,
+    samples: Sequence[str] | None = None,
+    batch: int | str = "auto",
+    seed: int = 0,
+    about: About | None = None,
+) -> Maps:
+    """Maps of any methods, for every target, at every site: one forward, one backward per regime.
+
+    x        a batch: a tensor, a tuple of arguments, or a mapping of keyword arguments
+    target   what `limelight.label`, `top`, `margin` ... give; several in a list; default top()
+    sites    read by every method that does not carry its own; default: each method's usual place
+    batch    samples at a time; "auto" measures when there are many and halves when memory fills
+
+    Order: sample, target, then methods and sites as asked. Raises LimelightErrors.
+    """
+    options = {"target": target, "sites": sites, "samples": samples, "batch": batch}
+    return maps_and_output(model, x, methods, seed=seed, about=about, **options)[0]
+
+
+def maps_and_output(
+    model: nn.Module,
+    x: Any,
+    methods: Any,
+    *,
+    target: Any = None,
+    sites: Sites = None,
+    samples: Sequence[str] | None = None,
+    batch: int | str = "auto",
+    seed: int = 0,
+    about: About | None = None,
+) -> tuple[Maps, Tensor]:
+    """As `maps`, and the model's main output, detached."""
+    whole, bounds, wanted = _prepare(model, x, methods, target)
+    names = [str(i) for i in range(len(whole))] if samples is None else list(samples)
+    if len(names) != len(whole):
+        raise LimelightError(f"{len(names)} sample names were given for {len(whole)} samples")
+    said = about or about_model(model, seed)
+    size = fitting(model, whole, bounds, sites) if batch == "auto" else _size(batch)
+    found: list[list[SaliencyMap]] = []
+    outputs: list[Tensor] = []
+
+    def run(places: range, limit: int) -> None:
+        part = whole.take(places)
+        runner = Runner(model, part, sites, seed, limit, said)
+        own = [t.take(places) for t in wanted]
+        part_maps, output = _run(runner, bounds, own, names[places.start : places.stop])
+        found.append(part_maps)
+        outputs.append(first_tensor(output).detach())
+
+    _each(len(whole), size, run)
+    ordered = [m for part in found for m in part]
+    place = {name: i for i, name in enumerate(names)}
+    by_sample = sorted(ordered, key=lambda m: place[m.sample])
+    return Maps(by_sample), torch.cat(outputs)
+
+
+def plan(
+    model: nn.Module, x: Any, methods: Any, *, target: Any = None, sites: Sites = None
+) -> Plan:
+    """What `maps` would do: passes by kind, memory for a sample and for the batch, the split.
+
+    Runs one sample forward to measure.
+    """
+    whole, bounds, wanted = _prepare(model, x, methods, target)
+    return make_plan(model, whole, bounds, len(wanted), sites)
+
+
+def trace(
+    model: nn.Module,
+    x: Any,
+    sites: Sites = "hidden",
+    *,
+    target: Any = None,
+    edits: Mapping[str | Site, Edit] | None = None,
+    keep: Any = "device",
+) -> Trace:
+    """The values at sites in one forward; with a target their gradients as well.
+
+    Without a target no graph is built, and the forward stops once all sites are known and found.
+    """
+    batch = Batch.of(x)
+    with Probe(model, grad=target is not None) as probe:
+        listed = [sites] if isinstance(sites, (str, Site)) else list(sites or ["hidden"])
+        probe.watch(*listed, keep=keep).edit(edits or {})
+        probe(*batch.args, **batch.kwargs)
+        if target is not None:
+            probe.backward(targets(target)[0].resolve(by_name(probe.adapter.labels)), retain=False)
+        return probe.trace
+
+
+def ledger(model: nn.Module, x: Any, method: Any = "lrp", *, target: Any = None) -> Ledger:
+    """The books of one relevance pass over a batch: what each op received, kept and handed on.
+
+    Raises MethodError for a method that reads no relevance, NoRule where a rule is missing.
+    """
+    bound = use(method)
+    if not isinstance(bound.regime, Preset):
+        raise MethodError(
+            f"method {bound.name!r} reads no relevance, so there are no books; use 'lrp'"
+        )
+    batch = Batch.of(x)
+    with Probe(model, ledger=True) as probe:
+        probe.watch("input")
+        probe(*batch.args, **batch.kwargs)
+        one = targets(top() if target is None else target)[0]
+        one = one.resolve(by_name(probe.adapter.labels))
+        probe.differentiate(one, probe.values(), lambda value, r: None, regime=bound.regime)
+        return probe.ledger()
+
+
+def patch(model: nn.Module, x: Any, edits: Mapping[str | Site, Edit], *, target: Any = None) -> Any:
+    """The model's output with some sites edited; with a target its score per sample instead."""
+    batch = Batch.of(x)
+    with Probe(model, grad=False) as probe:
+        output = probe.edit(edits)(*batch.args, **batch.kwargs)
+        if target is None:
+            return output
+        return targets(target)[0].resolve(by_name(probe.adapter.labels))(output)
+
+
+def about_model(model: nn.Module, seed: int = 0) -> About:
+    """Provenance that is known without reading the weights."""
+    dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters()), "")
+    card = getattr(model, "card", None)
+    name = getattr(card, "name", None) or type(model).__name__
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return About(model=name, seed=seed, dtype=dtype, versions=_versions(), created=now)
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = [("torch", str(torch.__version__))]
+    for name in ("limelight", "torchvision", "timm", "transformers", "captum"):
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def _prepare(
+    model: nn.Module, x: Any, methods: Any, target: Any
+) -> tuple[Batch, list[Bound], list[Target]]:
+    whole = Batch.of(x)
+    single = isinstance(methods, (str, Bound)) or callable(methods)
+    bounds = [use(m) for m in ([methods] if single else methods)]
+    if not bounds:
+        raise LimelightError("no method was asked for; `limelight methods` lists them")
+    heads = [b.name for b in bounds if b.method.kind == "circuit"]
+    if heads:
+        raise MethodError(
+            f"method {heads[0]!r} scores the heads of a circuit and makes no map: "
+            "call limelight.circuit"
+        )
+    labels = adapt(model).labels
+    wanted = [t.resolve(by_name(labels)) for t in targets(top() if target is None else target)]
+    for one in wanted:
+        one.check(len(whole))
+    return whole, bounds, wanted
+
+
+def _run(
+    runner: Runner, bounds: list[Bound], wanted: list[Target], names: Sequence[str]
+) -> tuple[list[SaliencyMap], Any]:
+    """All methods on one micro-batch; and the model's output."""
+    kinds: dict[str, list[Bound]] = {"site": [], "path": [], "pass": [], "heads": []}
+    for bound in bounds:
+        kinds[bound.method.kind].append(bound)
+    labels = adapt(runner.model).labels
+    found: list[SaliencyMap] = []
+    if kinds["site"]:
+        found, verdicts, output = runner.site_maps(kinds["site"], wanted, names, labels)
+    else:
+        output = runner.output(runner.batch)
+        verdicts = [Verdict.of(t, output, labels) for t in wanted]
+    turn = {b.name: i for i, b in reversed(list(enumerate(bounds)))}
+    ordered: list[SaliencyMap] = []
+    each = len(found) // len(verdicts)
+    for i, verdict in enumerate(verdicts):
+        own = found[i * each : (i + 1) * each]
+        if kinds["path"]:
+            own += runner.path_maps(kinds["path"], verdict, names)
+        for bound in kinds["pass"]:
+            own += runner.pass_maps(bound, verdict, names)
+        ordered += sorted(own, key=lambda m: turn[m.method])
+    if kinds["heads"]:
+        ordered += runner.head_values(kinds["heads"], names)
+    return ordered, output
+
+
+def _size(batch: int | str) -> int:
+    if not isinstance(batch, int) or batch < 1:
+        raise OptionError(f"batch is 'auto' or a number of samples from 1, not {batch!r}")
+    return batch
+
+
+def _each(count: int, size: int, run: Callable[[range, int], None]) -> None:
+    """Run over all samples; when memory fills, halve what runs at a time and go on.
+
+    run(places, limit): some samples, and how many copies of one may pass the model at a time.
+    """
+    todo = list(reversed(chunks(count, size)))
+    while todo:
+        places = todo.pop()
+        full = False
+        try:
+            run(places, size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+            full = True
+        if full:  # outside the except, whose traceback holds the tensors
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            size = max(1, size // 2)
+            parts = chunks(len(places), size)
+            todo += [places[part.start : part.stop] for part in reversed(parts)]

@@ -1,0 +1,46 @@
+"""Conditional relevance: what a pass keeps of the relevance that arrives at some sites."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from ..errors import ProbeError
+from ..sites import Site, parse
+from ..trace import Trace, index_dim
+
+Masks = dict[Node, list[tuple[int, Tensor]]]
+
+
+def masks(trace: Trace, through: Sequence[str]) -> Masks:
+    """By node and output, ones at the channels or heads that relevance may pass.
+
+    Several addresses at one site let all of theirs pass. Raises ProbeError, SiteError.
+    """
+    chosen: dict[Site, list[int]] = defaultdict(list)
+    for address in through:
+        pattern = parse(address)
+        if pattern.index is None:
+            raise ProbeError(
+                f"relevance through {address!r} names no channel or head; write one as in "
+                "'features.10[17]' or 'blocks.3.attn:heads.6'"
+            )
+        for one in trace.where(replace(pattern, index=None)):
+            chosen[one].append(pattern.index)
+    found: Masks = defaultdict(list)
+    for site, indices in chosen.items():
+        value = trace[site]
+        if value.edge is None:
+            raise ProbeError(f"no relevance passes {site}: it does not depend on the input")
+        dim = index_dim(site, value.act.ndim)
+        mask = torch.zeros([1 if i != dim else n for i, n in enumerate(value.act.shape)])
+        for index in indices:
+            value.at(index)
+            mask.select(dim, index).fill_(1)
+        found[value.edge[0]].append((value.edge[1], mask.to(value.act.device)))
+    return found

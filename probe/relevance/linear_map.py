@@ -1,0 +1,136 @@
+"""Linear maps as rules see them: y = W x + b with any W put in place of the layer's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..ops import Call, wide
+
+Forward = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A linear map with its own geometry: `forward(x, w, b)` and the adjoint in x.
+
+    outputs  a scale per output channel -> that scale in the weight's shape
+    book     told what is absorbed: `bias` or `stabiliser`, and how much
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    forward: Forward
+    adjoint: Callable[[Tensor, Tensor], Tensor]
+    outputs: Callable[[Tensor], Tensor] | None = None
+    book: Callable[[str, Tensor], None] | None = None
+
+    def scaled(self, scale: Tensor, shift: Tensor, mean: Tensor) -> Affine:
+        """The map followed by batch norm, y -> (y - mean) scale + shift, as one map."""
+        if self.outputs is None:
+            raise TypeError("this linear map has no output channels to scale")
+        bias = -mean if self.bias is None else self.bias - mean
+        weight = self.weight * self.outputs(scale)
+        return replace(self, weight=weight, bias=bias * scale + shift)
+
+    def absorb(
+        self, s: Tensor, z: Tensor, stable: Tensor, bias: Tensor | None, times: float
+    ) -> None:
+        """Tell the books what s = R / stab(z) leaves in the bias and in the stabiliser."""
+        if self.book is None:
+            return
+        if bias is not None:
+            channel = s.ndim - self.weight.ndim + 1 if self.weight.ndim > 2 else -1
+            rest = s.movedim(channel, -1).flatten(0, -2).double().sum(0)
+            self.book("bias", times * rest * bias.double())
+        self.book("stabiliser", times * (s.double() * (stable.double() - z.double())))
+
+
+def affine(name: str, call: Call) -> Affine:
+    """The linear map of a convolution, a linear layer or a product with a constant."""
+    product = call.map_of(name)
+    if product is not None:
+        return _product(name, call, *(wide(o.act) for o in product))
+    given = call.plain()
+    x, weight, bias = wide(given["input"]), wide(given["weight"]), given.get("bias")
+    bias = None if bias is None else wide(bias)
+    if name == "linear":
+        return Affine(x, weight, bias, F.linear, lambda s, w: s @ w, lambda t: t[:, None])
+    return _convolution(name, given, x, weight, bias)
+
+
+def _product(name: str, call: Call, x: Tensor, weight: Tensor) -> Affine:
+    """`x @ W`, `W @ x`, `einsum(..., x, W)` or `addmm(b, x, W)` with a constant W."""
+    first = call.operands[1 if name == "addmm" and "bias" in call.named else 0]
+    leads = first.edge is not None
+    given = call.plain()
+
+    def forward(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        two = (x, w) if leads else (w, x)
+        y = torch.einsum(given["equation"], *two) if name == "einsum" else torch.matmul(*two)
+        return y if b is None else y + b
+
+    def adjoint(s: Tensor, w: Tensor) -> Tensor:
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            return torch.autograd.grad(forward(at, w, None), at, s)[0]
+
+    bias = given.get("bias") if name == "addmm" else None
+    return Affine(x, weight, None if bias is None else wide(bias), forward, adjoint)
+
+
+def _convolution(
+    name: str, call: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None
+) -> Affine:
+    transposed = "transpose" in name
+    function = getattr(F, name)
+    keys = ("stride", "padding", "dilation", "groups") + (("output_padding",) if transposed else ())
+    how = {k: call[k] for k in keys if k in call}
+    dims, groups = weight.ndim - 2, how.get("groups", 1)
+    stride, dilation = (_each(how.get(k, 1), dims) for k in ("stride", "dilation"))
+    padding, uneven = _padding(how.get("padding", 0), weight, dilation)
+    more = _each(how.get("output_padding", 0), dims)
+    single = x.ndim == dims + 1
+
+    def adjoint(s: Tensor, w: Tensor) -> Tensor:
+        at, s = (x[None], s[None]) if single else (x, s)
+        at = F.pad(at, uneven) if any(uneven) else at
+        back = torch.ops.aten.convolution_backward(
+            s, at, w, None, stride, padding, dilation, transposed, more, groups,
+            [True, False, False],
+        )[0]  # fmt: skip
+        for i, size in enumerate(x.shape[-dims:]):
+            back = back.narrow(i - dims, 0, size)
+        return back[0] if single else back
+
+    def outputs(scale: Tensor) -> Tensor:
+        ones = [1] * dims
+        if not transposed:
+            return scale.reshape(-1, 1, *ones)
+        return scale.reshape(groups, 1, -1, *ones).expand(
+            -1, weight.shape[0] // groups, -1, *ones
+        ).reshape(weight.shape[0], -1, *ones)  # fmt: skip
+
+    return Affine(x, weight, bias, lambda x, w, b: function(x, w, b, **how), adjoint, outputs)
+
+
+def _each(value: Any, dims: int) -> list[int]:
+    if isinstance(value, int):
+        return [value] * dims
+    return list(value) * (dims if len(value) == 1 else 1)
+
+
+def _padding(value: Any, weight: Tensor, dilation: list[int]) -> tuple[list[int], list[int]]:
+    """Padding on both sides, and what "same" adds behind with even kernels, as F.pad takes it."""
+    if value == "valid":
+        return [0] * len(dilation), []
+    if value == "same":
+        spans = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        return [s // 2 for s in spans], [n for s in reversed(spans) for n in (0, s % 2)]
+    return _each(value, len(dilation)), []

@@ -1,0 +1,253 @@
+"""Files of maps: safetensors and Parquet read back without loss, PNG is a sheet to look at."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import LimelightError
+from ..sites import Site
+from .saliency_map import About, SaliencyMap, table_row
+
+_KEY = "limelight.maps"
+_DTYPES = {
+    str(d).removeprefix("torch."): d
+    for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
+_LISTS = ("options", "versions", "notes")
+
+
+def save(maps: Sequence[SaliencyMap], path: str | Path) -> Path:
+    """Write the maps in the format that the ending names; whole or not at all.
+
+    Raises LimelightError for another ending, for values that are no floats, for names that are no
+    text, and when the disk refuses.
+    """
+    path = Path(path)
+    encode = _format(path, _ENCODERS)
+    for m in maps:
+        if m.values.dtype not in _DTYPES.values():
+            raise LimelightError(
+                f"the map of {m.method!r} at {m.site} holds {m.values.dtype}, which is no float; "
+                "convert its values with .float() before saving"
+            )
+    try:
+        content = encode(maps)
+    except UnicodeEncodeError as error:
+        raise LimelightError(
+            f"cannot write {str(path)!r}: {error.object!r} is no valid text; "
+            "rename that sample, target or method"
+        ) from error
+    return write(path, content)
+
+
+def load(path: str | Path) -> list[SaliencyMap]:
+    """Read a file that `save` wrote as `.safetensors` or `.parquet`.
+
+    Raises LimelightError when there is no such file, or it is damaged or holds something else.
+    """
+    path = Path(path)
+    decode = _format(path, _DECODERS)
+    if not path.is_file():
+        raise LimelightError(f"there is no file {str(path)!r}; give one that Maps.save wrote")
+    try:
+        return decode(path)
+    except LimelightError:
+        raise
+    except (
+        Exception
+    ) as error:  # the readers raise their own families, all for one reason: a bad file
+        reason = (
+            str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        )
+        raise LimelightError(
+            f"{str(path)!r} cannot be read as maps, it is damaged or of another kind ({reason}); "
+            "save the maps again"
+        ) from error
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Put `content` at `path` through a temporary neighbour: no reader sees half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise LimelightError(
+            f"cannot write {str(path)!r}: {error.strerror or error}; "
+            "choose a folder that exists and may be written"
+        ) from error
+    return path
+
+
+def _format(path: Path, known: dict[str, Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    found = known.get(path.suffix.lower())
+    if found is None:
+        raise LimelightError(
+            f"{path.name!r} ends in {path.suffix or 'nothing'!r}, but must end in one of "
+            f"{', '.join(known)}; choose one of these"
+        )
+    return found
+
+
+def _safetensors(maps: Sequence[SaliencyMap]) -> bytes:
+    from safetensors.torch import save as encode
+
+    abouts = list(dict.fromkeys(m.about for m in maps))
+    place = {about: i for i, about in enumerate(abouts)}
+    rows = [
+        {**_labels(m), "extent": m.extent, "site": asdict(m.site), "about": place[m.about]}
+        for m in maps
+    ]
+    meta = {"version": 1, "maps": rows, "about": [asdict(a) for a in abouts]}
+    tensors = {str(i): _own(m.values) for i, m in enumerate(maps)}
+    return encode(tensors, {_KEY: json.dumps(meta)})
+
+
+def _read_safetensors(path: Path) -> list[SaliencyMap]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(_KEY)
+        if text is None:
+            raise _foreign(path)
+        meta = json.loads(text)
+        abouts = [_about(a) for a in meta["about"]]
+        return [
+            SaliencyMap(
+                values=file.get_tensor(str(i)).clone(),
+                **{name: row[name] for name in ("axes", "sample", "target", "method")},
+                site=Site(**row["site"]),
+                extent=tuple(row["extent"]),
+                about=abouts[row["about"]],
+            )
+            for i, row in enumerate(meta["maps"])
+        ]
+
+
+def _parquet(maps: Sequence[SaliencyMap]) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    wide = any(m.values.dtype == torch.float64 for m in maps)
+    schema = _schema(pa.float64() if wide else pa.float32())
+    rows = []
+    for m in maps:
+        row = dict(zip(schema.names, table_row(m), strict=False))
+        row["values"] = (
+            _own(m.values).to(torch.float64 if wide else torch.float32).flatten().numpy()
+        )
+        rows.append({**row, "at": asdict(m.site), "dtype": _labels(m)["dtype"]})
+    sink = BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows, schema), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _schema(number: Any) -> Any:
+    """The columns of the Parquet file; `at` and `dtype` are what the readable ones leave open."""
+    import pyarrow as pa
+
+    text = dict.fromkeys(("sample", "target", "method", "site", "axes"), pa.string())
+    at = {
+        "path": pa.string(),
+        "port": pa.string(),
+        "call": pa.int64(),
+        "index": pa.int64(),
+        "axes": pa.string(),
+    }
+    columns = {
+        **text,
+        "shape": pa.list_(pa.int64()),
+        "lo": pa.float64(),
+        "hi": pa.float64(),
+        "values": pa.list_(number),
+        "extent": pa.list_(pa.float64()),
+        "about": pa.string(),
+        "at": pa.struct(list(at.items())),
+        "dtype": pa.string(),
+    }
+    return pa.schema(list(columns.items()), {_KEY: "1"})
+
+
+def _read_parquet(path: Path) -> list[SaliencyMap]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        if not {"values", "shape", "at", "dtype", "about"} <= set(file.schema_arrow.names):
+            raise _foreign(path)
+        table = file.read()
+    values = table.column("values")
+    return [
+        SaliencyMap(
+            values=_tensor(values[i].values, row),
+            **{name: row[name] for name in ("axes", "sample", "target", "method")},
+            site=Site(**row["at"]),
+            extent=tuple(row["extent"]),
+            about=_about(json.loads(row["about"])),
+        )
+        for i, row in enumerate(table.drop_columns(["values"]).to_pylist())
+    ]
+
+
+def _tensor(flat: Any, row: dict[str, Any]) -> Tensor:
+    numbers = torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy())
+    return numbers.to(_DTYPES[row["dtype"]]).reshape(row["shape"])
+
+
+def _png(maps: Sequence[SaliencyMap]) -> bytes:
+    from .sheet import png
+
+    sink = BytesIO()
+    png(maps).save(sink, "PNG", optimize=True)
+    return sink.getvalue()
+
+
+def _labels(m: SaliencyMap) -> dict[str, str]:
+    dtype = str(m.values.dtype).removeprefix("torch.")
+    return {
+        "sample": m.sample,
+        "target": m.target,
+        "method": m.method,
+        "axes": m.axes,
+        "dtype": dtype,
+    }
+
+
+def _about(raw: dict[str, Any]) -> About:
+    known = {f.name for f in fields(About)}
+    kept = {name: value for name, value in raw.items() if name in known}
+    for name in _LISTS:
+        kept[name] = tuple(tuple(v) if isinstance(v, list) else v for v in kept.get(name, ()))
+    return About(**kept)
+
+
+def _own(values: Tensor) -> Tensor:
+    """A plain copy: safetensors refuses tensors that share memory."""
+    return values.detach().cpu().contiguous().clone()
+
+
+def _foreign(path: Path) -> LimelightError:
+    return LimelightError(f"{str(path)!r} holds no maps; give a file that Maps.save wrote")
+
+
+_ENCODERS: dict[str, Callable[[Any], Any]] = {
+    ".safetensors": _safetensors,
+    ".parquet": _parquet,
+    ".png": _png,
+}
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    ".safetensors": _read_safetensors,
+    ".parquet": _read_parquet,
+}

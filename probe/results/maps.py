@@ -1,0 +1,128 @@
+"""Results: raw maps at native size with all that is needed to read, draw and repeat them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import torch
+from torch import Tensor
+
+from ..errors import LimelightError
+from ..sites import Site, parse
+from .saliency_map import COLUMNS, SaliencyMap, table_row
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class Maps(Sequence[SaliencyMap]):
+    """An ordered collection of maps that can be filtered, stacked, tabulated, saved and shown."""
+
+    def __init__(self, maps: Iterable[SaliencyMap] = ()) -> None:
+        self._maps = tuple(maps)
+
+    @overload
+    def __getitem__(self, index: int) -> SaliencyMap: ...
+    @overload
+    def __getitem__(self, index: slice) -> Maps: ...
+    def __getitem__(self, index: int | slice) -> SaliencyMap | Maps:
+        return Maps(self._maps[index]) if isinstance(index, slice) else self._maps[index]
+
+    def __len__(self) -> int:
+        return len(self._maps)
+
+    def __iter__(self) -> Iterator[SaliencyMap]:
+        return iter(self._maps)
+
+    def __add__(self, other: Maps) -> Maps:
+        return Maps((*self._maps, *other))
+
+    def where(
+        self,
+        *,
+        method: str = "*",
+        site: str | Site | None = None,
+        target: str = "*",
+        sample: str = "*",
+    ) -> Maps:
+        """The maps whose labels match; wildcards allowed. Raises nothing when none do."""
+        pattern = None if site is None else parse(site)
+        return Maps(
+            m
+            for m in self._maps
+            if fnmatchcase(m.method, method)
+            and fnmatchcase(m.target, target)
+            and fnmatchcase(m.sample, sample)
+            and (pattern is None or (pattern.matches(m.site) and pattern.index == m.site.index))
+        )
+
+    def stack(self) -> Tensor:
+        """All values in one tensor, first dimension the maps. Raises when the shapes differ."""
+        shapes = {tuple(m.values.shape) for m in self._maps}
+        if len(shapes) != 1:
+            raise LimelightError(
+                f"{len(self)} maps of shapes {sorted(shapes)} do not stack; pick one site with "
+                "where(site=...) or call resize() first"
+            )
+        return torch.stack([m.values for m in self._maps])
+
+    def resize(self, size: tuple[int, int] | None = None, mode: str = "bilinear") -> Maps:
+        """Every map at one size, by default that of the model's input."""
+        return Maps(m.resize(size, mode) for m in self._maps)
+
+    def each(self, change: Callable[[SaliencyMap], SaliencyMap]) -> Maps:
+        """The maps after a change to each."""
+        return Maps(change(m) for m in self._maps)
+
+    def to_pandas(self) -> DataFrame:
+        """A table, one row a map: labels, size, range, and the values as a flat list."""
+        import pandas
+
+        return pandas.DataFrame([table_row(m) for m in self._maps], columns=COLUMNS)
+
+    def save(self, path: str | Path) -> Path:
+        """Write `.safetensors` or `.parquet` (lossless, for `load`), or a `.png` sheet."""
+        from . import files as storage
+
+        return storage.save(self, Path(path))
+
+    @staticmethod
+    def load(path: str | Path) -> Maps:
+        """Read what `save` wrote as `.safetensors` or `.parquet`."""
+        from . import files as storage
+
+        return Maps(storage.load(Path(path)))
+
+    def __str__(self) -> str:
+        rows = [
+            (m.method, str(m.site), m.target, m.sample, m.axes, _size(m), _range(m)) for m in self
+        ]
+        head = ("method", "site", "target", "sample", "axes", "size", "range")
+        width = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+        lines = [
+            "  ".join(word.ljust(n) for word, n in zip(row, width, strict=True))
+            for row in (head, *rows)
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def __repr__(self) -> str:
+        methods = sorted({m.method for m in self})
+        return f"Maps({len(self)} maps of {', '.join(methods) or 'nothing'})"
+
+    def _repr_html_(self) -> str:
+        from . import sheet
+
+        return sheet.html(self)
+
+
+def _size(m: SaliencyMap) -> str:
+    return " x ".join(str(n) for n in m.values.shape)
+
+
+def _range(m: SaliencyMap) -> str:
+    if not m.values.numel():
+        return "empty"
+    return f"{m.values.min().item():.3g} .. {m.values.max().item():.3g}"

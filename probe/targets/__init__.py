@@ -1,0 +1,17 @@
+"""What is explained: one scalar a sample."""
+
+from .class_scores import Of, by_name, scores
+from .parse import value_in
+from .target import (
+    Target,
+    contrast,
+    label,
+    margin,
+    pixel,
+    ranked,
+    region,
+    similar,
+    targets,
+    token,
+    top,
+)

@@ -1,0 +1,115 @@
+"""One captured value: its activation, its gradient, and what could not be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from ..errors import ProbeError, SiteError
+from ..sites import HEAD_PORTS, Site
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A stretch of the autograd graph that no seen op, edit or lift accounts for."""
+
+    node: str
+    near: str
+
+    def __str__(self) -> str:
+        return f"{self.node} feeding {self.near}"
+
+
+class Value:
+    """The activation at a site and, after a backward, its gradient.
+
+    `act` raises ProbeError when something the probe could not see has overwritten it.
+    rows, count: of an attention map, some of its query rows and how many there are; they are
+    computed without the others.
+    """
+
+    __slots__ = ("_act", "_version", "count", "edge", "flipped", "gradient", "rows", "site")
+
+    def __init__(
+        self, site: Site, act: Tensor | Callable[[], Tensor], edge: tuple[Node, int] | None
+    ) -> None:
+        self.site = site
+        self.edge = edge
+        self.gradient: Tensor | Callable[[], Tensor | None] | None = None
+        self.flipped = False  # its edge carries the transpose (keys, which enter as k')
+        self.rows: Callable[[slice], Tensor] | None = None
+        self.count = 0
+        self._act = act
+        self._version = act._version if isinstance(act, Tensor) else 0
+
+    def hold(self, act: Tensor | Callable[[], Tensor]) -> None:
+        """Keep an activation, or a function that computes it when it is read."""
+        self._act = act
+        self._version = act._version if isinstance(act, Tensor) else 0
+
+    def spend(self) -> None:
+        """Free the stored tensor: its maps are made, and nothing will read it again."""
+
+        def gone() -> Tensor:
+            raise ProbeError(f"the value at {self.site} was freed once its maps were made")
+
+        self.hold(gone)
+
+    @property
+    def held(self) -> Tensor | None:
+        """The stored tensor itself; None for values computed when read."""
+        return self._act if isinstance(self._act, Tensor) else None
+
+    @property
+    def stale(self) -> bool:
+        """Whether the stored tensor was overwritten after it had been captured."""
+        return isinstance(self._act, Tensor) and self._act._version != self._version
+
+    @property
+    def act(self) -> Tensor:
+        if not isinstance(self._act, Tensor):
+            self.hold(self._act())
+            return self.act
+        if self.stale:
+            raise ProbeError(
+                f"the value at {self.site} was overwritten where the probe cannot see (a script or "
+                f"another thread); watch an earlier site, or rewrite that in-place operation"
+            )
+        return self._act
+
+    @property
+    def grad(self) -> Tensor | None:
+        return self.gradient() if callable(self.gradient) else self.gradient
+
+    def at(self, index: int | None) -> Value:
+        """One head or channel of the value."""
+        if index is None or index == self.site.index:
+            return self
+        site = Site(self.site.path, self.site.port, self.site.call, index, self.site.axes)
+        dim, act = index_dim(self.site, self.act.ndim), self.act
+        if not -act.shape[dim] <= index < act.shape[dim]:
+            raise SiteError(f"{site} was asked, but {self.site} has {act.shape[dim]} of them")
+        part = Value(site, act.select(dim, index), None)
+        part.gradient = lambda: None if self.grad is None else self.grad.select(dim, index)
+        return part
+
+    def __repr__(self) -> str:
+        return f"Value({self.site}, {self.site.axes!r}, {tuple(self.act.shape)})"
+
+
+def any_stale(values: list[Value]) -> bool:
+    """Whether one of these stored tensors was overwritten."""
+    return any([v._act._version != v._version for v in values if isinstance(v._act, Tensor)])
+
+
+def index_dim(site: Site, ndim: int) -> int:
+    """The dimension that a site's index counts: heads for head ports, else channels."""
+    if site.port in HEAD_PORTS:
+        if ndim != 4:
+            raise SiteError(f"{site} has {ndim} dimensions and no head axis; index it yourself")
+        return 1
+    axes = site.axes.split()
+    return axes.index("c") if "c" in axes else min(1, ndim - 1)

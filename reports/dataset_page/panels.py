@@ -1,0 +1,134 @@
+"""The scores of a run as panels of its page: a chart over depth, a table, all numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas
+
+from ...methods.metrics import list_metrics
+from ..html import Cell, Chart, cell_of, chart, counted, number, ticks
+from ..scoring import NAMES, PAIRED
+from .galleries import rank
+from .meta_step import Order, orders
+
+_ALIKE = "1: the map of the likeliest class is that of the least likely; near 0: another map"
+_PAIRED = {
+    "class_sensitivity": f"Spearman's rank correlation. {_ALIKE}.",
+    "class_sensitivity_pearson": f"Pearson's correlation. {_ALIKE}.",
+    "class_sensitivity_ssim": f"Structural similarity. {_ALIKE}.",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One score for one target: a chart, a table, all numbers.
+
+    orders  methods beside themselves after the meta step, where class sensitivity is scored
+    """
+
+    metric: str
+    asked: str
+    told: str
+    better: str
+    chart: Chart
+    sites: tuple[str, ...]
+    rows: tuple[tuple[str, int, tuple[Cell | None, ...]], ...]
+    rivals: tuple[tuple[str, Cell], ...]
+    numbers: tuple[tuple[str, ...], ...]
+    left_out: str
+    tall: bool
+    orders: tuple[Order, ...]
+
+
+def smaller(means: pandas.DataFrame) -> list[str]:
+    """The scores of which less is better."""
+    known = {m.name: m.better for m in list_metrics()}
+    return [n for n in means["metric"].unique() if n in PAIRED or known.get(_bare(n)) == "smaller"]
+
+
+def _bare(name: str) -> str:
+    return name.partition(",")[0]
+
+
+def panels(
+    scores: pandas.DataFrame, means: pandas.DataFrame, sites: list[str], methods: list[str]
+) -> list[Panel]:
+    """One for each score and target, localisation first."""
+    if not len(means):
+        return []
+    groups = means[means["count"] > 0].groupby(["metric", "asked"], sort=False)
+    return [
+        _panel(str(metric), str(asked), scores, own, sites, methods)
+        for (metric, asked), own in sorted(groups, key=lambda group: rank(group[0][0]))
+    ]
+
+
+def _panel(
+    metric: str,
+    asked: str,
+    scores: pandas.DataFrame,
+    means: pandas.DataFrame,
+    sites: list[str],
+    methods: list[str],
+) -> Panel:
+    own = scores[(scores["metric"] == metric) & (scores["asked"] == asked)]
+    ends = _ends(metric, own["value"])
+    values = {key: part["value"].dropna().tolist() for key, part in own.groupby(["method", "site"])}
+    cells = {
+        (row.method, row.site): cell_of(row, values[row.method, row.site], ends)
+        for row in means.itertuples()
+    }
+    used = [s for s in sites if any((m, s) in cells for m in methods)]
+    rows = tuple(
+        (name, n, tuple(cells.get((name, site)) for site in used))
+        for n, name in enumerate(methods)
+        if any((name, site) in cells for site in used)
+    )
+    rivals = tuple((m, cell) for (m, _), cell in cells.items() if m in NAMES and m not in methods)
+    told, better = _told(metric)
+    picture = chart(means, used, methods, NAMES)
+    numbers, out = _numbers(means), _left_out(own)
+    tall = metric in PAIRED
+    beside = orders(own, cells, used) if tall else ()
+    return Panel(
+        metric, asked, told, better, picture, tuple(used), rows, rivals, numbers, out, tall, beside
+    )
+
+
+def _ends(metric: str, values: pandas.Series) -> tuple[float, float]:
+    """The ends of a score's histograms: 0 to 1 or -1 to 1 where all values lie there."""
+    known = values.dropna()
+    low, high = float(known.min()), float(known.max())
+    if metric in PAIRED:
+        return -1.0, 1.0
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0
+    marks = ticks(low, high)
+    return marks[0], marks[-1]
+
+
+def _told(metric: str) -> tuple[str, str]:
+    if metric in _PAIRED:
+        return _PAIRED[metric], ""
+    found = list_metrics(_bare(metric))
+    if not found:
+        return "", ""
+    better = f"{found[0].better} is better" if found[0].better else ""
+    return found[0].summary, f"{found[0].group}, {better}".strip(", ")
+
+
+def _numbers(means: pandas.DataFrame) -> tuple[tuple[str, ...], ...]:
+    names = ("mean", "low", "high", "count", "left_out", "class_mean", "hard_mean", "hard_count")
+    rows = []
+    for row in means.itertuples():
+        values = [getattr(row, name) for name in names]
+        rows.append((row.method, row.site, *("–" if v != v else number(v) for v in values)))
+    return tuple(rows)
+
+
+def _left_out(own: pandas.DataFrame) -> str:
+    """How many samples have no score for any reason, by reason."""
+    notes = own[own["value"].isna() & ~own["method"].isin(NAMES)]
+    counts = notes.groupby("note")["index"].nunique()
+    return "; ".join(f"{note}: {counted(int(n), 'sample')}" for note, n in counts.items())

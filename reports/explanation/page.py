@@ -1,0 +1,93 @@
+"""One self-contained page for an explanation: no network, nothing from outside runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ...probe.results import About
+from ..html import fill
+from .contents import Contents
+from .page_data import page_data, photo_uri
+from .waterfall import waterfalls
+
+SCRIPTS = ("paint.js", "choice.js", "show.js", "page.js")
+_MOST_NAMED = 4
+
+
+def render(contents: Contents) -> str:
+    """The page as text, to be written as UTF-8."""
+    data = page_data(contents)
+    return fill(
+        "page.html",
+        ("page.css",),
+        SCRIPTS,
+        data,
+        title=_title(contents),
+        asked=_asked(contents, data),
+        samples=data["samples"],
+        photos={p.sample: photo_uri(p) for p in reversed(contents.photos)},
+        waterfalls=waterfalls(contents.ledgers),
+        provenance=provenance(contents),
+    )
+
+
+def _models(contents: Contents) -> list[str]:
+    return list(dict.fromkeys(a.model for a in _abouts(contents) if a.model))
+
+
+def _title(contents: Contents) -> str:
+    models = _models(contents)
+    return contents.title or f"What {_listed(models) if models else 'the model'} looks at"
+
+
+def _asked(contents: Contents, data: dict[str, Any]) -> str:
+    """The question in one sentence: methods, sites, targets, samples."""
+    if not data["maps"]:
+        return "No maps were computed."
+    sites = data["sites"]
+    where = f"at {sites[0]}" if len(sites) == 1 else f"at {len(sites)} layers"
+    count = len(data["samples"])
+    targets = _listed(data["targets"])
+    samples = "one sample" if count == 1 else f"{count} samples"
+    return f"{_listed(data['methods'])} {where}, for {targets}, on {samples}."
+
+
+def _listed(words: list[str]) -> str:
+    if len(words) > _MOST_NAMED:
+        return f"{', '.join(words[:3])} and {len(words) - 3} more"
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _abouts(contents: Contents) -> list[About]:
+    own = dict.fromkeys(m.about for m in contents.maps)
+    return [contents.about, *own] if contents.about else list(own)
+
+
+def provenance(contents: Contents) -> list[tuple[str, list[str]]]:
+    """Rows of the table that says how to compute the page again; empty rows are dropped."""
+    abouts = _abouts(contents)
+    options: dict[str, None] = {}
+    for m in contents.maps:
+        if m.about.options:
+            options[f"{m.method}: {', '.join(' = '.join(pair) for pair in m.about.options)}"] = None
+    rows = {
+        "Model": (a.model for a in abouts),
+        "Weights": (a.weights for a in abouts),
+        "Preprocessing": (a.preprocessing for a in abouts),
+        "Options": options,
+        "Seed": (str(a.seed) for a in abouts),
+        "Type": (a.dtype for a in abouts),
+        "Versions": (f"{name} {number}" for a in abouts for name, number in a.versions),
+        "Computed": _period(a.created for a in abouts),
+        "Notes": (note for a in abouts for note in a.notes),
+        "Left out": (f"{name}: {reason}" for name, reason in contents.skipped),
+    }
+    named = [(name, list(dict.fromkeys(filter(None, words)))) for name, words in rows.items()]
+    return [(name, words) for name, words in named if words]
+
+
+def _period(times: Iterable[str]) -> list[str]:
+    """Many times of computing as the first and the last."""
+    known = sorted(set(filter(None, times)))
+    return known if len(known) < 2 else [f"{known[0]} to {known[-1]}"]

@@ -1,0 +1,127 @@
+"""What the page needs to draw: maps as bytes at native size, and who is who."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...methods.context_aware import foci
+from ...probe.results import STEPS, SaliencyMap, extremes, plane, span, steps, table
+from .contents import Contents, Photo
+
+Json = dict[str, Any]
+_KINDS = {"y x": "image", "n": "tokens"}
+_QUALITY = 84
+_WITH_FOCI, _THRESHOLD = "salient_relevance", 0.8
+
+
+def page_data(contents: Contents) -> Json:
+    """Names, maps and colours, ready for JSON; the photos are pictures of the page itself."""
+    methods, targets = _Names(), _Names()
+    sites = _Names(sorted((str(m.site) for m in contents.maps), key=lambda s: s != "input"))
+    samples = _Names([p.sample for p in contents.photos])
+    maps, taken = [], set()
+    for m in contents.maps:
+        place = (samples[m.sample], targets[m.target], sites[str(m.site)])
+        nth, method = 1, m.method
+        while (*place, methods[method]) in taken:
+            nth += 1
+            method = f"{m.method} ({nth})"
+        taken.add((*place, methods[method]))
+        maps.append({"at": [*place, methods[method]], **_map(m)})
+    return {
+        "samples": [_sample(contents, name) for name in samples.known],
+        "targets": list(targets.known),
+        "sites": list(sites.known),
+        "methods": list(methods.known),
+        "maps": maps,
+        "scales": {name: _text(table(name).tobytes()) for name in _SCALES},
+    }
+
+
+_SCALES = ("sequential", "diverging", "grey")
+
+
+class _Names:
+    """Numbers for names, in the order of their first use."""
+
+    def __init__(self, names: list[str] | None = None) -> None:
+        self.known = {name: i for i, name in enumerate(dict.fromkeys(names or []))}
+
+    def __getitem__(self, name: str) -> int:
+        return self.known.setdefault(name, len(self.known))
+
+
+def _map(m: SaliencyMap) -> Json:
+    """A map as steps of `step` from `base`, 255 for no number; zero of a signed map stays zero."""
+    values = plane(m)
+    found = extremes(values)
+    base, top, _ = span(*found) if found else (0.0, 0.0, "")
+    return {
+        "kind": _KINDS.get(m.axes, "matrix"),
+        "axes": m.axes,
+        "shape": list(m.values.shape),
+        "size": list(values.shape),
+        "range": list(found) if found else None,
+        "base": base,
+        "step": top / (STEPS - 1) - base / (STEPS - 1),
+        "bad": int((~np.isfinite(m.values.double().numpy())).sum()),
+        "extent": [float(edge) for edge in m.extent],
+        **_foci(m),
+        "score": _number(m.about.score),
+        "kept": _number(m.about.kept),
+        "bytes": _text(steps(values, base, top).tobytes()),
+    }
+
+
+def _foci(m: SaliencyMap) -> Json:
+    """The level above which a map of salient relevance has its foci, and those, a bit a value."""
+    if not m.method.startswith(_WITH_FOCI) or m.axes != "y x" or not m.values.numel():
+        return {}
+    share = float(dict(m.about.options).get("threshold", _THRESHOLD))
+    values = m.values.float().where(m.values.isfinite(), -torch.inf)
+    mask = foci(values, share)
+    if not mask.any():
+        return {}
+    level = (share * values.max()).item()
+    return {"outline": level, "foci": _text(np.packbits(mask.numpy()).tobytes())}
+
+
+def _sample(contents: Contents, name: str) -> Json:
+    photo = next((p for p in contents.photos if p.sample == name), None)
+    return {
+        "name": name,
+        "seen": _seen(photo) if photo else "",
+        "top": [[g.label, g.index, g.probability] for g in contents.top.get(name, ())],
+        "words": list(contents.words.get(name, ())),
+    }
+
+
+def _seen(photo: Photo) -> str:
+    """How the picture came about, in words."""
+    text = f"{photo.image.width} × {photo.image.height} pixels as the model sees them"
+    if photo.original is not None:
+        text += f", from a file of {photo.original[1]} × {photo.original[0]}"
+    if photo.crop:
+        top, left, bottom, right = (round(edge) for edge in photo.crop)
+        text += f", columns {left} to {right}, rows {top} to {bottom}"
+    return text
+
+
+def photo_uri(photo: Photo) -> str:
+    """The picture as a WebP data address."""
+    sink = BytesIO()
+    photo.image.convert("RGB").save(sink, "WEBP", quality=_QUALITY, method=4)
+    return "data:image/webp;base64," + _text(sink.getvalue())
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def _text(content: bytes) -> str:
+    return b64encode(content).decode("ascii")

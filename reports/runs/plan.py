@@ -1,0 +1,232 @@
+"""What a run computes, as data: its hash says whether two runs may share a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...models.inputs import Recipe
+from ...models.weights import fingerprint
+from ...probe.attribution import Bound
+from ...probe.engine import about_model
+from ...probe.errors import LimelightError, OptionError
+from ...probe.results import write
+from ...probe.targets import Target, targets
+from ..datasets import Samples
+
+FILE = "plan.json"
+LABEL = "label"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run, described by what changes its numbers.
+
+    weights    fingerprint of all parameters and buffers
+    data       digest of the rows; samples: how many; shard: samples in one part
+    methods    with their options; those of other packages with a digest of their code
+    targets    as written; a target built in Python with a digest of what it holds
+    told       what is recorded, but may differ between sessions of one run
+    """
+
+    model: str
+    weights: str
+    preprocessing: str
+    data: str
+    samples: int
+    shard: int
+    methods: tuple[str, ...]
+    sites: tuple[str, ...]
+    targets: tuple[str, ...]
+    seed: int
+    dtype: str
+    told: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over everything but what is merely told."""
+        own = {**asdict(self), "told": None}
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def shards(self) -> list[range]:
+        """Places of the samples, part by part."""
+        size, count = self.shard, self.samples
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def save(self, folder: Path) -> None:
+        text = json.dumps({**asdict(self), "hash": self.hash}, indent=2)
+        write(folder / FILE, text.encode())
+
+    @staticmethod
+    def load(folder: Path) -> RunPlan:
+        """Read the plan of a run's folder. Raises LimelightError where there is none."""
+        path = folder / FILE
+        try:
+            raw = json.loads(path.read_text())
+            known = {f.name for f in fields(RunPlan)}
+            kept: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known
+            }
+            return RunPlan(**kept)
+        except FileNotFoundError:
+            raise LimelightError(
+                f"{str(folder)!r} holds no run: there is no {FILE} in it; give a folder that "
+                "`limelight run` or limelight.run wrote"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise LimelightError(f"{str(path)!r} is damaged ({error}); start the run anew") from (
+                error
+            )
+
+
+def make_plan(
+    net: nn.Module,
+    how: Recipe,
+    samples: Samples,
+    bounds: Sequence[Bound],
+    sites: Sequence[str],
+    wanted: Sequence[Any],
+    *,
+    shard: int,
+    seed: int,
+) -> RunPlan:
+    """Describe a run. Raises OptionError for a shard of no samples."""
+    if shard < 1:
+        raise OptionError(f"shard={shard}: give at least 1 sample to a part")
+    known = about_model(net, seed)
+    told = {"created": known.created, "versions": dict(known.versions), "notes": list(how.notes)}
+    return RunPlan(
+        known.model,
+        fingerprint(net),
+        f"resize {how.resize} {how.interpolation}, crop {list(how.size)}, mean "
+        f"{[round(v, 4) for v in how.mean]}, std {[round(v, 4) for v in how.std]}",
+        samples.digest,
+        len(samples),
+        shard,
+        tuple(_spec(bound) for bound in bounds),
+        tuple(str(site) for site in sites),
+        tuple(told_target(one) for one in wanted),
+        seed,
+        known.dtype,
+        told,
+    )
+
+
+def _spec(bound: Bound) -> str:
+    """A method, its options, its sites; and its code, where it is none of ours."""
+    options = "".join(f",{name}={value}" for name, value in bound.options)
+    sites = f" at {bound.sites}" if bound.sites is not None else ""
+    own = bound.method.function.__module__.startswith(__name__.partition(".")[0] + ".")
+    return bound.method.name + options + sites + ("" if own else f" #{_code(bound)}")
+
+
+def _code(bound: Bound) -> str:
+    function = bound.method.function
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        text = repr((code.co_code, code.co_consts)) if code else repr(function)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def told_target(one: Any) -> str:
+    """A target in words that change when what it means changes."""
+    if not isinstance(one, Target):
+        return str(one)
+    if one.rows is None and one.mask is None:
+        return one.name
+    if any(len(part) > 1 for part in (one.rows, one.mask) if part is not None):
+        raise OptionError(
+            f"target {one.name!r} is given per sample; in a run the classes come from the data: "
+            f"write target='{LABEL}'"
+        )
+    parts = [part for part in (one.rows, one.mask) if part is not None]
+    digest = hashlib.sha256(b"".join(p.double().numpy().tobytes() for p in parts)).hexdigest()[:8]
+    return f"{one.name} {' '.join(one.words)}#{digest}"
+
+
+def target_of(one: Any, labels: Sequence[Any]) -> Target:
+    """One target of a batch; `label` means the class of each sample."""
+    from ...probe.targets.parse import target_in
+    from ...probe.targets.target import label, ranked
+
+    if isinstance(one, Target):
+        return one
+    if one == LABEL:
+        return label([_class(v) for v in labels])
+    if one == "least":
+        return ranked(-1)
+    found = targets(target_in(str(one)) if isinstance(one, str) else one)
+    return found[0]
+
+
+def _class(label: Any) -> Any:
+    text = str(label)
+    return int(text) if text.lstrip("-").isdigit() else label
+
+
+def flat_targets(spec: Any) -> list[Any]:
+    """The targets of a run: strings stay as written, `top:3` becomes three."""
+    from ...probe.targets.parse import target_in
+
+    listed = spec if isinstance(spec, (list, tuple)) else [spec]
+    found: list[Any] = []
+    for one in listed:
+        if isinstance(one, str) and one not in (LABEL, "least"):
+            several = target_in(one)
+            found += several if isinstance(several, tuple) else [one]
+        elif isinstance(one, (str, int)):
+            found.append(one)
+        else:
+            found += targets(one)
+    return found
+
+
+def same_or_refuse(folder: Path, plan: RunPlan) -> None:
+    """Claim a folder for a plan. Raises LimelightError when it belongs to another."""
+    if not (folder / FILE).exists():
+        try:
+            (folder / "maps").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LimelightError(
+                f"run folder {str(folder)!r} cannot be made: {error.strerror or error}"
+            ) from error
+        plan.save(folder)
+        return
+    old = RunPlan.load(folder)
+    if old.hash != plan.hash:
+        changed = [
+            f"{f.name} was {_short(getattr(old, f.name))}, now {_short(getattr(plan, f.name))}"
+            for f in fields(RunPlan)
+            if f.name != "told" and getattr(old, f.name) != getattr(plan, f.name)
+        ]
+        raise LimelightError(
+            f"{str(folder)!r} holds another run ({'; '.join(changed)}); runs do not mix: choose "
+            "another folder, or ask for the same again"
+        )
+    (folder / "maps").mkdir(exist_ok=True)
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(value) if isinstance(value, tuple) else str(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def as_dtype(name: str | None) -> torch.dtype | None:
+    """`bfloat16`, `float32` ... as torch says it. Raises OptionError."""
+    if name is None:
+        return None
+    found = getattr(torch, str(name).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise OptionError(f"dtype {name!r} is unknown: write float32, bfloat16 or float64")
+    return found

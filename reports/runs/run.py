@@ -1,0 +1,192 @@
+"""Runs over data sets: maps stream to Parquet shard by shard, and a stopped run goes on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from ...models import load
+from ...models.inputs import recipe
+from ...probe.attribution import Bound, use
+from ...probe.engine import Sites
+from ...probe.errors import LimelightError, OptionError
+from ...probe.results import Maps, write
+from ..datasets import samples
+from . import store as parts
+from .plan import RunPlan, as_dtype, flat_targets, make_plan, same_or_refuse
+from .store import Row
+from .worker import Work, local
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder: its plan, its rows, what failed. `pandas.read_parquet(run.maps_folder)`."""
+
+    folder: Path
+
+    @property
+    def plan(self) -> RunPlan:
+        return RunPlan.load(self.folder)
+
+    @property
+    def maps_folder(self) -> Path:
+        return self.folder / parts.FOLDER
+
+    @property
+    def missing(self) -> int:
+        """Samples whose shards are not finished."""
+        shards = self.plan.shards
+        done, _ = parts.finished(self.folder, shards)
+        return sum(len(s) for n, s in enumerate(shards) if n not in done)
+
+    def table(self, columns: list[str] | None = None) -> DataFrame:
+        """The rows of all finished shards as a pandas table."""
+        import pandas
+
+        return pandas.DataFrame(list(parts.rows(self.folder, columns)))
+
+    def rows(self, columns: list[str] | None = None) -> Iterator[Row]:
+        """The rows one by one, part by part: memory stays flat."""
+        return parts.rows(self.folder, columns)
+
+    def maps(self, **where: str) -> Maps:
+        """The stored maps, filtered as `Maps.where` does."""
+        stored = (parts.map_of(row) for row in self.rows() if row["error"] is None)
+        return Maps(stored).where(**where)
+
+    def failed(self) -> dict[str, str]:
+        """Samples without maps, and why."""
+        found = self.rows(["sample", "error"])
+        return {row["sample"]: row["error"] for row in found if row["error"] is not None}
+
+
+def run(
+    folder: str | Path,
+    model: str | nn.Module,
+    data: Any,
+    methods: Any,
+    *,
+    sites: Sites = None,
+    target: Any = "top",
+    weights: str | Path | None = None,
+    batch: int | str = "auto",
+    shard: int = 32,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+    workers: int = 1,
+    limit: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    progress: Progress | None = None,
+    **hyper: Any,
+) -> Run:
+    """Maps of a whole data set, streamed to `folder/maps/part-*.parquet`.
+
+    model    a name of the zoo (with `weights` and hyper-parameters) or a network
+    data     a folder of pictures, paths, a listing, a data set: see `limelight.samples`
+    target   as on the command line, `top`, `top:3`, `least`, `label` (the class of each sample),
+             a class, or targets made in Python
+    shard    samples in one part, the unit of resuming
+    workers  processes that decode pictures ahead of the model; 0 decodes in this one
+    limit    the first so many samples only
+    engine   `ray` runs the same plan on an actor pool (pip install limelight[ray])
+    address  of a Ray cluster, `head:6379` or `auto`; without it Ray starts on this machine
+    Run again, it computes only what is missing; another plan in the same folder is refused. A
+    sample that cannot be read or run becomes a row with its error. An interrupt finishes the open
+    shard first. Raises LimelightErrors for what is wrong with the plan itself.
+    """
+    if engine not in ("local", "ray"):
+        raise OptionError(f"engine {engine!r} is unknown: write 'local' or 'ray'")
+    if address is not None and engine != "ray":
+        raise OptionError(f"address {address!r} is a Ray cluster's: ask for engine='ray' with it")
+    work = prepare(model, data, methods, sites, target, weights, batch, shard, seed, device, dtype,
+                   limit, hyper)  # fmt: skip
+    root = Path(folder).expanduser()
+    same_or_refuse(root, work.plan)
+    done, bad = parts.finished(root, work.plan.shards)
+    for text in bad:
+        warnings.warn(text, stacklevel=2)
+    todo = [number for number in range(len(work.plan.shards)) if number not in done]
+    if engine == "ray":
+        from .ray_engine import pool
+
+        compute = pool(address)
+    else:
+        compute = local
+    with _interrupts() as stop:
+        for number, part in compute(work, todo, workers):
+            write(parts.part_path(root, number), part)
+            done.add(number)
+            count = sum(len(work.plan.shards[n]) for n in done)
+            if progress is not None:
+                progress(count, work.plan.samples, work.samples[work.plan.shards[number][-1]].name)
+            if stop.is_set():
+                raise KeyboardInterrupt
+    return Run(root)
+
+
+def prepare(
+    model: str | nn.Module,
+    data: Any,
+    methods: Any,
+    sites: Sites,
+    target: Any,
+    weights: str | Path | None,
+    batch: int | str,
+    shard: int,
+    seed: int,
+    device: str | None,
+    dtype: str | None,
+    limit: int | None,
+    hyper: dict[str, Any],
+) -> Work:
+    """Everything a run needs, checked."""
+    net = load(model, weights, **hyper) if isinstance(model, str) else model.eval()
+    net = net.to(device=device, dtype=as_dtype(dtype))
+    rows = samples(data)
+    rows = rows if limit is None else rows[:limit]
+    single = isinstance(methods, (str, Bound)) or callable(methods)
+    bounds = tuple(use(m) for m in ([methods] if single else methods))
+    if not bounds:
+        raise LimelightError("no method was asked for; `limelight methods` lists them")
+    wanted = flat_targets(target)
+    named = [sites] if isinstance(sites, str) or not isinstance(sites, Iterable) else list(sites)
+    how = recipe(net)
+    plan = make_plan(net, how, rows, bounds, [str(s) for s in named if s is not None], wanted,
+                     shard=shard, seed=seed)  # fmt: skip
+    plan.told["data"] = list(rows.origin)
+    return Work(plan, net, how, rows, bounds, sites, tuple(wanted), batch)
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """The first interrupt sets the event, so that the open shard is finished; the second stops."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    old = signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, old)

@@ -1,0 +1,134 @@
+"""The table of scores of a run: `scores.parquet`, what it keeps, and its means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas
+
+from ...methods.metrics import interval
+from ...probe.errors import LimelightError
+from ...probe.results import write
+from ..runs import Row, Run
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FILE = "scores.parquet"
+_KEY = b"limelight.scores"
+_LARGE = 4096
+_BY = ("metric", "method", "site", "asked")
+_MEANS = ("mean", "low", "high", "count", "left_out", "class_mean", "hard_mean", "hard_count")
+
+
+@cache
+def schema() -> pa.Schema:
+    """The columns: who, which score, its value, and why there is none."""
+    import pyarrow as pa
+
+    text = ("method", "site", "asked", "metric")
+    return pa.schema(
+        [
+            ("index", pa.int64()),
+            *((name, pa.string()) for name in ("sample", "label", "target")),
+            ("class", pa.int32()),
+            *((name, pa.string()) for name in text),
+            ("value", pa.float64()),
+            ("difficult", pa.bool_()),
+            ("note", pa.string()),
+        ]
+    )
+
+
+@dataclass(eq=False)
+class Found:
+    """Scores as they come, packed in columns so that memory stays small."""
+
+    tables: list[pa.Table] = field(default_factory=list)
+    open: list[Row] = field(default_factory=list)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        self.open += rows
+        if len(self.open) >= _LARGE:
+            self.pack()
+
+    def pack(self) -> None:
+        import pyarrow as pa
+
+        if self.open:
+            self.tables.append(pa.Table.from_pylist(self.open, schema()))
+            self.open = []
+
+
+def keep(run: Run, names: Sequence[str]) -> Found:
+    """The scores that the run's folder holds, without those of some metrics."""
+    import pyarrow as pa
+    from pyarrow import compute, parquet
+
+    try:
+        old = parquet.read_table(run.folder / FILE)
+    except (OSError, pa.ArrowException):
+        return Found()
+    if (old.schema.metadata or {}).get(_KEY) != _state(run):
+        return Found()
+    other = compute.invert(compute.is_in(old["metric"], pa.array(list(names))))
+    return Found([old.filter(other).replace_schema_metadata(None)])
+
+
+def save(run: Run, found: Found) -> pandas.DataFrame:
+    """Write all scores at once, or none; the table."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    found.pack()
+    table = pa.concat_tables(found.tables) if found.tables else schema().empty_table()
+    sink = BytesIO()
+    own = table.replace_schema_metadata({_KEY: _state(run)})
+    parquet.write_table(own, sink, compression="zstd")
+    write(run.folder / FILE, sink.getvalue())
+    return table.to_pandas()
+
+
+def load(folder: Path) -> pandas.DataFrame:
+    """The scores of a run's folder. Raises LimelightError where there are none."""
+    path = folder / FILE
+    if not path.exists():
+        raise LimelightError(
+            f"{str(folder)!r} holds no scores: `limelight score` or limelight.score makes them"
+        )
+    try:
+        return pandas.read_parquet(path)
+    except Exception as error:
+        raise LimelightError(f"{str(path)!r} is damaged ({error}): score the run again") from error
+
+
+def _state(run: Run) -> bytes:
+    """Which maps the scores are of."""
+    return f"{run.plan.hash} {run.missing}".encode()
+
+
+def summary(scores: pandas.DataFrame) -> pandas.DataFrame:
+    """Means over samples by metric, method, site and target asked for.
+
+    low, high   the bootstrap interval of the mean, 95 %
+    count       samples that count; left_out, those with NaN
+    class_mean  the mean over classes of each class's mean
+    hard_mean   over the difficult pictures alone, hard_count of them: a small object, and others
+    """
+    rows = [_mean(keys, own) for keys, own in scores.groupby(list(_BY), sort=False)]
+    return pandas.DataFrame(rows, columns=[*_BY, *_MEANS])
+
+
+def _mean(keys: Sequence[str], own: pandas.DataFrame) -> Row:
+    known = own[own["value"].notna()]
+    mean, low, high = interval(known["value"].tolist())
+    hard = known[known["difficult"].astype(bool)]["value"]
+    classes = known.groupby("class")["value"].mean()
+    counts = (len(known), len(own) - len(known))
+    values = (mean, low, high, *counts, classes.mean(), hard.mean(), len(hard))
+    return dict(zip((*_BY, *_MEANS), (*keys, *values), strict=True))

@@ -1,0 +1,170 @@
+"""Routed attention against dense attention with everything else hidden."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import product
+
+import pytest
+import torch
+
+from limelight.kernels.errors import KernelError
+from limelight.kernels.routed.reference import routed_attention, routed_map
+from limelight.kernels.windows import Window
+
+WINDOW = Window("block", (2, 3), (4, 9))  # 6 regions of 6 tokens
+
+
+def arguments(n=36, m=36, heads_apart=False, dtype=torch.float64, d=5, e=4):
+    draw = torch.Generator().manual_seed(1)
+    q, k, v = (
+        torch.randn(2, 3, t, c, generator=draw).double() for t, c in ((n, d), (m, d), (m, e))
+    )
+    shape = (2, 3, 6) if heads_apart else (2, 6)
+    index = torch.stack(
+        [torch.randperm(6, generator=draw) for _ in range(torch.Size(shape).numel())]
+    )
+    index = index.reshape(*shape, 6)[..., :3].clone()
+    index[..., 2, 1:] = -1
+    return [x.to(dtype) for x in (q, k, v)] + [index]
+
+
+def dense(q, k, v, index, queries, keys, weight=None):
+    """Block by block: softmax over the keys of its chosen blocks, one after the other."""
+    chosen, factor = (
+        x if x is None or x.ndim == 4 else x[:, None].expand(-1, 3, -1, -1) for x in (index, weight)
+    )
+    out = torch.zeros(*q.shape[:3], v.shape[-1], dtype=q.dtype)
+    for b, h, region in product(range(2), range(3), range(len(queries))):
+        named = [(t, int(r)) for t, r in enumerate(chosen[b, h, region]) if r >= 0]
+        if not named:
+            continue
+        seen = torch.cat([keys[r] for _, r in named])
+        times = torch.ones(len(seen), 1, dtype=q.dtype)
+        if factor is not None:
+            each = [factor[b, h, region, t].expand(keys.shape[1]) for t, _ in named]
+            times = torch.cat(each)[:, None]
+        own_k, own_v = k[b, h, seen] * times, v[b, h, seen] * times
+        scores = q[b, h, queries[region]] @ own_k.T * q.shape[-1] ** -0.5
+        out[b, h, queries[region]] = scores.softmax(-1) @ own_v
+    return out
+
+
+@pytest.mark.parametrize("heads_apart", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_regions_of_a_grid(heads_apart, weighted):
+    q, k, v, index = arguments(heads_apart=heads_apart)
+    weight = torch.rand(index.shape, dtype=torch.float64) if weighted else None
+    out = routed_attention(q, k, v, index, weight=weight, window=WINDOW)
+    tables = WINDOW.query_index(), WINDOW.key_index()
+    torch.testing.assert_close(out, dense(q, k, v, index, *tables, weight))
+    whole = routed_map(slice(None), q, k, v, index, weight=weight, window=WINDOW)
+    torch.testing.assert_close(whole @ v, out)
+    part = routed_map(slice(5, 17), q, k, v, index, weight=weight, window=WINDOW)
+    torch.testing.assert_close(part, whole[:, :, 5:17])
+
+
+def test_runs_of_a_sequence_and_pooled_keys():
+    q, k, v, index = arguments()
+    runs = torch.arange(36).reshape(6, 6)
+    out = routed_attention(q, k, v, index, block=6)
+    torch.testing.assert_close(out, dense(q, k, v, index, runs, runs))
+    q, k, v, index = arguments(m=12)
+    pooled = torch.arange(12).reshape(6, 2)
+    out = routed_attention(q, k, v, index, window=WINDOW)
+    torch.testing.assert_close(out, dense(q, k, v, index, WINDOW.query_index(), pooled))
+    whole = routed_map(slice(None), q, k, v, index, window=WINDOW)
+    torch.testing.assert_close(whole @ v, out)
+
+
+def test_a_query_that_sees_nothing_gives_zeros():
+    q, k, v, index = arguments()
+    index[:, 0] = -1
+    out = routed_attention(q, k, v, index, window=WINDOW)
+    assert not out[:, :, WINDOW.query_index()[0]].any()
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients_of_first_and_second_order(weighted):
+    q, k, v, _ = arguments()
+    window = Window("block", (1, 1), (3, 1))
+    given = [x[:1, :1, :3, :2].clone().requires_grad_() for x in (q, k, v)]
+    index = torch.tensor([[[0, 1], [1, -1], [-1, -1]]])
+    if weighted:
+        given.append((torch.rand(1, 3, 2).double() + 0.5).requires_grad_())
+
+    def run(q, k, v, weight=None):
+        return routed_attention(q, k, v, index, weight=weight, window=window)
+
+    assert torch.autograd.gradcheck(run, given)
+    assert torch.autograd.gradgradcheck(run, given)
+
+
+def test_the_result_is_linear_in_the_values():
+    q, k, v, index = arguments(heads_apart=True)
+    weight = torch.rand(index.shape).double()
+    v.requires_grad_()
+    out = routed_attention(q, k, v, index, weight=weight, window=WINDOW)
+    g = torch.randn(out.shape).double()
+    (slope,) = torch.autograd.grad(out, v, g)
+    torch.testing.assert_close((v * slope).sum(), (out * g).sum())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # by torch.func.jvp
+def test_transforms_and_an_index_in_32_bits():
+    q, k, v, index = arguments()
+    want = routed_attention(q, k, v, index, window=WINDOW)
+    torch.testing.assert_close(routed_attention(q, k, v, index.int(), window=WINDOW), want)
+    run = lambda q: routed_attention(q, k, v, index, window=WINDOW)  # noqa: E731
+    stacked = torch.func.vmap(run)(torch.stack([q, 2 * q]))
+    torch.testing.assert_close(stacked[1], run(2 * q))
+    step = torch.randn(q.shape).double()
+    out, along = torch.func.jvp(run, (q,), (step,))
+    torch.testing.assert_close(out, want)
+    near = (run(q + 1e-6 * step) - run(q - 1e-6 * step)) / 2e-6
+    torch.testing.assert_close(along, near, atol=1e-6, rtol=1e-6)
+
+
+def test_half_precision_is_added_up_in_float32():
+    q, k, v, index = arguments(dtype=torch.bfloat16)
+    out = routed_attention(q, k, v, index, window=WINDOW)
+    assert out.dtype == torch.bfloat16
+    want = routed_attention(q.double(), k.double(), v.double(), index, window=WINDOW)
+    assert (out - want).abs().max() < 0.02 * want.abs().max()
+    assert routed_map(slice(2), q, k, v, index, window=WINDOW).dtype == torch.float32
+
+
+def test_a_value_that_is_no_number_stays_visible():
+    q, k, v, index = arguments()
+    v[0, 0, 0] = torch.nan
+    assert routed_attention(q, k, v, index, window=WINDOW).isnan().any()
+
+
+def test_it_compiles_and_pickles():
+    given = arguments()
+    torch.compiler.reset()
+    compiled = torch.compile(routed_attention, fullgraph=True, backend="eager")
+    want = routed_attention(*given, window=WINDOW)
+    torch.testing.assert_close(compiled(*given, window=WINDOW), want)
+    assert pickle.loads(pickle.dumps(routed_attention)) is routed_attention
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"window": None}, "give one"),
+        ({"window": Window("grid", (2, 3), (4, 9))}, "kind 'block'"),
+        ({"window": Window("block", (2, 3), (4, 6))}, "takes 24 queries"),
+        ({"window": None, "block": 9}, "4 query blocks"),
+        ({"weight": torch.ones(2, 6, 2)}, "shape of index"),
+        ({"window": None, "block": -6}, "at least 1 token, not -6"),
+        ({"k": torch.ones(2, 1, 36, 5)}, "takes q b h n d, k b h m d"),
+        ({"index": torch.ones(2, 6, 3)}, "of torch.float32"),
+        ({"index": torch.ones(1, 6, 3).long()}, "each of 6 query blocks"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_told(change, told):
+    given = dict(zip(("q", "k", "v", "index"), arguments(), strict=True))
+    with pytest.raises(KernelError, match=told):
+        routed_attention(**{**given, "window": WINDOW, **change})

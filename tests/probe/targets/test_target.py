@@ -1,0 +1,202 @@
+"""Targets: one scalar per sample, read from any output, or a sentence that says why not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import limelight as ll
+from limelight.probe.errors import TargetError
+from limelight.probe.targets.class_scores import by_name
+from limelight.probe.targets.target import targets
+
+LOGITS = torch.tensor([[1.0, 5.0, 2.0], [7.0, 0.0, 3.0]])
+TEXT = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+DENSE = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+EMBEDDING = torch.randn(3, generator=torch.Generator().manual_seed(0))
+MASK = torch.rand(4, 5, generator=torch.Generator().manual_seed(0))
+MASKS = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(0))
+NAMES = by_name(["cat", "dog", "Tea pot"])
+
+
+@pytest.mark.parametrize(
+    ("target", "output", "expected"),
+    [
+        (ll.label(2), LOGITS, LOGITS[:, 2]),
+        (ll.label(np.int64(2)), LOGITS, LOGITS[:, 2]),
+        (ll.label([2, 0]), LOGITS, torch.tensor([2.0, 7.0])),
+        (ll.label(torch.tensor([2, 0])), LOGITS, torch.tensor([2.0, 7.0])),
+        (ll.label("tea POT"), LOGITS, LOGITS[:, 2]),
+        (ll.label(["dog", 0]), LOGITS, torch.tensor([5.0, 7.0])),
+        (ll.label(1, of="probability"), LOGITS, LOGITS.softmax(1)[:, 1]),
+        (ll.label(1, of="log_probability"), LOGITS, LOGITS.log_softmax(1)[:, 1]),
+        (ll.label(1), TEXT, TEXT[:, -1, 1]),
+        (ll.label(1), DENSE, DENSE[:, 1].sum((1, 2))),
+        (ll.label(0), LOGITS[:, 1], LOGITS[:, 1]),
+        (ll.label(1), {"loss": LOGITS[0, 0], "logits": LOGITS}, LOGITS[:, 1]),
+        (ll.label(1), (LOGITS, DENSE), LOGITS[:, 1]),
+        (ll.top(), LOGITS, torch.tensor([5.0, 7.0])),
+        (ll.ranked(1), LOGITS, torch.tensor([2.0, 3.0])),
+        (ll.ranked(-1), LOGITS, torch.tensor([1.0, 0.0])),
+        (ll.margin(1, 0), LOGITS, torch.tensor([4.0, -7.0])),
+        (ll.margin([1, 2], "cat"), LOGITS, torch.tensor([4.0, -4.0])),
+        (ll.margin(["dog", "cat"], ["cat", 2]), LOGITS, torch.tensor([4.0, 4.0])),
+        (ll.token(3), TEXT, TEXT[:, -1, 3]),
+        (ll.token([3, 1], 2), TEXT, torch.stack([TEXT[0, 2, 3], TEXT[1, 2, 1]])),
+        (ll.pixel(1, -1, 2), DENSE, DENSE[:, 2, 1, -1]),
+        (ll.region(MASK, 2), DENSE, (DENSE[:, 2] * MASK).sum((1, 2))),
+        (ll.region(MASKS > 0.5, "dog"), DENSE, (DENSE[:, 1] * (MASKS > 0.5)).sum((1, 2))),
+        (ll.similar(EMBEDDING), LOGITS, torch.cosine_similarity(LOGITS, EMBEDDING[None])),
+        (lambda out: out.square().sum(1), LOGITS, LOGITS.square().sum(1)),
+    ],
+)
+def test_values(target, output, expected):
+    found = targets(target)[0].resolve(NAMES)
+    torch.testing.assert_close(found(output), expected)
+
+
+@pytest.mark.parametrize(
+    ("target", "output"),
+    [
+        (ll.label([2, 0]), LOGITS),
+        (ll.margin([1, 2], [0, 0]), LOGITS),
+        (ll.region(MASKS, [1, 0]), DENSE),
+        (ll.region(MASKS, 1), DENSE),
+        (ll.similar(LOGITS.flip(0)), LOGITS),
+        (ll.top(), LOGITS),
+        (ll.label(1), LOGITS),
+    ],
+)
+def test_a_target_splits_with_its_batch(target, output):
+    whole = target(output)
+    target.check(2)
+    for i in range(2):
+        torch.testing.assert_close(target.take([i])(output[i : i + 1]), whole[i : i + 1])
+    torch.testing.assert_close(target.take([1, 1])(output[[1, 1]]), whole[[1, 1]])
+    fixed = target.fix(output)
+    torch.testing.assert_close(fixed(output), whole)
+
+
+def test_a_fixed_target_keeps_its_classes():
+    fixed = ll.top().fix(LOGITS)
+    assert torch.equal(fixed(LOGITS.flip(1)), torch.tensor([5.0, 3.0]))
+    assert fixed.titles(LOGITS, ["a", "b", "c"]) == ["top 1: b (1)", "top 1: a (0)"]
+
+
+def test_several_targets_and_their_names():
+    found = targets([ll.top(2), 1, "dog", lambda out: out[:, 0]])
+    assert [t.name for t in found] == ["top 1", "top 2", "class 1", "dog", "<lambda>"]
+    assert ll.label(2).titles(LOGITS, []) == ["class 2", "class 2"]
+    assert ll.label(2).titles(LOGITS, ["a", "b", "c"]) == ["c (2)", "c (2)"]
+    assert ll.margin(1, 0).titles(LOGITS, []) == ["1 - 0", "1 - 0"]
+
+
+@pytest.mark.parametrize(
+    ("make", "output", "error"),
+    [
+        (
+            lambda: ll.label("dg"),
+            LOGITS,
+            "class name 'dg' is unknown; did you mean 'dog'?",
+        ),
+        (lambda: ll.label(3), LOGITS, "class 3 was asked, but the model has 3 classes"),
+        (lambda: ll.label(-1), LOGITS, "classes are named or counted from 0, not -1"),
+        (lambda: ll.label(1.5), LOGITS, "classes are named or counted from 0, not 1.5"),
+        (lambda: ll.label([]), LOGITS, "classes are named or counted from 0, not []"),
+        (
+            lambda: ll.label([0, 1, 2]),
+            LOGITS,
+            "target 'label' is given for 3 samples, but the batch has 2",
+        ),
+        (
+            lambda: ll.region(MASKS[[0, 0, 0]], 1),
+            DENSE,
+            "target '1 in a region' is given for 3 samples, but the batch has 2",
+        ),
+        (lambda: ll.top(0), LOGITS, "top(k) counts from 1, not 0"),
+        (lambda: ll.ranked(5), LOGITS, "top 6 was asked, but the model has 3 classes"),
+        (
+            lambda: ll.margin([0, 1], [0, 1, 2]),
+            LOGITS,
+            "margin takes one class or as many as samples on each side, not 2 and 3",
+        ),
+        (
+            lambda: ll.token(1, 9),
+            TEXT,
+            "token(position=9) needs an output b n v with that position, but the output is "
+            "(2, 4, 6)",
+        ),
+        (lambda: ll.pixel(9, 0, 1), DENSE, "pixel (9, 0) lies outside the output of (4, 5)"),
+        (
+            lambda: ll.pixel(0, 0, 1),
+            LOGITS,
+            "a place needs a dense output b c y x, but the output is (2, 3)",
+        ),
+        (
+            lambda: ll.region(MASK[:2], 1),
+            DENSE,
+            "a mask of (2, 5) does not fit an output (2, 3, 4, 5)",
+        ),
+        (
+            lambda: ll.similar(torch.ones(4)),
+            LOGITS,
+            "an embedding of 4 numbers does not compare with an output (2, 3)",
+        ),
+        (
+            lambda: lambda out: out.sum(),
+            LOGITS,
+            "target '<lambda>' must give one number per sample, shape (2,), but gave ()",
+        ),
+        (
+            lambda: lambda out: 3.0,
+            LOGITS,
+            "target '<lambda>' must give one number per sample, shape (2,), but gave float",
+        ),
+        (
+            lambda: 1,
+            torch.tensor(1.0),
+            "a class was asked for, but the model returns a single number for the batch",
+        ),
+        (lambda: 1, {"n": 3}, "the model returned dict without a tensor in it"),
+        (
+            lambda: None,
+            LOGITS,
+            "None is no target: give a class, limelight.top(), or a function of the output",
+        ),
+        (
+            lambda: [],
+            LOGITS,
+            "[] is no target: give a class, limelight.top(), or a function of the output",
+        ),
+    ],
+)
+def test_errors(make, output, error):
+    with pytest.raises(TargetError) as found:
+        targets(make())[0].resolve(NAMES)(output)
+    assert str(found.value) == error
+
+
+def test_names_need_names():
+    with pytest.raises(TargetError, match="this model has no class names, give the number"):
+        ll.label("cat").resolve(by_name([]))
+    with pytest.raises(TargetError, match=r"'crane' is ambiguous: it names \[0, 1\]; give the num"):
+        ll.label("crane").resolve(by_name(["crane", "Crane"]))
+
+
+def test_a_probe_looks_names_up():
+    net = nn.Sequential(nn.Linear(2, 3))
+    with ll.Probe(net) as p:
+        p.watch("0:in")
+        p(torch.ones(2, 2))
+        with pytest.raises(TargetError, match="'cat' is unknown; this model has no class names"):
+            p.backward("cat")
+
+
+def test_targets_made_in_inference_mode():
+    net = nn.Linear(3, 3)
+    with torch.inference_mode():
+        found = [ll.label([1, 0]), ll.similar(torch.ones(3)), ll.margin(1, 0)]
+    for target in found:
+        assert ll.trace(net, LOGITS, "input", target=target)["input"].grad is not None

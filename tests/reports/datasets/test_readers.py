@@ -1,0 +1,153 @@
+"""Data sets in the forms people keep them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limelight.probe.errors import ImageError, LimelightError
+from limelight.reports.datasets.readers import samples
+from limelight.reports.datasets.samples import Sample, Samples, Thing
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in ("images/bee/a.png", "images/bee/b.png", "images/owl/c.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10), "white").save(path)
+    return tmp_path
+
+
+def test_a_folder_names_classes_by_subfolders(photos):
+    found = samples(photos / "images")
+    assert [(s.name, s.label) for s in found] == [
+        ("bee/a.png", "bee"),
+        ("bee/b.png", "bee"),
+        ("owl/c.png", "owl"),
+    ]
+    assert found.open(0, found[0])[0] == found[0].source
+    (photos / "none").mkdir()
+    with pytest.raises(ImageError, match="holds no pictures"):
+        samples(photos / "none")
+
+
+def test_a_table_joins_the_things_of_one_picture(photos):
+    text = "path,label,left,top,right,bottom,difficult\na.png,3,1,2,5,6,0\na.png,4,0,0,2,2,1\n"
+    (photos / "list.csv").write_text(text + "b.png,bee,,,,,\n")
+    one, two = samples(photos / "list.csv", root=photos / "images" / "bee")
+    assert one.label == 3
+    assert one.things == (
+        Thing(3, (1, 2, 5, 6)),
+        Thing(4, (0, 0, 2, 2), difficult=True),
+    )
+    assert two == Sample("b.png", str(photos / "images/bee/b.png"), "bee")
+
+
+def test_a_parquet_table_with_masks(photos):
+    import pandas
+
+    frame = pandas.DataFrame({"file": ["a.png"], "class": [7], "mask": ["m.png"], "value": [2]})
+    frame.to_parquet(photos / "list.parquet")
+    (row,) = samples(photos / "list.parquet")
+    assert row.things == (Thing(7, None, str(photos / "m.png"), 2),)
+
+
+def test_coco_boxes_and_outlines(photos):
+    raw = {
+        "images": [{"id": 9, "file_name": "bee/a.png"}, {"id": 10, "file_name": "x.png"}],
+        "categories": [{"id": 1, "name": "bee"}],
+        "annotations": [
+            {
+                "image_id": 9,
+                "category_id": 1,
+                "bbox": [2, 3, 4, 5],
+                "segmentation": [[0, 0, 4, 0, 4, 4]],
+            },
+            {"image_id": 9, "category_id": 1, "bbox": [0, 0, 1, 1], "iscrowd": 1},
+        ],
+    }
+    (photos / "instances.json").write_text(json.dumps(raw))
+    one, two = samples(photos / "instances.json")
+    assert one.source == str(photos / "images/bee/a.png")
+    assert one.things[0] == Thing("bee", (2, 3, 6, 8), polygons=((0, 0, 4, 0, 4, 4),))
+    assert one.things[1].difficult
+    assert two.label is None
+
+
+def test_voc_counts_pixels_from_one(photos):
+    (photos / "Annotations").mkdir()
+    (photos / "Annotations" / "a.xml").write_text(
+        "<annotation><filename>a.jpg</filename><object><name>dog</name>"
+        "<difficult>1</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax>"
+        "<ymax>6</ymax></bndbox></object></annotation>"
+    )
+    (row,) = samples(photos)
+    assert row.label == "dog"
+    assert row.things == (Thing("dog", (0, 1, 5, 6), difficult=True),)
+
+
+def test_prompts_by_line(photos):
+    (photos / "p.jsonl").write_text('{"text": "When Mary", "answer": " John"}\n\n{"text": "b"}\n')
+    one, two = samples(photos / "p.jsonl")
+    assert (one.source, one.label, two.name) == ("When Mary", " John", "1")
+
+
+def test_a_torch_data_set_is_opened_late():
+    class Data(torch.utils.data.Dataset):
+        read = 0
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, n):
+            Data.read += 1
+            return torch.full((3, 4, 4), float(n)), torch.tensor(n + 5)
+
+    found = samples(Data())
+    assert Data.read == 0
+    item, row = found.open(2, found[2])
+    assert (float(item.mean()), row.label) == (2.0, 7)
+
+
+def test_pictures_themselves_and_twice_the_same_name(photos):
+    found = samples([Image.new("RGB", (4, 4)), np.zeros((4, 4, 3), np.uint8)])
+    assert found.open(0, found[0])[0].size == (4, 4)
+    path = photos / "images/bee/a.png"
+    assert [s.name for s in samples([path, path, path])] == ["a", "a (2)", "a (3)"]
+
+
+def test_the_digest_follows_content_and_slices_keep_their_openers(photos):
+    rows = [Sample(str(n)) for n in range(6)]
+    whole = Samples(rows, open=lambda place, row: (place, row), digest="x")
+    assert whole[2:4].open(1, whole[3])[0] == 3
+    assert whole.digest == Samples(rows, digest="x").digest
+    assert whole.digest != Samples(rows, digest="y").digest
+    assert Samples(rows[:5]).digest != Samples(rows).digest
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("gone.csv", None, "does not exist"),
+        ("bad.csv", "colour,size\nred,2\n", "none of path"),
+        ("none.csv", "path\n", "no rows"),
+        ("bad.json", "{", "cannot be read"),
+        ("bad.xml", "<a>", "cannot be read"),
+        ("data.xyz", "", "give a folder, a picture"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, name, content, told):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(LimelightError, match=told):
+        samples(tmp_path / name)
+
+
+def test_a_number_is_no_data_set():
+    with pytest.raises(LimelightError, match="int is no data set"):
+        samples(5)

@@ -1,0 +1,301 @@
+"""Runs over a folder: rows, resuming, refusal to mix, failures, interrupts and kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from PIL import Image
+
+import limelight as ll
+from limelight.probe.errors import LimelightError, OptionError
+from limelight.reports.datasets.samples import Sample, Samples
+from limelight.reports.runs.run import Run, run
+from limelight.reports.runs.store import part_path
+
+METHODS = ["gradcam", "normgrad", "smoothgrad:gradient,n=2"]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Ten small photos; their names are no order of their content."""
+    root = tmp_path_factory.mktemp("photos")
+    draw = np.random.default_rng(0)
+    for n in range(10):
+        (root / str(n % 2)).mkdir(exist_ok=True)
+        pixels = draw.integers(0, 255, (40, 48, 3), np.uint8)
+        Image.fromarray(pixels).save(root / str(n % 2) / f"photo{n}.png")
+    return root
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return ll.load("resnet18", num_classes=6, img_size=32)
+
+
+def go(out, net, folder, **more):
+    options = {"sites": ["layer3", "layer4"], "shard": 3, "workers": 0} | more
+    return run(out, net, folder, METHODS, **options)
+
+
+def test_rows_are_the_maps_of_one_call(tmp_path, net, folder):
+    found = go(tmp_path / "run", net, folder, target=["top", "least", 3])
+    assert found.missing == 0
+    assert found.failed() == {}
+    table = pandas.read_parquet(tmp_path / "run" / "maps")
+    assert len(table) == 10 * 3 * 3 * 2
+    paths = sorted(folder.rglob("*.png"))
+    x = ll.preprocess(net, paths)
+    want = ll.maps(net, x, METHODS, sites=["layer3", "layer4"], target=[ll.top(), ll.label(3)])
+    for m in want:
+        sample = paths[int(m.sample)].relative_to(folder).as_posix()
+        got = found.maps(sample=sample, method=m.method, target=m.target, site=str(m.site))
+        scale = float(m.values.abs().max())
+        torch.testing.assert_close(got[0].values, m.values, rtol=1e-3, atol=1e-3 * scale + 1e-9)
+    assert set(table["class"].dropna()) <= set(range(6))
+
+
+def test_a_map_without_a_number_stays_without(tmp_path, net, folder):
+    @ll.method("test_no_number", sites="layer4")
+    def no_number(act: torch.Tensor) -> torch.Tensor:
+        """NaN everywhere."""
+        return act.mean(1) * torch.nan
+
+    found = run(tmp_path / "run", net, folder, ["test_no_number"], shard=5, workers=0)
+    assert all(m.values.isnan().all() for m in found.maps(method="test_no_number"))
+
+
+def test_a_stopped_run_goes_on(tmp_path, net, folder):
+    out = tmp_path / "run"
+    whole = go(tmp_path / "whole", net, folder)
+    calls = []
+
+    def stop(done, total, name):
+        calls.append(done)
+        if done == 6:
+            raise RuntimeError("the machine is needed")
+
+    with pytest.raises(RuntimeError, match="needed"):
+        go(out, net, folder, progress=stop)
+    assert Run(out).missing == 4
+    times = {p.name: p.stat().st_mtime_ns for p in (out / "maps").iterdir()}
+    assert len(times) == 2
+    again = go(out, net, folder, progress=lambda done, *_: calls.append(done))
+    assert calls == [3, 6, 9, 10]
+    assert all((out / "maps" / name).stat().st_mtime_ns == t for name, t in times.items())
+    for number in range(4):
+        assert part_path(out, number).read_bytes() == part_path(whole.folder, number).read_bytes()
+    assert again.missing == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seed": 1}, "seed was 0, now 1"),
+        ({"sites": ["layer4"]}, "sites was"),
+        ({"target": "least"}, "targets was top, now least"),
+        ({"shard": 4}, "shard was 3, now 4"),
+        ({"limit": 5}, "samples was 10, now 5"),
+    ],
+)
+def test_another_plan_is_refused(tmp_path, net, folder, change, told):
+    go(tmp_path, net, folder, limit=None)
+    with pytest.raises(LimelightError, match=told):
+        go(tmp_path, net, folder, **change)
+
+
+def test_other_weights_are_another_run(tmp_path, net, folder):
+    go(tmp_path, net, folder, limit=3)
+    with torch.no_grad():
+        net.fc.bias += 1
+    with pytest.raises(LimelightError, match="weights was"):
+        go(tmp_path, net, folder, limit=3)
+
+
+def test_other_code_under_the_same_name_is_another_run(tmp_path, net, folder):
+    @ll.method("run_test_energy", sites="last")
+    def one(act, grad):
+        return (act * grad).sum(1)
+
+    run(tmp_path, net, folder, one, limit=3, workers=0)
+
+    @ll.method("run_test_energy", sites="last")
+    def two(act, grad):
+        return (act * grad).square().sum(1)
+
+    with pytest.raises(LimelightError, match="methods was run_test_energy"):
+        run(tmp_path, net, folder, two, limit=3, workers=0)
+
+
+def test_a_part_cut_short_is_named_and_made_again(tmp_path, net, folder):
+    go(tmp_path, net, folder)
+    whole = part_path(tmp_path, 1).read_bytes()
+    part_path(tmp_path, 1).write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match="part-00001.parquet cannot be read"):
+        go(tmp_path, net, folder)
+    assert part_path(tmp_path, 1).read_bytes() == whole
+
+
+def test_a_part_of_other_samples_is_named_and_made_again(tmp_path, net, folder):
+    go(tmp_path, net, folder)
+    whole = part_path(tmp_path, 1).read_bytes()
+    part_path(tmp_path, 1).write_bytes(part_path(tmp_path, 0).read_bytes())
+    with pytest.warns(UserWarning, match="holds samples 0:3, not 3:6"):
+        go(tmp_path, net, folder)
+    assert part_path(tmp_path, 1).read_bytes() == whole
+
+
+def test_what_fails_becomes_a_row(tmp_path, net, folder):
+    paths = [*sorted(folder.rglob("*.png"))[:2], tmp_path / "gone.png", tmp_path / "empty.png"]
+    paths[-1].write_bytes(b"")
+    found = go(tmp_path / "run", net, paths)
+    failed = found.failed()
+    assert set(failed) == {"gone", "empty"}
+    assert "does not exist" in failed["gone"]
+    assert len(found.maps()) == 2 * 6
+
+
+def test_one_poisonous_sample_leaves_the_others(tmp_path, folder, net):
+    inner = net.forward
+
+    def forward(x):
+        if float(x.sum()) == 0:
+            raise ValueError("a black picture")
+        return inner(x)
+
+    net.forward = forward
+    items = [torch.randn(3, 32, 32), torch.zeros(3, 32, 32), torch.randn(3, 32, 32)]
+    rows = [Sample(f"s{n}") for n in range(3)]
+    data = Samples(rows, open=lambda place, row: (items[place], row))
+    found = go(tmp_path, net, data)
+    assert found.failed() == {"s1": "ValueError: a black picture"}
+    assert len(found.maps()) == 2 * 6
+
+
+def test_labels_come_from_the_data(tmp_path, net, folder):
+    paths = sorted(folder.rglob("*.png"))[:3]
+    rows = [Sample(p.stem, str(p), label) for p, label in zip(paths, (2, 5, None), strict=True)]
+    found = go(tmp_path, net, Samples(rows), target="label")
+    assert set(found.table()["class"].dropna()) == {2, 5}
+    assert "has none" in found.failed()[paths[2].stem]
+
+
+def test_a_mistake_in_the_plan_is_raised_at_once(tmp_path, net, folder):
+    with pytest.raises(LimelightError, match="no_such_layer"):
+        go(tmp_path / "a", net, folder, sites=["no_such_layer"])
+    with pytest.raises(OptionError, match="engine"):
+        go(tmp_path / "b", net, folder, engine="spark")
+    with pytest.raises(OptionError, match="per sample"):
+        go(tmp_path / "c", net, folder, target=ll.label([1, 2]))
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_full_disk_says_so(tmp_path, net, folder, monkeypatch):
+    import limelight.reports.runs.run as module
+
+    def full(path, content):
+        raise LimelightError(f"cannot write {str(path)!r}: No space left on device")
+
+    monkeypatch.setattr(module, "write", full)
+    with pytest.raises(LimelightError, match="No space left"):
+        go(tmp_path, net, folder)
+    monkeypatch.undo()
+    assert go(tmp_path, net, folder).missing == 0
+
+
+def test_a_dead_decoder_does_not_stop_the_run(tmp_path, net, folder):
+    parent = os.getpid()
+
+    def die(place, row):
+        if place == 4 and os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row.source, row
+
+    rows = [Sample(p.stem, str(p)) for p in sorted(folder.rglob("*.png"))]
+    with pytest.warns(UserWarning, match="decoding worker died"):
+        found = go(tmp_path, net, Samples(rows, open=die), workers=1)
+    assert found.missing == 0
+    assert len(found.maps()) == 10 * 6
+
+
+SCRIPT = """
+import sys, torch, limelight as ll
+torch.set_num_threads(1)
+torch.manual_seed(0)
+net = ll.load("resnet18", num_classes=6, img_size=32)
+from limelight.reports.run import run
+tell = lambda done, total, name: print(done, flush=True)
+run(sys.argv[1], net, sys.argv[2], ["gradcam", "normgrad"], sites="layer4", shard=1, workers=0,
+    progress=tell)
+"""
+
+
+def start(out: Path, folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(out), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_an_interrupt_finishes_the_open_shard(tmp_path, folder):
+    process = start(tmp_path, folder)
+    assert process.stdout.readline().strip() == "1"
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in told
+    assert 0 < Run(tmp_path).missing < 10
+    assert not list((tmp_path / "maps").glob(".*"))
+
+
+def kill_at_random(tmp_path: Path, folder: Path, kills: int) -> None:
+    draw = random.Random(0)
+    out, seen = tmp_path / "run", {}
+    for _ in range(kills):
+        process = start(out, folder)
+        if draw.random() < 0.7:
+            process.stdout.readline()
+        time.sleep(draw.random() * 0.3)
+        process.kill()
+        process.communicate()
+        parts = out / "maps"
+        now = {p.name: p.stat().st_mtime_ns for p in parts.glob("part-*")} if parts.exists() else {}
+        assert all(now.get(name) == t for name, t in seen.items()), "a finished shard was repeated"
+        seen = now
+    process = start(out, folder)
+    process.communicate(timeout=120)
+    assert Run(out).missing == 0
+    table = Run(out).table()
+    assert sorted(set(table["index"])) == list(range(10))
+    assert len(table) == 20
+
+
+def test_kills_lose_and_repeat_nothing(tmp_path, folder):
+    kill_at_random(tmp_path, folder, 2)
+
+
+@pytest.mark.sweep
+def test_fifty_kills_lose_and_repeat_nothing(tmp_path, folder):
+    kill_at_random(tmp_path, folder, 50)
+
+
+def test_the_plan_is_readable(tmp_path, net, folder):
+    go(tmp_path, net, folder, limit=3)
+    raw = json.loads((tmp_path / "plan.json").read_text())
+    assert raw["methods"] == ["gradcam", "normgrad", "smoothgrad,n=2"]
+    assert raw["told"]["versions"]["torch"] == str(torch.__version__)
+    with pytest.raises(LimelightError, match="holds no run"):
+        _ = Run(tmp_path / "nothing").plan

@@ -1,0 +1,439 @@
+"""Models x capabilities: what every model of the zoo can do, checked; printed into the README.
+
+`make matrix` writes the table between its marks in the README.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+import limelight as ll
+from limelight.kernels.attention.reference import attention, attention_map, attention_statistics
+from limelight.kernels.map_statistics import distances
+from limelight.methods.circuits.evidence import Evidence
+from limelight.methods.circuits.head_outputs import head_outputs
+from limelight.probe.errors import MethodError
+from limelight.probe.sites.adapter import adapt
+
+
+class NotForThis(Exception):  # noqa: N818  (no fault: the model has no such part)
+    """The capability makes no sense for this model."""
+
+
+@dataclass(frozen=True)
+class Small:
+    """A small variant of a model: how to build it and what it takes."""
+
+    name: str
+    hyper: dict[str, Any] = field(default_factory=dict)
+    size: tuple[int, int] = (64, 64)
+    channels: int = 3
+    tokens: int = 0
+
+    def build(self) -> nn.Module:
+        """The model with random weights, no biases, statistics of batch norms at rest."""
+        torch.manual_seed(0)
+        model = ll.load(self.name, weights=None, **self.hyper)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if name.endswith("bias") and "bias_table" not in name:
+                    p.zero_()
+                elif p.ndim == 1 and float(p.abs().max()) < 1e-3:
+                    p.fill_(0.5)  # layer scales of 1e-6 would hide every block
+        return model
+
+    def batch(self, count: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
+        draw = torch.Generator().manual_seed(1)
+        if self.tokens:
+            return torch.randint(0, 100, (count, self.tokens), generator=draw)
+        shape = (count, self.channels, *self.size)
+        return torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype)
+
+    @property
+    def target(self) -> Any:
+        return ll.token(3, -1) if self.tokens else ll.label(3)
+
+
+SMALL = (
+    Small("alexnet", {"num_classes": 10}),
+    Small("vgg11_bn", {"num_classes": 10}),
+    Small("resnet18", {"num_classes": 10}),
+    Small("efficientnet_lite0", {"num_classes": 10}),
+    Small("deit_tiny", {"img_size": 64, "depth": 3, "num_classes": 10}),
+    Small("convit_tiny", {"img_size": 64, "depth": 3, "local_up_to_layer": 2, "num_classes": 10}),
+    Small(
+        "volo_d1",
+        {
+            "img_size": 64,
+            "layers": (1, 1, 1),
+            "embed_dims": (48, 96, 96),
+            "num_heads": (3, 6, 6),
+            "num_classes": 10,
+        },
+    ),
+    Small(
+        "biformer_tiny",
+        {
+            "depth": (1, 1),
+            "embed_dim": (32, 64),
+            "mlp_ratios": (2, 2),
+            "topks": (3, -2),
+            "num_heads": 4,
+            "n_win": 4,
+            "num_classes": 10,
+        },
+    ),
+    Small(
+        "biformer_stl_nchw",
+        {
+            "depth": (1, 1),
+            "embed_dim": (32, 64),
+            "mlp_ratios": (2, 2),
+            "n_wins": (4, 4),
+            "topks": (3, -1),
+            "num_heads": 4,
+            "num_classes": 10,
+        },
+    ),
+    Small(
+        "dinat_mini",
+        {
+            "embed_dim": 16,
+            "depths": (2, 1),
+            "num_heads": (2, 4),
+            "dilations": (2, 1),
+            "kernel_size": 5,
+            "num_classes": 10,
+        },
+    ),
+    Small(
+        "maxvit_tiny_tf_224",
+        {
+            "img_size": 64,
+            "embed_dim": (32, 64),
+            "depths": (1, 1),
+            "stem_width": (16, 32),
+            "window": 4,
+            "grid": 4,
+            "num_classes": 10,
+        },
+    ),
+    Small(
+        "maxvit_nano_rw_256",
+        {
+            "img_size": 64,
+            "embed_dim": (32, 64),
+            "depths": (1, 1),
+            "stem_width": (16, 32),
+            "window": 4,
+            "grid": 4,
+            "num_classes": 10,
+        },
+    ),
+    Small(
+        "halonet26t",
+        {
+            "stages": ("BA", "A"),
+            "out_chs": (64, 128),
+            "stem_chs": (16,),
+            "heads": 4,
+            "block_size": 4,
+            "halo_size": 1,
+            "bottle_ratio": 0.5,
+            "num_classes": 10,
+        },
+    ),
+    Small("hornet_tiny_7x7", {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 10}),
+    Small("hornet_tiny_gf", {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 10}),
+    Small(
+        "gla_340m",
+        {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2, "vocab_size": 128},
+        tokens=24,
+    ),
+    Small(
+        "smollm2_135m",
+        {
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "vocab_size": 128,
+        },
+        tokens=24,
+    ),
+    Small("induction_2l", {"vocab_size": 128}, tokens=24),
+    Small("vig_tiny", {"depth": 2, "num_classes": 10}),
+    Small("vig_h_tiny", {"dims": 32, "depths": (1, 1), "num_heads": (1, 2), "num_classes": 10}),
+    Small("vit_b_16", {"img_size": 64, "depth": 2, "dim": 96, "heads": 3, "num_classes": 10}),
+)
+CAPABILITIES: dict[str, Callable[[Small, nn.Module], None]] = {}
+
+
+def capability(title: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def register(check: Callable[..., None]) -> Callable[..., None]:
+        CAPABILITIES[title] = check
+        return check
+
+    return register
+
+
+@capability("trace")
+def traces_hidden_sites(small: Small, model: nn.Module) -> None:
+    x = small.batch()
+    t = ll.trace(model, x, "hidden")
+    assert len(t) >= 2
+    with torch.no_grad():
+        torch.testing.assert_close(t.output if t.output is not None else model(x), model(x))
+    assert not t.holes
+
+
+@capability("gradients")
+def gradients_equal_autograd(small: Small, model: nn.Module) -> None:
+    x = small.batch()
+    if small.tokens:
+        t = ll.trace(model, x, "hidden", target=small.target)
+        assert all(v.grad is not None and v.grad.isfinite().all() for v in t.values())
+        return
+    leaf = x.clone().requires_grad_()
+    model(leaf)[:, 3].sum().backward()
+    with ll.Probe(model) as p:
+        p.watch("input")
+        p(x)
+        p.backward(small.target)
+        torch.testing.assert_close(p.trace["input"].grad, leaf.grad)
+    found = ll.maps(model, x, ["gradient", "gradcam"], target=small.target)
+    assert all(m.values.isfinite().all() for m in found)
+
+
+@capability("NormGrad")
+def normgrad_at_hidden_sites(small: Small, model: nn.Module) -> None:
+    found = ll.maps(model, small.batch(), "normgrad", sites="hidden", target=small.target)
+    assert len(found) >= 4
+    assert all(m.values.isfinite().all() for m in found)
+    assert sum(float(m.values.abs().max()) > 0 for m in found) > len(found) // 3
+
+
+@capability("relevance")
+def relevance_with_a_closed_ledger(small: Small, model: nn.Module) -> None:
+    books = ll.ledger(model, small.batch(1), "lrp:epsilon", target=small.target)
+    size = max(row.absolute for row in books)
+    worst = max(books, key=lambda row: abs(row.leak))
+    assert abs(worst.leak) <= 1e-4 * size, worst
+    assert abs(books.start) > 0
+
+
+def _attended(small: Small, model: nn.Module, x: Tensor, *, grad: bool = False) -> ll.Probe:
+    paths = adapt(model).heads
+    if not paths:
+        raise NotForThis("no attention")
+    p = ll.Probe(model, grad=grad)
+    ports = ("map", "heads", "v")
+    p.watch(*(f"{path}:{port}" for path in paths for port in ports))
+    return p
+
+
+@capability("maps")
+def maps_are_read_behind_the_fused_op(small: Small, model: nn.Module) -> None:
+    x = small.batch()
+    with _attended(small, model, x) as p:
+        p(x)
+        for site, attention in p.trace.where("**:map").items():
+            v, out = (p.trace[f"{site.path}:{port}@{site.call}"].act for port in ("v", "heads"))
+            made = attention.act @ v.repeat_interleave(attention.act.shape[1] // v.shape[1], 1)
+            torch.testing.assert_close(made, out, rtol=1e-4, atol=1e-5)
+
+
+class Caught(TorchFunctionMode):
+    """The arguments of every attention op of a forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[dict[str, Any]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is attention:
+            self.calls.append(func.signature.bind(*args, **(kwargs or {})).arguments)
+        return func(*args, **(kwargs or {}))
+
+
+@capability("statistics")
+def statistics_beside_the_op_equal_those_of_the_map(small: Small, model: nn.Module) -> None:
+    with Caught() as caught, torch.no_grad():
+        model(small.batch())
+    if not caught.calls:
+        raise NotForThis("no attention op")
+    for call in caught.calls:
+        window, keys = call.get("window"), call["k"].shape[2]
+        side = round(keys**0.5)
+        grid = window.grid if window else (side, side) if side * side == keys else (1, keys)
+        square = window is not None or call["q"].shape[2] == keys
+        asked = {"grid": grid, "radius": 1.5} if square else {}
+        _, found = attention_statistics(**call, **asked)
+        explicit = attention_map(slice(None), **{n: wider(x) for n, x in call.items()})
+        if call.get("score", "softmax") == "softmax" and not (window and window.halo):
+            sums = explicit.sum(-1)
+            torch.testing.assert_close(sums, torch.ones_like(sums))
+        want = {"entropy": torch.special.entr(explicit).sum(-1)}
+        if asked:
+            stride = 1 if window is None else window.stride
+            far = distances(grid, stride, explicit.device, explicit.dtype)
+            want |= {
+                "distance": (explicit * far).sum(-1),
+                "mass": (explicit * (far <= 1.5)).sum(-1),
+            }
+        for name, value in want.items():
+            torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-5)
+
+
+def wider(x: Any) -> Any:
+    return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
+@capability("map gradients")
+def gradient_of_the_map_equals_a_difference(small: Small, model: nn.Module) -> None:
+    model = model.double()
+    x = small.batch(1, torch.float64)
+    with _attended(small, model, x, grad=True) as p:
+        p(x)
+        p.backward(small.target)
+        site = next(iter(p.trace.where("**:map")))
+        attention = p.trace[str(site)]
+        grad = attention.grad
+        assert grad is not None
+    draw = torch.Generator().manual_seed(2)
+    way = torch.randn(grad.shape, generator=draw, dtype=grad.dtype)
+    step = 1e-6
+    up, down = (
+        float(ll.patch(model, x, {site: lambda m, _, s=s: m + s * way}, target=small.target))
+        for s in (step, -step)
+    )
+    want = float((grad * way).sum())
+    assert abs((up - down) / (2 * step) - want) <= 1e-4 * max(1e-3, abs(want))
+
+
+@capability("head edits")
+def a_head_can_be_cut(small: Small, model: nn.Module) -> None:
+    x = small.batch()
+    paths = adapt(model).heads
+    if not paths:
+        raise NotForThis("no attention")
+    with torch.no_grad():
+        before = model(x)
+    cut = ll.patch(model, x, {f"{paths[0]}:heads.0": ll.zero})
+    assert not torch.equal(cut, before)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+
+
+@capability("circuits")
+def heads_are_scored_where_they_write(small: Small, model: nn.Module) -> None:
+    x = small.batch(4)
+    try:
+        outputs = head_outputs(model, x)
+    except MethodError as error:
+        raise NotForThis(str(error)) from error
+    clean, corrupt = x[:2], x[2:]
+    pairs = tuple(ll.Pair(a, b, (3,), (5,)) for a, b in zip(clean, corrupt, strict=True))
+    evidence = Evidence(model, ll.Pairs("noise", pairs), outputs=outputs)
+    score = ll.use("attribution")(evidence)
+    head = int(score.values.argmax())
+    assert score.values[head] > 0
+    layer = int(outputs.layer[head])
+    o, step = outputs.layers[layer], 1e-3
+    own = evidence.corrupt.z - evidence.clean.z
+    tokens = own.unflatten(0, (2, -1))[:, :, head]
+
+    def nudged(size: float) -> Tensor:
+        def change(z: Tensor) -> Tensor:
+            z = z.clone()
+            z[:, :, head - outputs.span(layer).start] += size * tokens[:, -z.shape[1] :].to(z)
+            return z
+
+        return ll.patch(model, clean, {o.site: o.edit(change)}, target=evidence.pairs.target())
+
+    slope = ((nudged(step) - nudged(-step)) / (2 * step)).mean()
+    assert abs(slope - score.signed[head]) <= 0.05 * abs(slope) + 1e-3
+
+
+@capability("state dict")
+def state_dict_goes_round(small: Small, model: nn.Module) -> None:
+    torch.manual_seed(7)
+    other = ll.load(small.name, weights=None, **small.hyper)
+    other.load_state_dict(model.state_dict(), strict=True)
+    x = small.batch()
+    with torch.no_grad():
+        torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
+
+
+@capability("bfloat16")
+def half_precision_runs_and_stays_close(small: Small, model: nn.Module) -> None:
+    x = small.batch()
+    with torch.no_grad():
+        whole = model(x)
+    half = model.bfloat16()
+    low = x if small.tokens else x.bfloat16()
+    with torch.no_grad():
+        out = half(low)
+    assert out.dtype == torch.bfloat16
+    assert (out.float() - whole).norm() <= 0.15 * whole.norm()
+    found = ll.maps(half, low, "normgrad", sites="hidden", target=small.target)
+    assert all(m.values.isfinite().all() for m in found)
+
+
+@capability("batch")
+def samples_do_not_see_each_other(small: Small, model: nn.Module) -> None:
+    x = small.batch(3)
+    with torch.no_grad():
+        whole = model(x)
+        each = torch.cat([model(one[None]) for one in x])
+    torch.testing.assert_close(whole, each, rtol=1e-4, atol=1e-5)
+    found = ll.maps(model, x, "normgrad", sites="last", target=small.target)
+    alone = ll.maps(model, x[1:2], "normgrad", sites="last", target=small.target)
+    torch.testing.assert_close(found[1].values, alone[0].values, rtol=1e-3, atol=1e-6)
+
+
+def cells() -> Iterator[tuple[str, str, str]]:
+    """Model, capability, and `yes`, `–` (not for this model) or what went wrong."""
+    for small in SMALL:
+        for title, check in CAPABILITIES.items():
+            try:
+                check(small, small.build())
+                yield small.name, title, "yes"
+            except NotForThis:
+                yield small.name, title, "–"
+            except Exception as error:
+                yield small.name, title, f"no: {type(error).__name__}"
+
+
+def table() -> str:
+    """The matrix as Markdown."""
+    found: dict[str, dict[str, str]] = {}
+    for name, title, word in cells():
+        found.setdefault(name, {})[title] = word
+    rows = [["model", *CAPABILITIES], ["---"] * (1 + len(CAPABILITIES))]
+    rows += [[name, *row.values()] for name, row in found.items()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main(path: Path) -> None:
+    """Write the table between the marks of a Markdown file."""
+    start, end = "<!-- matrix -->\n", "<!-- /matrix -->"
+    head, _, rest = path.read_text().partition(start)
+    _, mark, tail = rest.partition(end)
+    if not mark:
+        raise SystemExit(f"{path} has no marks {start.strip()} and {end}: add both")
+    path.write_text(head + start + table() + "\n" + end + tail)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))
