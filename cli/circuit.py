@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from ..probe.errors import OptionError
+from .terminal import console_for, new_table, progress
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..methods.circuits import Circuit
+    from ..methods.circuits.tasks import Pairs
 
 EPILOG = (
     "\b\nExamples:\n  limelight circuit\n  limelight circuit smollm2_135m ioi -o ioi.html\n"
     "  limelight circuit smollm2_135m prompts.jsonl -m attribution -m code_attr --truth none\n"
     "  limelight circuit deit_tiny --pairs dogs/ cats/ --good 207 --bad 281"
 )
+_TOP = 10
+_HEADS = re.compile(r"\d+\.\d+(,\d+\.\d+)*")
 
 
 def circuit(
@@ -92,9 +107,7 @@ def circuit(
     ] = None,
 ) -> None:
     """Show which attention heads do a task, by many methods beside controls, on one HTML page."""
-    from .circuit_choices import Photos, run_circuit
-
-    run_circuit(
+    _run(
         model,
         task,
         out,
@@ -114,3 +127,172 @@ def circuit(
         seed=seed,
         batch=batch,
     )
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos of two classes instead of a task: two folders, files or patterns."""
+
+    sides: tuple[str, str]
+    good: str | None
+    bad: str | None
+
+
+def _run(
+    model: str,
+    task: str,
+    out: Path,
+    *,
+    methods: Sequence[str] | None,
+    truth: str,
+    photos: Photos | None,
+    weights: str | None,
+    settings: Sequence[str] | None,
+    device: str | None,
+    save: Path | None,
+    by: str,
+    heads: int,
+    prompts: int,
+    checked: int,
+    **options: Any,
+) -> Circuit:
+    """Score the heads of a model, write the page, print the figures."""
+    from ..methods.circuits import circuit as scored
+    from ..probe.attribution import convert
+    from ..reports.circuit_page import check_sizes, circuit_report
+    from .inputs import hyper, model_of, writable
+
+    writable(out, "-o", (".html", ".htm"))
+    check_sizes(heads, prompts, checked)
+    exchanged = convert("circuit", "--by", by, Literal["mean", "zero", "resample"])
+    judged = judged_by(truth)
+    with progress(f"loading {model}") as tell:
+        net = model_of(model, weights_of(model, weights), hyper(settings), device)
+        tell(0, 1, task)
+        pairs: Pairs | str = task if photos is None else photo_pairs(net, photos, options["count"])
+        circuit = scored(net, pairs, methods or None, truth=judged, **options)
+        written = [
+            circuit_report(
+                circuit, out, heads=heads, prompts=prompts, by=exchanged, checked=checked
+            )
+        ]
+        if save is not None:
+            written.append(circuit.save(save.expanduser()))
+    _print_summary(circuit, written)
+    return circuit
+
+
+def weights_of(model: str, weights: str | None) -> str | None:
+    """The weights asked for; else those that the model's name means, its only ones, imagenet."""
+    from ..models import list_models
+
+    card = next((c for c in list_models(model) if c.name == model), None)
+    if weights is not None or card is None:
+        return weights
+    only = next(iter(card.weights)) if len(card.weights) == 1 else None
+    return card.default or only
+
+
+def judged_by(truth: str) -> str | list[tuple[int, int]] | None:
+    """`measured`, `ioi:sae`, heads as `0.2,1.3`, or none."""
+    if truth == "none":
+        return None
+    if _HEADS.fullmatch(truth):
+        pairs = (word.split(".") for word in truth.split(","))
+        return [(int(layer), int(head)) for layer, head in pairs]
+    return truth
+
+
+def photo_pairs(model: nn.Module, photos: Photos, count: int) -> Pairs:
+    """Photos of a class against photos of another one, as many of each."""
+    from ..methods.circuits.tasks import picture_pairs
+    from ..models.inputs import class_index, preprocess
+    from .inputs import pictures
+
+    if photos.good is None or photos.bad is None:
+        raise OptionError("--pairs compares photos of two classes: name them by --good and --bad")
+    good, bad = (class_index(model, _class(c)) for c in (photos.good, photos.bad))
+    sides = [pictures([word]) for word in photos.sides]
+    least = min(count, *map(len, sides))
+    a, b = (preprocess(model, side[:least]) for side in sides)
+    names = " against ".join(Path(word).name for word in photos.sides)
+    return picture_pairs(a, b, good, bad, names)
+
+
+def _class(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
+def _print_summary(circuit: Circuit, written: Sequence[Path]) -> None:
+    """Print how good each method is, the first heads, and where the results lie."""
+    console = console_for()
+    console.print(_figures(circuit))
+    console.print()
+    console.print(_heads(circuit))
+    console.print()
+    for path in written:
+        size = f": {path.stat().st_size / 1e6:.1f} MB" if path.is_file() else ""
+        console.print(f"{path}{size}", soft_wrap=True)
+    for note in circuit.notes:
+        console_for(stderr=True).print(f"limelight: note: {note}", soft_wrap=True)
+
+
+def _figures(circuit: Circuit) -> Any:
+    from ..reports.html import three
+
+    if "ap" not in circuit.evaluation:
+        return _unjudged(circuit)
+    table = new_table(
+        "method", "AP", "null", "AP - null", "AUC", "null", "precision at k", "Spearman", "seconds"
+    )
+    for row in circuit.evaluation.to_dict("records"):
+        gain = "–"
+        if _known(row.get("ap_null")):
+            between = f"{three(row['ap_low'])} to {three(row['ap_high'])}"
+            gain = f"{three(row['ap'] - row['ap_null'])} [{between}]"
+        keys = ("auc", "auc_null", "precision_k", "spearman")
+        cells = [_cell(row.get(key)) for key in ("ap", "ap_null")]
+        rest = [_cell(row.get(key)) for key in keys]
+        table.add_row(row["method"], *cells, gain, *rest, f"{row['seconds']:.3g}")
+    return table
+
+
+def _unjudged(circuit: Circuit) -> Any:
+    from ..reports.circuit_page import head_name
+
+    table = new_table("method", "first heads", "seconds")
+    for name, seconds in circuit.seconds.items():
+        first = ", ".join(head_name(head) for head in circuit.top(5, name))
+        table.add_row(name, first, f"{seconds:.3g}")
+    return table
+
+
+def _known(value: Any) -> bool:
+    return value is not None and value == value
+
+
+def _cell(value: Any) -> str:
+    from ..reports.html import three
+
+    return three(value) if _known(value) else "–"
+
+
+def _heads(circuit: Circuit) -> Any:
+    from ..reports.circuit_page import head_name
+
+    first = circuit.score()
+    table = new_table("head", next(iter(circuit.scores)), "q", "measured effect", "in the circuit")
+    for name in circuit.top(_TOP):
+        place = circuit.names.index(name)
+        known = circuit.truth
+        inside = "–" if known is None else ("yes" if known.inside[place] else "no")
+        effects = None if known is None else known.effects
+        values = (first.values, first.q, effects)
+        table.add_row(head_name(name), *(_of(v, place) for v in values), inside)
+    return table
+
+
+def _of(values: torch.Tensor | None, place: int) -> str:
+    from ..reports.html import number
+
+    return "–" if values is None else number(float(values[place]))

@@ -1,4 +1,4 @@
-"""What the commands of the command line share: their inputs, their files, what they print."""
+"""What commands are given: models, pictures, hyper-parameters, files that can be written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,13 +15,6 @@ from ..models.inputs import images
 from ..models.registry import usual_weights
 from ..probe.errors import ImageError, OptionError
 from ..probe.targets import value_in
-from ..reports.explanation import Explanation
-from .terminal import console_for, new_table
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_EACH_UP_TO = 20  # pictures with all five guesses on the terminal; beyond, the best one each
 
 
 def writable(path: Path, option: str, endings: tuple[str, ...]) -> None:
@@ -85,24 +77,3 @@ def model_of(
         return load_foreign(spec, weights, hyper).eval().to(place)
     chosen = None if weights == "none" else weights or usual_weights(spec)
     return load(spec, chosen, device=place, **hyper)
-
-
-def told(found: Explanation, written: Sequence[Path]) -> None:
-    """Print the likeliest classes and where the results lie."""
-    console = console_for()
-    table = _guesses(found)
-    if table.row_count:
-        console.print(table)
-    for path in written:
-        size = path.stat().st_size / 1e6
-        console.print(f"{path}: {len(found.maps)} maps, {size:.1f} MB", soft_wrap=True)
-
-
-def _guesses(found: Explanation) -> Table:
-    many = len(found.photos) > _EACH_UP_TO
-    table = new_table("image", "class", "number", "probability")
-    for photo in found.photos:
-        for rank, guess in enumerate(found.top.get(photo.sample, ())[: 1 if many else None]):
-            share = f"{guess.probability:.1%}"
-            table.add_row("" if rank else photo.sample, guess.label, str(guess.index), share)
-    return table

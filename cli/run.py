@@ -1,29 +1,138 @@
-"""The work behind `limelight run`, `limelight score` and `limelight report`."""
+"""`limelight run`, `score` and `report`: maps of a data set, their scores, their page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas
-import torch
-from torch import nn
+import typer
 
-from ..probe.results import write
-from ..reports.datasets import samples
-from ..reports.runs import Run, merged, read_plan, run
-from ..reports.scoring import score
-from ..reports.scoring import table as score_table
-from .inputs import model_of
-from .terminal import console_for, new_table, progress
+from .options import Device, Folder, Methods, Root, Settings, Sites, Targets, Weights
+from .terminal import PARTLY, console_for, new_table, progress, say
 
+if TYPE_CHECKING:
+    import pandas
+    from torch import nn
+
+    from ..reports.runs import Run
+
+RUN_EPILOG = (
+    "\b\nExamples:\n  limelight run plan.toml --out run/\n"
+    "  limelight run efficientnet_lite0 photos/ --out run/ -m gradcam -m normgrad \\\n"
+    "    --site hidden --target top --target least"
+)
+SCORE_EPILOG = (
+    "\b\nExamples:\n  limelight score run/ --metric pointing --metric class_sensitivity\n"
+    "  limelight score run/ --metric pointing,tolerance=0 --data instances.json\n"
+    "  limelight score run/ --metric deletion --model efficientnet_lite0"
+)
+REPORT_EPILOG = (
+    "\b\nExamples:\n  limelight report run/ -o report.html\n"
+    "  limelight report trained/ --against initial/ -o heads.html"
+)
 _NAMED = 20
 _MODEL = ("model", "weights", "hyper", "device", "data", "root", "methods")
 
 
-def run_plan(what: str, out: Path, options: dict[str, Any]) -> Run:
+def run(
+    what: Annotated[
+        str, typer.Argument(metavar="PLAN|MODEL", help="A plan.toml, or a model as elsewhere.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder of pictures or in VOC's layout, a listing (.csv, .parquet), COCO's "
+            ".json, prompts (.jsonl), or a Hugging Face data set on disk.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("run"),
+    method: Methods = None,
+    site: Sites = None,
+    target: Targets = None,
+    weights: Weights = None,
+    settings: Settings = None,
+    root: Root = None,
+    shard: Annotated[int | None, typer.Option(help="Samples in a part. [default: 32]")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For random methods. [default: 0]")] = None,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="[default: float32]")] = None,
+    batch: Annotated[str | None, typer.Option(help="Images at a time. [default: auto]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode pictures. [default: 1]")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="local|ray", help="Where it runs. [default: local]")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster, host:port or auto.")] = None,
+) -> int:
+    """Compute maps of a whole data set; run again, it goes on where it stopped.
+
+    Targets may also be least, and label, the class that each sample carries. The keys of a plan
+    are these options by their Python names: model, weights, data, root, methods, sites, target,
+    shard, seed, limit, device, dtype, batch, workers, engine, address, and a table hyper.
+    """
+    from .inputs import hyper
+
+    finished = _compute(what, out, {
+        "data": data, "methods": method, "sites": site, "target": target, "weights": weights,
+        "hyper": hyper(settings), "root": root, "shard": shard, "limit": limit, "seed": seed,
+        "device": device, "dtype": dtype, "batch": batch, "workers": workers, "engine": engine,
+        "address": address,
+    })  # fmt: skip
+    failed = list(print_run(finished))
+    for text in failed:
+        say(text)
+    return PARTLY if failed else 0
+
+
+def score(
+    folder: Folder,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", metavar="NAME[,OPTION=VALUE]", help="Repeatable."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Where the boxes or masks are. [default: the data of the run]"),
+    ] = None,
+    root: Root = None,
+    model: Annotated[
+        str | None, typer.Option(help="The run's model, for scores that ask it: deletion, ...")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Its weights. [default: imagenet]")] = None,
+    settings: Settings = None,
+) -> None:
+    """Score the maps of a run: on things in the pictures, between classes, by perturbation."""
+    from .inputs import hyper, model_of
+
+    net = None if model is None else model_of(model, weights, hyper(settings))
+    _print_scores(folder, metric or (), data, root, net)
+
+
+def report(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="A run with other weights, to set its heads beside."),
+    ] = None,
+) -> None:
+    """Show a run and its scores on one HTML page."""
+    from .inputs import writable
+
+    writable(out, "-o", (".html", ".htm"))
+    _write_page(folder, out, against)
+
+
+def _compute(what: str, out: Path, options: dict[str, Any]) -> Run:
     """Compute what a plan file, or a model and options, ask for."""
+    from ..reports.datasets import samples
+    from ..reports.runs import merged, read_plan
+    from ..reports.runs import run as run_all
+
     written = what.lower().endswith(".toml")
     plan = read_plan(Path(what).expanduser()) if written else {"model": what}
     asked = merged(plan, options)
@@ -34,30 +143,34 @@ def run_plan(what: str, out: Path, options: dict[str, Any]) -> Run:
         net = _net(asked)
         methods = asked.get("methods") or ["gradcam", "normgrad"]
         size = int(batch) if batch.isdecimal() else batch
-        return run(out, net, data, methods, batch=size, progress=tell, **rest)
+        return run_all(out, net, data, methods, batch=size, progress=tell, **rest)
 
 
 def _net(asked: dict[str, Any]) -> nn.Module:
     """The model; random weights are those of the seed, so that their run can go on."""
+    import torch
+
+    from .inputs import model_of
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(asked.get("seed", 0))
         return model_of(asked["model"], asked.get("weights"), asked["hyper"], asked.get("device"))
 
 
-def say_run(found: Run) -> Iterator[str]:
+def print_run(finished: Run) -> Iterator[str]:
     """Print what a run holds; yield what failed."""
-    table = found.table(["sample", "error"])
+    table = finished.table(["sample", "error"])
     failed = table[table["error"].notna()]
     maps = len(table) - len(failed)
     count = table["sample"].nunique()
-    console_for().print(f"{found.folder}: {maps} maps of {count} samples", soft_wrap=True)
+    console_for().print(f"{finished.folder}: {maps} maps of {count} samples", soft_wrap=True)
     for row in failed.head(_NAMED).itertuples():
         yield f"{row.sample}: {row.error}"
     if len(failed) > _NAMED:
         yield f"{len(failed) - _NAMED} more samples failed: `limelight report` names them"
 
 
-def score_run(
+def _print_scores(
     folder: Path,
     metrics: Sequence[str],
     data: str | None,
@@ -65,10 +178,14 @@ def score_run(
     net: nn.Module | None = None,
 ) -> None:
     """Score a run and print the means."""
+    from ..reports.datasets import samples
+    from ..reports.scoring import score as scores_of
+    from ..reports.scoring.table import FILE, summary
+
     truth = None if data is None else samples(data, root=root)
     with progress("scoring", memory=True) as tell:
-        found = score(folder, list(metrics), data=truth, model=net, progress=tell)
-    means = score_table.summary(found)
+        scores = scores_of(folder, list(metrics), data=truth, model=net, progress=tell)
+    means = summary(scores)
     table = new_table("metric", "method", "site", "target", "mean", "95 %", "samples", "left out")
     for row in means[means["count"] > 0].itertuples():
         between = f"{row.low:.3f} .. {row.high:.3f}"
@@ -76,7 +193,7 @@ def score_run(
         table.add_row(*names, f"{row.mean:.3f}", between, str(row.count), str(row.left_out))
     console = console_for()
     console.print(table)
-    console.print(f"{folder / score_table.FILE}: {len(found)} scores", soft_wrap=True)
+    console.print(f"{folder / FILE}: {len(scores)} scores", soft_wrap=True)
     _say_empty(means)
 
 
@@ -87,9 +204,11 @@ def _say_empty(means: pandas.DataFrame) -> None:
         console_for(stderr=True).print(text, soft_wrap=True)
 
 
-def report_run(folder: Path, out: Path, against: Path | None = None) -> None:
+def _write_page(folder: Path, out: Path, against: Path | None = None) -> None:
     """Write the page of a run and say where it lies."""
+    from ..probe.results import write
     from ..reports.dataset_page.page import render_run
+    from ..reports.runs import Run
 
     other = None if against is None else Run(against.expanduser())
     path = write(out.expanduser(), render_run(Run(folder), other).encode("utf-8"))

@@ -1,23 +1,22 @@
-"""What the command line prints: plain tables, and a line of progress."""
+"""What the command line prints: plain tables, notes, a line of progress; and its exit codes.
+
+rich is imported when something is drawn, so that `limelight --help` answers at once.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
+FAILED, USAGE, PARTLY, INTERRUPTED = 1, 2, 3, 130
 _ONE_LINE = 10_000  # a row stays a row where the output is no terminal
 
 
@@ -27,6 +26,15 @@ def progress(text: str, *, memory: bool = False) -> Iterator[Callable[[int, int,
 
     memory  also the most memory that this process, or the GPU where there is one, held so far
     """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     words = TextColumn("{task.description}", markup=False)
     rate = TextColumn("{task.fields[rate]}", markup=False)
     columns = (SpinnerColumn(), words, BarColumn(20), MofNCompleteColumn(), rate)
@@ -53,8 +61,6 @@ def progress(text: str, *, memory: bool = False) -> Iterator[Callable[[int, int,
 
 def _peak() -> str:
     """The largest amount of memory held so far."""
-    import sys
-
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return f"peak {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB GPU"
@@ -68,6 +74,8 @@ def _peak() -> str:
 
 def console_for(*, stderr: bool = False) -> Console:
     """Plain text; on no terminal rows are not wrapped, unless COLUMNS asks for it."""
+    from rich.console import Console
+
     console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _ONE_LINE
@@ -75,7 +83,15 @@ def console_for(*, stderr: bool = False) -> Console:
 
 
 def new_table(*heads: str) -> Table:
-    found = Table(box=None, pad_edge=False, header_style="bold")
+    """A table without lines; the first column is never wrapped."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for place, head in enumerate(heads):
-        found.add_column(head, no_wrap=not place, overflow="fold")
-    return found
+        table.add_column(head, no_wrap=not place, overflow="fold")
+    return table
+
+
+def say(text: str) -> None:
+    """One line to the person at the terminal, beside what the command prints."""
+    print(f"limelight: {' '.join(text.split())}", file=sys.stderr)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from methods_golden import Reading, Runner, case, read, walk
-from test_methods_golden import SITE_METHODS, check_cams
+from methods_golden import SITE_METHODS, Reading, Runner, case, check_cams, read, walk
 from torch import Tensor, nn
 
 from limelight.methods import combine

@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from methods_golden import Case, Reading, case, inputs, model, read, rectified
+from methods_golden import (
+    SITE_METHODS,
+    Reading,
+    case,
+    check_cams,
+    inputs,
+    model,
+    read,
+    rectified,
+)
 from torch import Tensor
 
 from limelight.methods import combine
@@ -22,15 +31,6 @@ from limelight.probe.targets.target import label
 
 TORCHRAY = ("method_torchray_alexnet", "method_torchray_resnet18", "method_torchray_vgg16")
 GRID = ("method_extract_aggregate_resnet18", "method_extract_aggregate_vgg11_bn")
-SITE_METHODS = {
-    "gradient": "gradient",
-    "gradient_sum": "gradient_sum",
-    "grad_cam": "gradcam",
-    "linear_approx": "linear_approx",
-    "norm_grad": "normgrad",
-    "norm_grad_selective": "normgrad_selective",
-    "norm_grad_proper": "normgrad_proper",
-}
 
 
 def _readings(name: str) -> dict[str, Reading]:
@@ -162,46 +162,6 @@ def test_the_plain_product_equals_the_papers_script(name: str) -> None:
         ours = combine(maps, "product")[0].values ** len(maps)
         golden.check(key, ours, absolute=2e-4)
     assert len(keys) == 9
-
-
-CAMS = {
-    "GradCAM": "gradcam",
-    "GradCAMPlusPlus": "gradcam_plus_plus",
-    "HiResCAM": "hirescam",
-    "LayerCAM": "layercam",
-    "XGradCAM": "xgradcam",
-    "GradCAMElementWise": "gradcam_elementwise",
-    "EigenCAM": "eigencam",
-    "EigenGradCAM": "eigengradcam",
-}
-
-
-def _as_cam(values: Tensor, size: int) -> Tensor:
-    """As pytorch-grad-cam shows a map: [0, 1], then bilinear; scaled once more over the layers."""
-    low = values.clamp(min=0) - values.clamp(min=0).min()
-    scaled = (low / (low.max() + 1e-7))[:, None]
-    large = F.interpolate(scaled, (size, size), mode="bilinear", align_corners=False)[:, 0]
-    return (large - large.min()) / (large.max() - large.min() + 1e-7)
-
-
-def check_cams(golden: Case, readings: dict[str, Reading], size: int) -> int:
-    """Compare every CAM; eigenvectors are equal up to their sign. Returns how many there were."""
-    checked = 0
-    for key in golden.telling:
-        if key.startswith("cam."):
-            _, kind, site = key.split(".", 2)
-            found = readings[site](use(CAMS[kind]))
-            if kind.startswith("Eigen"):
-                signed = readings[site](use(CAMS[kind], relu=False))
-                shown = [_as_cam(v, size) for v in (signed, -signed)]
-                flat = golden.arrays[key]
-                step = int(golden.outputs[key]["store"].removeprefix("stride") or 1)
-                near = [(v[..., ::step, ::step].numpy() - flat).__abs__().max() for v in shown]
-                golden.check(key, shown[int(near[1] < near[0])], absolute=2e-3)
-            else:
-                golden.check(key, _as_cam(found, size), absolute=2e-3)
-            checked += 1
-    return checked
 
 
 def test_cam_family_equals_pytorch_grad_cam() -> None:

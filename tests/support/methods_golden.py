@@ -14,7 +14,10 @@ import fill
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from limelight.probe.attribution.registry import use
 
 FOLDER = Path(__file__).parent.parent / "parity"
 
@@ -198,3 +201,54 @@ def walk(path: Any, net: nn.Module, x: Tensor, target: Any) -> Tensor:
             state = path.fold(state, value, k)
         rows.append(path.finish(state, path.points.count, x[i : i + 1]))
     return torch.cat(rows)
+
+
+SITE_METHODS = {
+    "gradient": "gradient",
+    "gradient_sum": "gradient_sum",
+    "grad_cam": "gradcam",
+    "linear_approx": "linear_approx",
+    "norm_grad": "normgrad",
+    "norm_grad_selective": "normgrad_selective",
+    "norm_grad_proper": "normgrad_proper",
+}
+
+
+CAMS = {
+    "GradCAM": "gradcam",
+    "GradCAMPlusPlus": "gradcam_plus_plus",
+    "HiResCAM": "hirescam",
+    "LayerCAM": "layercam",
+    "XGradCAM": "xgradcam",
+    "GradCAMElementWise": "gradcam_elementwise",
+    "EigenCAM": "eigencam",
+    "EigenGradCAM": "eigengradcam",
+}
+
+
+def _as_cam(values: Tensor, size: int) -> Tensor:
+    """As pytorch-grad-cam shows a map: [0, 1], then bilinear; scaled once more over the layers."""
+    low = values.clamp(min=0) - values.clamp(min=0).min()
+    scaled = (low / (low.max() + 1e-7))[:, None]
+    large = F.interpolate(scaled, (size, size), mode="bilinear", align_corners=False)[:, 0]
+    return (large - large.min()) / (large.max() - large.min() + 1e-7)
+
+
+def check_cams(golden: Case, readings: dict[str, Reading], size: int) -> int:
+    """Compare every CAM; eigenvectors are equal up to their sign. Returns how many there were."""
+    checked = 0
+    for key in golden.telling:
+        if key.startswith("cam."):
+            _, kind, site = key.split(".", 2)
+            found = readings[site](use(CAMS[kind]))
+            if kind.startswith("Eigen"):
+                signed = readings[site](use(CAMS[kind], relu=False))
+                shown = [_as_cam(v, size) for v in (signed, -signed)]
+                flat = golden.arrays[key]
+                step = int(golden.outputs[key]["store"].removeprefix("stride") or 1)
+                near = [(v[..., ::step, ::step].numpy() - flat).__abs__().max() for v in shown]
+                golden.check(key, shown[int(near[1] < near[0])], absolute=2e-3)
+            else:
+                golden.check(key, _as_cam(found, size), absolute=2e-3)
+            checked += 1
+    return checked

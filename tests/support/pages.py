@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html.parser import HTMLParser
 
 import numpy as np
 import torch
@@ -82,3 +83,19 @@ def explanation() -> Explanation:
     top = {"dog.jpg": [Guess("dog", 207, 0.9), Guess("cat", 281, 0.06), Guess("fox", 277, 0.0001)]}
     words = {"a sentence": ["When", " Mary", " and", " John"]}
     return Explanation(Maps(maps), photos, top, words)
+
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror='a()'>\"'&\u2028\u2029{{ 7 * 7 }}"
+
+
+def elements(page: str) -> tuple[set[str], set[str]]:
+    """The tags and the attributes of a page, as a parser sees them."""
+    tags, attributes = set(), set()
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list) -> None:
+            tags.add(tag)
+            attributes.update(name for name, _ in attrs)
+
+    Reader().feed(page)
+    return tags, attributes

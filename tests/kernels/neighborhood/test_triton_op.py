@@ -10,8 +10,8 @@ from math import prod
 
 import pytest
 import torch
+from neighborhood_cases import CASES, given
 from shared import golden
-from test_kernels_neighborhood import CASES, given
 from torch import Tensor
 
 from limelight.kernels.errors import KernelError

@@ -10,14 +10,13 @@ from base64 import b64decode, b64encode
 from dataclasses import replace
 from hashlib import sha256
 from html import unescape
-from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from pages import explanation, maps_of, picture
+from pages import EVIL, elements, explanation, maps_of, picture
 from PIL import Image
 
 from limelight.probe.errors import LimelightError
@@ -30,8 +29,6 @@ from limelight.reports.explanation.page import provenance
 from limelight.reports.explanation.page_data import page_data
 from limelight.reports.html.document import embed
 
-EVIL = "</script><script>alert(1)</script><img src=x onerror='a()'>\"'&\u2028\u2029{{ 7 * 7 }}"
-
 
 def one(values: torch.Tensor, axes: str = "y x", **labels: str) -> SaliencyMap:
     names = {"sample": "dog.jpg", "target": "dog", "method": "gradcam", **labels}
@@ -42,19 +39,6 @@ def data_of(page: str) -> dict:
     found = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert len(found) == 1
     return json.loads(found[0])
-
-
-def elements(page: str) -> tuple[set[str], set[str]]:
-    """The tags and the attributes of a page, as a parser sees them."""
-    tags, attributes = set(), set()
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list) -> None:
-            tags.add(tag)
-            attributes.update(name for name, _ in attrs)
-
-    Reader().feed(page)
-    return tags, attributes
 
 
 def values_of(entry: dict) -> np.ndarray:

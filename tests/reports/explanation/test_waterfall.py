@@ -9,8 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from pages import explanation, picture
-from test_report import EVIL, elements
+from pages import EVIL, elements, explanation, picture
 from waterfalls import METHOD, entry, flowing, ledger, with_foci
 
 import limelight as ll

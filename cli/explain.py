@@ -1,0 +1,100 @@
+"""`limelight explain`: what a model looks at in images, on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .options import Device, Methods, Model, Settings, Sites, Targets, Weights
+from .terminal import PARTLY, console_for, new_table, progress, say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..reports.explanation import Explanation
+
+EPILOG = (
+    "\b\nExamples:\n  limelight explain efficientnet_lite0 dog.jpg -o dog.html\n"
+    '  limelight explain resnet50 "photos/*.jpg" -m normgrad:scaling -m smoothgrad,n=32 \\\n'
+    '    --site "layer?" --target top:3 --target "margin:daisy,bee" --combine product'
+)
+_EACH_UP_TO = 20  # pictures with all five guesses on the terminal; beyond, the best one each
+
+
+def explain(
+    model: Model,
+    image: Annotated[
+        list[str], typer.Argument(metavar="IMAGE", help="Files, folders and quoted wildcards.")
+    ],
+    method: Methods = None,
+    site: Sites = None,
+    target: Targets = None,
+    weights: Weights = None,
+    settings: Settings = None,
+    combine: Annotated[
+        str | None,
+        typer.Option(metavar="product|sum", help="Also one map per method over all its sites."),
+    ] = None,
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="Also where the relevance of the first image goes.")
+    ] = False,
+    device: Device = None,
+    batch: Annotated[str, typer.Option(help="Images at a time, or auto.")] = "auto",
+    seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+    maps: Annotated[
+        Path | None, typer.Option(help="Also the maps: .parquet, .safetensors or a .png sheet.")
+    ] = None,
+) -> int:
+    """Show what a model looks at in images, on one HTML page."""
+    from ..probe.attribution.options import convert
+    from ..probe.attribution.registry import use
+    from ..probe.targets.parse import target_in
+    from ..reports.explanation import explain as run
+    from .inputs import hyper, model_of, pictures, writable
+
+    writable(out, "-o", (".html", ".htm"))
+    if maps is not None:
+        writable(maps, "--maps", (".parquet", ".safetensors", ".png"))
+
+    how = combine and convert("explain", "--combine", combine, Literal["product", "sum"])
+    what = [target_in(t) for t in target or ("top",)]
+    bound = [use(m) for m in method or ("gradcam", "normgrad")]
+    size = int(batch) if batch.isdecimal() else batch
+    files = pictures(image)
+    with progress(f"loading {model}") as tell:
+        net = model_of(model, weights, hyper(settings), device)
+        options: dict[str, Any] = {"combine": how, "batch": size, "seed": seed, "progress": tell}
+        options["ledger"] = ledger
+        explanation = run(net, files, bound, sites=site, target=what, **options)
+        written = [explanation.save(out)]
+        if maps is not None:
+            written.append(explanation.maps.save(maps))
+    print_summary(explanation, written)
+    for name, reason in explanation.skipped:
+        say(reason if name in reason else f"{name}: {reason}")
+    return PARTLY if explanation.skipped else 0
+
+
+def print_summary(explanation: Explanation, written: Sequence[Path]) -> None:
+    """Print the likeliest classes and where the results lie."""
+    console = console_for()
+    table = _guesses(explanation)
+    if table.row_count:
+        console.print(table)
+    for path in written:
+        size = path.stat().st_size / 1e6
+        console.print(f"{path}: {len(explanation.maps)} maps, {size:.1f} MB", soft_wrap=True)
+
+
+def _guesses(explanation: Explanation) -> Table:
+    many = len(explanation.photos) > _EACH_UP_TO
+    table = new_table("image", "class", "number", "probability")
+    for photo in explanation.photos:
+        for rank, guess in enumerate(explanation.top.get(photo.sample, ())[: 1 if many else None]):
+            share = f"{guess.probability:.1%}"
+            table.add_row("" if rank else photo.sample, guess.label, str(guess.index), share)
+    return table

@@ -1,0 +1,67 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A name that `limelight models` lists, timm:NAME, torchvision:NAME, or "
+        "module:function for anything that returns a torch.nn.Module.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter of the model; repeatable."),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        "-m",
+        metavar="NAME[:VARIANT][,OPTION=VALUE]",
+        help="Repeatable; see `limelight methods`. [default: gradcam and normgrad]",
+    ),
+]
+Sites = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--site",
+        "-s",
+        metavar="SITE",
+        help="Where to read: an address, wildcards, or hidden, last, heads, input; repeatable; "
+        "see `limelight sites MODEL`. [default: each method's usual place]",
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        metavar="CLASS|top[:N]|margin:A,B",
+        help="What to explain: a class by number or name, the N likeliest, or one class "
+        "against another; repeatable. [default: top]",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="TAG|FILE|none",
+        help="Published weights, a file, or random ones. [default: imagenet; for "
+        "module:function what it returns]",
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="[default: cuda where there is one, else cpu]")]
+
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Root = Annotated[
+    str | None,
+    typer.Option(help="Where the paths of a listing start. [default: at the listing]"),
+]
