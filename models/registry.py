@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from ..probe.entry_points import load_group
 from ..probe.errors import LimelightError, ModelError, OptionError, near
-from .card import Card, sides
+from .card import Card, Source, sides
 from .weights import Chosen, choose, fit, no_init, told
 
 Builder = Callable[..., nn.Module]
@@ -60,35 +60,71 @@ COUNTS = ("num_classes", "in_channels", "embed_dim", "num_heads", "patch_size")
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One configuration of an architecture: a row of its table.
+
+    also     other names of it
+    build    hyper-parameters that differ from the builder's defaults
+    size     side of the square input, or (height, width); also the builder's `img_size`
+    resize   the short side of the photo before the centre crop
+    weights  published weights by tag
+    about    top-1 and other remarks
+    card     further fields of its card; those that no row gives are the architecture's
+    """
+
+    name: str
+    also: tuple[str, ...] = ()
+    build: Mapping[str, object] = field(default_factory=dict)
+    size: int | tuple[int, int] | None = None
+    resize: int | None = None
+    weights: Mapping[str, Source] | None = None
+    about: str | None = None
+    card: Mapping[str, object] = field(default_factory=dict)
+
+    def card_from(self, architecture: Card) -> Card:
+        """The architecture's card with what this row says of its own."""
+        row = {key: getattr(self, key) for key in ("size", "resize", "weights", "about")}
+        changes = {key: value for key, value in row.items() if value is not None}
+        return replace(architecture, name=self.name, **{**changes, **self.card})
+
+
+@dataclass(frozen=True)
 class Entry:
-    """A registered model: its card, its builder and what this variant sets."""
+    """A registered model: its card, its builder, what this variant sets and what stays fixed."""
 
     card: Card
     build: Builder
     defaults: Mapping[str, object]
+    fixed: Mapping[str, object] = field(default_factory=dict)
 
 
 _entries: dict[str, Entry] = {}
 _other_names: dict[str, str] = {}
 
 
-def model(
-    name: str, *, card: Card, also: tuple[str, ...] = (), **defaults: object
-) -> Callable[[Builder], Builder]:
-    """Register the builder below under `name` (and `also`), with this variant's defaults.
+def register(
+    build: Builder,
+    architecture: Card,
+    variants: Iterable[Variant],
+    *,
+    fixed: Mapping[str, object] | None = None,
+) -> None:
+    """Register the variants of an architecture under their names.
 
-    The builder takes its hyper-parameters as keywords. Raises ModelError when another module
-    already holds the name.
+    build         takes the hyper-parameters as keywords
+    architecture  the card of all variants but for what their rows say
+    fixed         hyper-parameters that the published code has but that keep one value, by name:
+                  another value is refused, and the builder never sees them
+    Raises ModelError when another module already holds a name.
     """
-
-    def register(build: Builder) -> Builder:
-        for word in (name, *also):
-            _refuse_twin(word, build)
-        _entries[name] = Entry(card, build, defaults)
-        _other_names.update(dict.fromkeys(also, name))
-        return build
-
-    return register
+    for variant in variants:
+        for name in (variant.name, *variant.also):
+            _refuse_twin(name, build)
+        sized = variant.size is not None and "img_size" in _signature(build)
+        defaults = {**({"img_size": variant.size} if sized else {}), **variant.build}
+        card = variant.card_from(architecture)
+        _entries[variant.name] = Entry(card, build, defaults, fixed or {})
+        _other_names.update(dict.fromkeys(variant.also, variant.name))
 
 
 def _refuse_twin(name: str, build: Builder) -> None:
@@ -157,18 +193,18 @@ def usual_weights(name: str) -> str:
 def hyper_parameters(name: str) -> dict[str, object]:
     """The hyper-parameters of a model and their defaults."""
     entry = _find(name)
-    return {**_signature(entry.build), **entry.defaults}
+    return {**_signature(entry.build), **entry.fixed, **entry.defaults}
 
 
 def _find(name: str) -> Entry:
-    known = _other_names.get(name, name)
-    if known not in _entries:
+    full = _other_names.get(name, name)
+    if full not in _entries:
         load_group("limelight.models")
-        known = _other_names.get(name, name)
-    if known not in _entries:
+        full = _other_names.get(name, name)
+    if full not in _entries:
         hint = near(name, [*_entries, *_other_names]) or "; list them with list_models()"
         raise ModelError(f"model {name!r} is not in the zoo{hint}")
-    return _entries[known]
+    return _entries[full]
 
 
 def _signature(build: Builder) -> dict[str, object]:
@@ -177,25 +213,30 @@ def _signature(build: Builder) -> dict[str, object]:
 
 
 def _spell(entry: Entry, hyper: Mapping[str, object]) -> dict[str, object]:
-    """The hyper-parameters under the builder's own names."""
-    known = {**dict.fromkeys(PREPROCESSING), **_signature(entry.build)}
+    """The hyper-parameters under the builder's own names, without those that are fixed."""
+    names = {**dict.fromkeys(PREPROCESSING), **_signature(entry.build), **entry.fixed}
     asked: dict[str, object] = {}
     for word, value in hyper.items():
-        own = word if word in known else _synonym(word, known)
-        if own is None:
-            hint = near(word, known) or "; there are " + ", ".join(known)
+        name = word if word in names else _synonym(word, names)
+        if name is None:
+            hint = near(word, names) or "; there are " + ", ".join(names)
             raise OptionError(f"model {entry.card.name!r} has no hyper-parameter {word!r}{hint}")
-        if own in asked:
-            raise OptionError(f"{word!r} gives {own!r} of {entry.card.name!r} twice: keep one")
-        if own in COUNTS and isinstance(value, int) and value < 1:
+        if name in asked:
+            raise OptionError(f"{word!r} gives {name!r} of {entry.card.name!r} twice: keep one")
+        if name in COUNTS and isinstance(value, int) and value < 1:
             raise OptionError(f"{word}={value} of {entry.card.name!r} must be at least 1")
-        asked[own] = value
-    return asked
+        if name in entry.fixed and value != entry.fixed[name]:
+            raise OptionError(
+                f"{word}={value!r} was asked of {entry.card.name!r}, but the published model "
+                f"keeps {name}={entry.fixed[name]!r}: leave it out"
+            )
+        asked[name] = value
+    return {name: value for name, value in asked.items() if name not in entry.fixed}
 
 
-def _synonym(word: str, known: Mapping[str, object]) -> str | None:
+def _synonym(word: str, names: Mapping[str, object]) -> str | None:
     rows = [row for row in SPELLINGS if word in row]
-    return next((other for row in rows for other in row if other in known), None)
+    return next((other for row in rows for other in row if other in names), None)
 
 
 def _build(entry: Entry, hyper: dict[str, object], *, trained: bool) -> nn.Module:
@@ -207,9 +248,9 @@ def _build(entry: Entry, hyper: dict[str, object], *, trained: bool) -> nn.Modul
     except LimelightError:
         raise
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError) as error:
-        words = ", ".join(f"{key}={value!r}" for key, value in hyper.items())
+        listing = ", ".join(f"{key}={value!r}" for key, value in hyper.items())
         raise ModelError(
-            f"model {entry.card.name!r} cannot be built with {words}: {error}"
+            f"model {entry.card.name!r} cannot be built with {listing}: {error}"
         ) from error
 
 
@@ -235,11 +276,11 @@ def _preprocessing(card: Card, asked: Mapping[str, object]) -> dict[str, object]
         if isinstance(values := asked.get(key), tuple | list):
             changes[key] = tuple(float(value) for value in values)
     size = asked.get("img_size", card.size)
-    own = size if isinstance(size, int) else (int(size[0]), int(size[1]))  # type: ignore[index]
-    short, old = min(sides(own)), min(sides(card.size))
+    new = size if isinstance(size, int) else (int(size[0]), int(size[1]))  # type: ignore[index]
+    short, old = min(sides(new)), min(sides(card.size))
     fraction = asked.get("crop_pct")
     if isinstance(fraction, float | int):
         changes.setdefault("resize", max(int(short / fraction), short))
-    if own != card.size:
+    if new != card.size:
         changes.setdefault("resize", max(round(short * card.resize / old), short))
-    return {**changes, "size": own}
+    return {**changes, "size": new}

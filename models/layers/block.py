@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .drop_path import dropped
+
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x))."""
+    """x + attention(norm(x)), then x + MLP(norm(x)).
 
-    def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module, eps: float) -> None:
+    drop   share of the branches that are left out in training
+    What else the call gives goes to the attention.
+    """
+
+    def __init__(
+        self, dim: int, attn: nn.Module, mlp: nn.Module, eps: float, drop: float = 0.0
+    ) -> None:
         super().__init__()
+        self.drop = drop
         self.norm1 = nn.LayerNorm(dim, eps)
         self.attn = attn
         self.norm2 = nn.LayerNorm(dim, eps)
         self.mlp = mlp
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        x = x + dropped(self.attn(self.norm1(x), *context), self.drop, self.training)
+        return x + dropped(self.mlp(self.norm2(x)), self.drop, self.training)

@@ -1,50 +1,24 @@
-"""What language models share: the gated MLP, and the way from token ids to logits."""
+"""What language models share: the way from token ids to logits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...probe.errors import OptionError, near
+from ...probe.errors import OptionError
 from ...probe.sites import Tokenizer
 from ..card import State
 from .checkpointing import Checkpointing
-from .sequence import Cache, RmsNorm
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "sigmoid": torch.sigmoid,
-    "logsigmoid": F.logsigmoid,
-    "silu": F.silu,
-    "swish": F.silu,
-    "sqrelu": lambda x: F.relu(x).square(),
-    "gelu": lambda x: F.gelu(x, approximate="tanh"),
-}
+from .init import init_weights
+from .norms import RmsNorm
+from .sequence import Cache
 
 
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """An activation by its name in config.json. Raises OptionError for an unknown one."""
-    if name not in ACTIVATIONS:
-        hint = near(name, ACTIVATIONS) or "; there are " + ", ".join(ACTIVATIONS)
-        raise OptionError(f"a language model has no activation {name!r}{hint}")
-    return ACTIVATIONS[name]
-
-
-class GatedMlp(nn.Module):
-    """down(act(gate(x)) * up(x))."""
-
-    def __init__(self, dim: int, hidden: int, act: str, bias: bool = False) -> None:
-        super().__init__()
-        self.act = activation(act)
-        self.gate_proj = nn.Linear(dim, hidden, bias=bias)
-        self.up_proj = nn.Linear(dim, hidden, bias=bias)
-        self.down_proj = nn.Linear(hidden, dim, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
+def config_activation(word: str) -> str:
+    """The activation that config.json of a language model means: its "gelu" is by tanh."""
+    return "gelu_tanh" if word == "gelu" else word
 
 
 class Trunk(nn.Module):
@@ -78,11 +52,8 @@ class LanguageModel(Checkpointing, nn.Module):
         self.model, self.tied = trunk, tied
         table = trunk.table.weight
         self.lm_head = nn.Linear(table.shape[1], table.shape[0], bias=False)
-        for part in self.modules():
-            if isinstance(part, nn.Linear | nn.Conv1d | nn.Embedding):
-                nn.init.normal_(part.weight, std=std)
-            if isinstance(part, nn.Linear) and part.bias is not None:
-                nn.init.zeros_(part.bias)
+        draw = partial(nn.init.normal_, std=std)
+        init_weights(self, nn.Linear, nn.Conv1d, nn.Embedding, draw=draw)
         if tied:
             self.lm_head.weight = table
 

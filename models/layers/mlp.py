@@ -1,36 +1,67 @@
-"""The MLPs of transformer blocks, plain and gated."""
+"""The MLPs of transformer blocks, plain and gated, under the names of each model's files."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .activations import ACTIVATIONS
+from .activations import activation
 
 
 class Mlp(nn.Module):
-    """Two linear layers around an activation."""
+    """Two linear layers around an activation.
 
-    def __init__(self, dim: int, hidden: int, act: str, drop: float) -> None:
+    drop    share of values left out behind each of the two in training; None for no such modules
+    names   of the two linear layers
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        act: str = "gelu",
+        *,
+        drop: float | None = None,
+        names: tuple[str, str] = ("fc1", "fc2"),
+    ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.act = ACTIVATIONS[act]()
-        self.drop1 = nn.Dropout(drop)
-        self.fc2 = nn.Linear(hidden, dim)
-        self.drop2 = nn.Dropout(drop)
+        self.add_module(names[0], nn.Linear(dim, hidden))
+        self.act = activation(act).module()
+        if drop is not None:
+            self.drop1 = nn.Dropout(drop)
+        self.add_module(names[1], nn.Linear(hidden, dim))
+        if drop is not None:
+            self.drop2 = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop2(self.fc2(self.drop1(self.act(self.fc1(x)))))
+        for part in self.children():
+            x = part(x)
+        return x
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate) up), gate and up in one matrix, gate first."""
+class GatedMlp(nn.Module):
+    """down(act(gate(x)) * up(x)) over the last axis (GLU variants, arXiv 2002.05202).
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    names   of gate, up and down; or of two: gate and up in one matrix, gate first, and down
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        act: str = "silu",
+        *,
+        bias: bool = False,
+        names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj"),
+    ) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(dim, 2 * hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, dim, bias=False)
+        self.act, self.names = activation(act).function, names
+        *inner, down = names
+        for name in inner:
+            self.add_module(name, nn.Linear(dim, 2 * hidden // len(inner), bias=bias))
+        self.add_module(down, nn.Linear(hidden, dim, bias=bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_proj(x).chunk(2, -1)
-        return self.down_proj(F.silu(gate) * up)
+        *inner, down = (self.get_submodule(name) for name in self.names)
+        parts = [layer(x) for layer in inner]
+        gate, up = parts if len(parts) == 2 else parts[0].chunk(2, -1)
+        return down(self.act(gate) * up)

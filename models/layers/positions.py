@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...probe.errors import OptionError, WeightsError
-from ..card import sides
+from ..card import State, sides
 
 Grid = tuple[int, int]
 
@@ -37,18 +37,48 @@ def square_grid(tokens: int) -> Grid:
 
 
 def resize_positions(
-    table: Tensor, old: Grid, new: Grid, *, prefix: int, align_corners: bool = False
+    table: Tensor,
+    old: Grid,
+    new: Grid,
+    *,
+    prefix: int = 0,
+    align_corners: bool = False,
+    antialias: bool | None = None,
 ) -> Tensor:
     """Bicubic resize of a table `1 (prefix + y x) c`; the prefix rows are kept.
 
-    `align_corners=False` filters as timm does, True interpolates as torchvision does.
+    `align_corners=False` filters as timm does, True interpolates as torchvision does, and
+    `antialias=False` interpolates between pixel centres.
     """
     if old == new:
         return table
     head, patches = table[:, :prefix], table[:, prefix:]
     plane = patches.float().reshape(1, *old, -1).permute(0, 3, 1, 2)
+    smooth = not align_corners if antialias is None else antialias
     plane = F.interpolate(
-        plane, size=new, mode="bicubic", align_corners=align_corners, antialias=not align_corners
+        plane, size=new, mode="bicubic", align_corners=align_corners, antialias=smooth
     )
     grown = plane.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
     return torch.cat([head, grown], 1)
+
+
+def fit_positions(
+    state: State,
+    name: str,
+    grid: Grid,
+    *,
+    prefix: int = 0,
+    align_corners: bool = False,
+    antialias: bool | None = None,
+) -> None:
+    """Resize the table of that name in a file's state to a model's grid, as `resize_positions`.
+
+    A table that is missing or fits stays. Raises WeightsError where it is of no square grid.
+    """
+    table = state.get(name)
+    if table is None or table.ndim != 3 or table.shape[1] == prefix + grid[0] * grid[1]:
+        return
+    old = square_grid(table.shape[1] - prefix)
+    state[name] = resize_positions(
+        table, old, grid, prefix=prefix, align_corners=align_corners, antialias=antialias
+    )

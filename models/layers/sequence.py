@@ -1,12 +1,11 @@
-"""What sequence models share: the norm, padding taken out and put back, what decoding keeps."""
+"""What sequence models share: padding taken out and put back, what decoding keeps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 Memory = dict[str, Tensor]
 
@@ -26,20 +25,6 @@ class Cache:
     def memory(self, layer: int) -> Memory:
         """What one layer keeps; empty before the first call."""
         return self.layers.setdefault(layer, {})
-
-
-class RmsNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, in float32."""
-
-    def __init__(self, dim: int, eps: float, affine: bool = True) -> None:
-        super().__init__()
-        self.dim, self.eps = dim, eps
-        self.weight = nn.Parameter(torch.ones(dim)) if affine else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        weight = None if self.weight is None else self.weight.to(wide.dtype)
-        return F.rms_norm(wide, (self.dim,), weight, self.eps).to(x.dtype)
 
 
 def pads_first(x: Tensor, keep: Tensor) -> Tensor:

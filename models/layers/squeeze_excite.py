@@ -1,23 +1,28 @@
-"""Squeeze-and-excitation: channels gated by their mean over the picture."""
+"""Squeeze-and-excitation (arXiv 1709.01507): channels gated by their mean over the picture."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from ...probe.mark import mark
+from .activations import activation
 
 
 class SqueezeExcite(nn.Module):
-    """A gate for each channel from the mean over positions; port `gate`."""
+    """A gate for each channel from the mean over positions; port `gate`.
 
-    def __init__(self, dim: int) -> None:
+    squeezed   channels between the two maps; a multiple of 8 near dim / 16 unless given
+    """
+
+    def __init__(self, dim: int, squeezed: int | None = None, act: str = "relu") -> None:
         super().__init__()
-        squeezed = divisible(dim / 16, least=0.0)
+        squeezed = divisible(dim / 16, least=0.0) if squeezed is None else squeezed
         self.fc1 = nn.Conv2d(dim, squeezed, 1)
+        self.act = activation(act).module()
         self.fc2 = nn.Conv2d(squeezed, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        gate = self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
         return x * mark("gate", gate)
 
 

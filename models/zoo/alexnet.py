@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..card import Card, Source
-from ..registry import model
+from ..registry import Variant, register
 
 
 class AlexNet(nn.Module):
@@ -44,21 +44,29 @@ class AlexNet(nn.Module):
         return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
 
 
-CARD = Card(
-    "alexnet",
-    "One weird trick for parallelizing convolutional neural networks, arXiv 1404.5997",
-    hidden=tuple(f"features.{n}" for n in (1, 4, 7, 9, 11)),
-    classifier="classifier.6",
-    weights={
-        "imagenet": Source(
-            "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", sha256="7be5be79"
-        )
-    },
-    about="ImageNet top-1 56.522 (torchvision)",
-)
-
-
-@model("alexnet", card=CARD)
 def alexnet(*, in_channels: int = 3, num_classes: int = 1000, dropout: float = 0.5) -> AlexNet:
     """AlexNet; any input of at least 63 pixels a side."""
     return AlexNet(in_channels, num_classes, dropout)
+
+
+VARIANTS = (
+    Variant(
+        "alexnet",
+        weights={
+            "imagenet": Source(
+                "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", sha256="7be5be79"
+            )
+        },
+        about="ImageNet top-1 56.522 (torchvision)",
+    ),
+)
+register(
+    alexnet,
+    Card(
+        "AlexNet",
+        "One weird trick for parallelizing convolutional neural networks, arXiv 1404.5997",
+        hidden=tuple(f"features.{n}" for n in (1, 4, 7, 9, 11)),
+        classifier="classifier.6",
+    ),
+    VARIANTS,
+)

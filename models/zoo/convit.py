@@ -17,11 +17,14 @@ from ..layers import (
     Grid,
     Mlp,
     PatchEmbed,
+    drop_rates,
+    fit_positions,
     grid_of,
+    init_weights,
     resize_positions,
     square_grid,
 )
-from ..registry import model
+from ..registry import Variant, register
 
 
 class GPSA(nn.Module):
@@ -89,30 +92,12 @@ class SelfAttention(Attention):
         return self.proj_drop(self.proj(out.transpose(1, 2).reshape(b, n, c)))
 
 
-class ConViTBlock(Block):
-    """x + attention(norm(x)), then x + MLP(norm(x)); training drops a share of the branches."""
-
-    def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module, eps: float, drop: float) -> None:
-        super().__init__(dim, attn, mlp, eps)
-        self.drop = drop
-
-    def forward(self, x: Tensor, *offsets: Tensor) -> Tensor:
-        x = x + self._dropped(self.attn(self.norm1(x), *offsets))
-        return x + self._dropped(self.mlp(self.norm2(x)))
-
-    def _dropped(self, x: Tensor) -> Tensor:
-        if not (self.training and self.drop):
-            return x
-        kept = torch.rand(len(x), 1, 1, device=x.device) >= self.drop
-        return x * kept / (1 - self.drop)
-
-
 class ConViT(Checkpointing, nn.Module):
     """GPSA blocks on patches alone; then the class token joins, and ordinary blocks follow."""
 
     def __init__(
         self,
-        blocks: list[ConViTBlock],
+        blocks: list[Block],
         *,
         grid: Grid,
         patch_size: int,
@@ -134,14 +119,7 @@ class ConViT(Checkpointing, nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(embed_dim, eps)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
-        self._init()
-
-    def _init(self) -> None:
-        for part in self.modules():
-            if isinstance(part, nn.Linear):
-                nn.init.trunc_normal_(part.weight, std=0.02)
-                if part.bias is not None:
-                    nn.init.zeros_(part.bias)
+        init_weights(self, nn.Linear)
         for table in (self.cls_token, self.pos_embed):
             if table is not None:
                 nn.init.trunc_normal_(table, std=0.02)
@@ -149,19 +127,15 @@ class ConViT(Checkpointing, nn.Module):
     def convert_state(self, state: State) -> State:
         """Resize a file's position table to this model's grid."""
         state = {name: x for name, x in state.items() if not name.endswith("rel_indices")}
-        own, table = self.pos_embed, state.get("pos_embed")
-        if own is None or table is None or table.ndim != 3:
-            return state
-        if table.shape[1] != own.shape[1]:
-            old = square_grid(table.shape[1])
-            state["pos_embed"] = resize_positions(table, old, self.grid, prefix=0)
+        if self.pos_embed is not None:
+            fit_positions(state, "pos_embed", self.grid)
         return state
 
     def forward(self, x: Tensor) -> Tensor:
         grid = grid_of((x.shape[-2], x.shape[-1]), self.patch_size)
         x = self.patch_embed(x)
         if self.pos_embed is not None:
-            x = x + resize_positions(self.pos_embed, self.grid, grid, prefix=0)
+            x = x + resize_positions(self.pos_embed, self.grid, grid)
         x = self.pos_drop(x)
         offsets = grid_offsets(grid, x)
         for block in self.blocks[: self.local_up_to_layer]:
@@ -199,16 +173,7 @@ def convit(
     drop_path   share of branches dropped in the last block, growing from 0 in the first; 0.1
                 trained the published models
     """
-    dim = embed_dim or (head_dim or 48) * num_heads
-    if (
-        num_heads < 1
-        or dim % num_heads
-        or (head_dim and embed_dim and head_dim != dim // num_heads)
-    ):
-        raise OptionError(
-            f"embed_dim={embed_dim}, head_dim={head_dim} and num_heads={num_heads} do not fit: "
-            "give a width that is heads x head_dim"
-        )
+    dim = width_of(embed_dim, head_dim, num_heads)
     if not 0 <= local_up_to_layer < depth:
         raise OptionError(
             f"local_up_to_layer={local_up_to_layer} of {depth} blocks leaves none for the class "
@@ -216,14 +181,14 @@ def convit(
         )
     grid = grid_of(img_size, patch_size)
     blocks = []
-    for place in range(depth):
+    for place, drop in enumerate(drop_rates(drop_path, [depth])):
         attn = (
             GPSA(dim, num_heads, qkv_bias, locality_strength, dropout, grid)
             if place < local_up_to_layer
             else SelfAttention(dim, num_heads, qkv_bias, dropout, 0.0)
         )
-        mlp, drop = Mlp(dim, int(dim * mlp_ratio), "gelu", dropout), drop_path * place
-        blocks.append(ConViTBlock(dim, attn, mlp, norm_eps, drop / max(depth - 1, 1)))
+        mlp = Mlp(dim, int(dim * mlp_ratio), drop=dropout)
+        blocks.append(Block(dim, attn, mlp, norm_eps, drop))
     built = ConViT(
         blocks,
         grid=grid,
@@ -242,45 +207,64 @@ def convit(
     return built
 
 
-PAPER = "ConViT: soft convolutional inductive biases, arXiv 2103.10697"
-SITES = {"hidden": ("blocks.*",), "heads": ("blocks.*.attn",), "classifier": "head", "prefix": 1}
-VARIANTS = {"convit_tiny": 4, "convit_small": 9, "convit_base": 16}
+def width_of(embed_dim: int | None, head_dim: int | None, num_heads: int) -> int:
+    """The whole width. Raises OptionError where it is not heads x head_dim."""
+    dim = embed_dim or (head_dim or 48) * num_heads
+    other = head_dim and embed_dim and head_dim * num_heads != dim
+    if num_heads < 1 or dim % num_heads or other:
+        raise OptionError(
+            f"embed_dim={embed_dim}, head_dim={head_dim} and num_heads={num_heads} do not fit: "
+            "give a width that is heads x head_dim"
+        )
+    return dim
 
-for _name, _heads in VARIANTS.items():
-    _card = Card(
-        _name,
-        PAPER,
-        resize=256,
-        interpolation="bicubic",
-        weights={
-            "imagenet": Source(f"https://dl.fbaipublicfiles.com/convit/{_name}.pth"),
-            "fb_in1k": Source(hub=f"timm/{_name}.fb_in1k", file="model.safetensors"),
+
+def published(name: str) -> dict[str, Source]:
+    """The authors' file and timm's."""
+    return {
+        "imagenet": Source(f"https://dl.fbaipublicfiles.com/convit/{name}.pth"),
+        "fb_in1k": Source(hub=f"timm/{name}.fb_in1k", file="model.safetensors"),
+    }
+
+
+DIGITS = Source(package="limelight.models.zoo", file="convit_digits.safetensors")
+VARIANTS = (
+    Variant("convit_tiny", build={"num_heads": 4}, weights=published("convit_tiny")),
+    Variant("convit_small", build={"num_heads": 9}, weights=published("convit_small")),
+    Variant("convit_base", build={"num_heads": 16}, weights=published("convit_base")),
+    Variant(
+        "convit_digits",
+        build={
+            "patch_size": 4,
+            "embed_dim": 64,
+            "num_heads": 4,
+            "depth": 4,
+            "local_up_to_layer": 3,
+            "mlp_ratio": 2.0,
+            "num_classes": 10,
         },
-        **SITES,  # type: ignore[arg-type]
-    )
-    model(_name, card=_card, num_heads=_heads)(convit)
-
-DIGITS = Card(
-    "convit_digits",
-    PAPER,
-    size=32,
-    resize=32,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    labels=tuple("0123456789"),
-    weights={"digits": Source(package="limelight.models.zoo", file="convit_digits.safetensors")},
-    about="handwritten digits 0 to 9, 99.2 % right; trained for limelight and shipped with it",
-    **SITES,  # type: ignore[arg-type]
+        size=32,
+        resize=32,
+        weights={"digits": DIGITS},
+        about="handwritten digits 0 to 9, 99.2 % right; trained for limelight and shipped with it",
+        card={
+            "interpolation": "bilinear",
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "labels": tuple("0123456789"),
+        },
+    ),
 )
-model(
-    "convit_digits",
-    card=DIGITS,
-    img_size=32,
-    patch_size=4,
-    embed_dim=64,
-    num_heads=4,
-    depth=4,
-    local_up_to_layer=3,
-    mlp_ratio=2.0,
-    num_classes=10,
-)(convit)
+register(
+    convit,
+    Card(
+        "ConViT",
+        "ConViT: soft convolutional inductive biases, arXiv 2103.10697",
+        hidden=("blocks.*",),
+        heads=("blocks.*.attn",),
+        prefix=1,
+        classifier="head",
+        interpolation="bicubic",
+    ),
+    VARIANTS,
+)

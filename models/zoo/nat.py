@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ...kernels.neighborhood import neighborhood_attention
 from ...probe.errors import OptionError
 from ..card import Card
-from ..layers import Checkpointing, Mlp, init_linear
-from ..registry import model
+from ..layers import Checkpointing, Mlp, init_weights
+from ..registry import Variant, register
 
 Ints = int | Sequence[int]
 Flags = bool | Sequence[bool]
@@ -44,8 +44,8 @@ class NeighborhoodAttention(nn.Module):
             )
         self.num_heads, self.scale = num_heads, qk_scale
         self.kernel_size, self.stride, self.dilation, self.causal = (
-            list(one) if isinstance(one, Sequence) else [one] * self.axes
-            for one in (kernel_size, stride, dilation, is_causal)
+            list(given) if isinstance(given, Sequence) else [given] * self.axes
+            for given in (kernel_size, stride, dilation, is_causal)
         )
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
         self.proj = nn.Linear(embed_dim, embed_dim)
@@ -97,7 +97,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps)
         self.attn = attn
         self.norm2 = nn.LayerNorm(dim, eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), "gelu", 0.0)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=0.0)
         for name in ("gamma1", "gamma2") if scale is not None else ():
             setattr(self, name, nn.Parameter(torch.full((dim,), float(scale))))  # type: ignore[arg-type]
 
@@ -150,7 +150,7 @@ class NAT(Checkpointing, nn.Module):
         self.levels = nn.ModuleList(levels)
         self.norm = nn.LayerNorm(dim, eps)
         self.head = nn.Linear(dim, classes) if classes else nn.Identity()
-        init_linear(self)
+        init_weights(self, nn.Linear)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
@@ -198,36 +198,45 @@ def nat(
     return NAT(levels, stem, embed_dim * 2 ** (len(depths) - 1), num_classes, norm_eps)
 
 
-DEEP = (3, 4, 18, 5)
-VARIANTS = {
-    "mini": (64, (3, 4, 6, 5), (2, 4, 8, 16), 3.0, None),
-    "tiny": (64, DEEP, (2, 4, 8, 16), 3.0, None),
-    "small": (96, DEEP, (3, 6, 12, 24), 2.0, 1e-5),
-    "base": (128, DEEP, (4, 8, 16, 32), 2.0, 1e-5),
+MINI: dict[str, object] = {
+    "embed_dim": 64,
+    "depths": (3, 4, 6, 5),
+    "num_heads": (2, 4, 8, 16),
+    "mlp_ratio": 3.0,
 }
-for _size, (_dim, _depths, _heads, _ratio, _scale) in VARIANTS.items():
-    for _family, _paper, _wide in (
-        ("nat", "Neighborhood attention transformer, arXiv 2204.07143", (1, 1, 1, 1)),
-        ("dinat", "Dilated neighborhood attention transformer, arXiv 2209.15001", (8, 4, 2, 1)),
-    ):
-        _card = Card(
-            f"{_family}_{_size}",
-            _paper,
-            hidden=("levels.*.blocks.*",),
-            heads=("levels.*.blocks.*.attn",),
-            last=True,
-            classifier="head",
-            interpolation="bicubic",
-            about="no published weights fit: those were trained with a relative position bias, "
-            "which NATTEN has since dropped",
-        )
-        model(
-            _card.name,
-            card=_card,
-            embed_dim=_dim,
-            depths=_depths,
-            num_heads=_heads,
-            dilations=_wide,
-            mlp_ratio=_ratio,
-            layer_scale_init=_scale,
-        )(nat)
+TINY = {**MINI, "depths": (3, 4, 18, 5)}
+SMALL: dict[str, object] = {
+    "embed_dim": 96,
+    "depths": (3, 4, 18, 5),
+    "num_heads": (3, 6, 12, 24),
+    "mlp_ratio": 2.0,
+    "layer_scale_init": 1e-5,
+}
+BASE = {**SMALL, "embed_dim": 128, "num_heads": (4, 8, 16, 32)}
+DILATED = {"dilations": (8, 4, 2, 1)}
+DINAT = {"paper": "Dilated neighborhood attention transformer, arXiv 2209.15001"}
+VARIANTS = (
+    Variant("nat_mini", build=MINI),
+    Variant("nat_tiny", build=TINY),
+    Variant("nat_small", build=SMALL),
+    Variant("nat_base", build=BASE),
+    Variant("dinat_mini", build={**MINI, **DILATED}, card=DINAT),
+    Variant("dinat_tiny", build={**TINY, **DILATED}, card=DINAT),
+    Variant("dinat_small", build={**SMALL, **DILATED}, card=DINAT),
+    Variant("dinat_base", build={**BASE, **DILATED}, card=DINAT),
+)
+register(
+    nat,
+    Card(
+        "NAT",
+        "Neighborhood attention transformer, arXiv 2204.07143",
+        hidden=("levels.*.blocks.*",),
+        heads=("levels.*.blocks.*.attn",),
+        last=True,
+        classifier="head",
+        interpolation="bicubic",
+        about="no published weights fit: those were trained with a relative position bias, "
+        "which NATTEN has since dropped",
+    ),
+    VARIANTS,
+)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...probe.errors import OptionError
 from ..card import Card, Source
-from ..registry import model
+from ..registry import Variant, register
 
 
 class BasicBlock(nn.Module):
@@ -138,25 +138,7 @@ def resnet(
     )
 
 
-VARIANTS = {  # name: blocks, kind, published files (V1, V2), top-1 of each given by torchvision
-    "resnet18": ((2, 2, 2, 2), "basic", ("resnet18-f37072fd.pth",), "69.758"),
-    "resnet34": ((3, 4, 6, 3), "basic", ("resnet34-b627a593.pth",), "73.314"),
-    "resnet50": (
-        (3, 4, 6, 3),
-        "bottleneck",
-        ("resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth"),
-        "76.130, V2 80.858",
-    ),
-    "resnet101": (
-        (3, 4, 23, 3),
-        "bottleneck",
-        ("resnet101-63fe2227.pth", "resnet101-cd907fc2.pth"),
-        "77.374, V2 81.886",
-    ),
-}
-
-
-def published(files: Sequence[str]) -> dict[str, Source]:
+def published(*files: str) -> dict[str, Source]:
     """torchvision's files by tag; the second recipe was trained for a resize to 232."""
     root = "https://download.pytorch.org/models/"
     changes: tuple[dict[str, object], ...] = ({}, {"resize": 232})
@@ -166,13 +148,39 @@ def published(files: Sequence[str]) -> dict[str, Source]:
     }
 
 
-for _name, (_layers, _block, _files, _top1) in VARIANTS.items():
-    _card = Card(
-        _name,
+VARIANTS = (
+    Variant(
+        "resnet18",
+        build={"layers": (2, 2, 2, 2), "block": "basic"},
+        weights=published("resnet18-f37072fd.pth"),
+        about="ImageNet top-1 69.758 (torchvision)",
+    ),
+    Variant(
+        "resnet34",
+        build={"layers": (3, 4, 6, 3), "block": "basic"},
+        weights=published("resnet34-b627a593.pth"),
+        about="ImageNet top-1 73.314 (torchvision)",
+    ),
+    Variant(
+        "resnet50",
+        build={"layers": (3, 4, 6, 3), "block": "bottleneck"},
+        weights=published("resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth"),
+        about="ImageNet top-1 76.130, V2 80.858 (torchvision)",
+    ),
+    Variant(
+        "resnet101",
+        build={"layers": (3, 4, 23, 3), "block": "bottleneck"},
+        weights=published("resnet101-63fe2227.pth", "resnet101-cd907fc2.pth"),
+        about="ImageNet top-1 77.374, V2 81.886 (torchvision)",
+    ),
+)
+register(
+    resnet,
+    Card(
+        "ResNet",
         "Deep residual learning for image recognition, arXiv 1512.03385",
         hidden=("layer?.*",),
         classifier="fc",
-        weights=published(_files),
-        about=f"ImageNet top-1 {_top1} (torchvision)",
-    )
-    model(_name, card=_card, layers=_layers, block=_block)(resnet)
+    ),
+    VARIANTS,
+)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...probe.errors import OptionError, near
 from ..card import Card, Source
-from ..registry import model
+from ..registry import Variant, register
 
 # Widths of the 3 x 3 convolutions; "M" is a max pool of 2.
 CONFIGURATIONS: dict[str, tuple[int | str, ...]] = {
@@ -43,7 +43,9 @@ class VGG(nn.Module):
         norm_eps: float,
     ) -> None:
         super().__init__()
-        self.features, self.hidden, width = stages(cfg, in_channels, norm, norm_eps)
+        self.hidden = stage_ends(cfg, norm=norm)
+        self.features = convolutions(cfg, in_channels, norm, norm_eps)
+        width = next(entry for entry in reversed(cfg) if isinstance(entry, int))
         self.avgpool = nn.AdaptiveAvgPool2d(7)
         self.classifier = nn.Sequential(
             nn.Linear(width * 7 * 7, 4096),
@@ -59,15 +61,13 @@ class VGG(nn.Module):
         return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
 
 
-def stages(
+def convolutions(
     cfg: Sequence[int | str], width: int, norm: bool, norm_eps: float
-) -> tuple[nn.Sequential, tuple[str, ...], int]:
-    """The convolutions, the sites of the stages' last activations, and the last width."""
+) -> nn.Sequential:
+    """The convolutions of all stages with their norms and activations, and the pools."""
     parts: list[nn.Module] = []
-    hidden: list[str] = []
     for entry in cfg:
         if isinstance(entry, str):
-            hidden.append(f"features.{len(parts) - 1}")
             parts.append(nn.MaxPool2d(2, 2))
             continue
         parts.append(nn.Conv2d(width, entry, 3, padding=1))
@@ -75,7 +75,17 @@ def stages(
             parts.append(nn.BatchNorm2d(entry, eps=norm_eps))
         parts.append(nn.ReLU())
         width = entry
-    return nn.Sequential(*parts), tuple(hidden), width
+    return nn.Sequential(*parts)
+
+
+def stage_ends(cfg: Sequence[int | str], *, norm: bool) -> tuple[str, ...]:
+    """The sites of the stages' last activations."""
+    place, ends = 0, []
+    for entry in cfg:
+        if isinstance(entry, str):
+            ends.append(f"features.{place - 1}")
+        place += 1 if isinstance(entry, str) else 3 if norm else 2
+    return tuple(ends)
 
 
 def configuration(cfg: str | Sequence[int | str]) -> tuple[int | str, ...]:
@@ -114,26 +124,34 @@ def vgg(
     )
 
 
-VARIANTS = {  # name: configuration, published file, top-1 given by torchvision
-    "vgg11": ("A", "vgg11-8a719046.pth", "69.020"),
-    "vgg11_bn": ("A", "vgg11_bn-6002323d.pth", "70.370"),
-    "vgg13": ("B", "vgg13-19584684.pth", "69.928"),
-    "vgg13_bn": ("B", "vgg13_bn-abd245e5.pth", "71.586"),
-    "vgg16": ("D", "vgg16-397923af.pth", "71.592"),
-    "vgg16_bn": ("D", "vgg16_bn-6c64b313.pth", "73.360"),
-    "vgg19": ("E", "vgg19-dcbb9e9d.pth", "72.376"),
-    "vgg19_bn": ("E", "vgg19_bn-c79401a0.pth", "74.218"),
-}
-
-for _name, (_cfg, _file, _top1) in VARIANTS.items():
-    _norm = _name.endswith("_bn")
-    _url = f"https://download.pytorch.org/models/{_file}"
-    _card = Card(
-        _name,
-        "Very deep convolutional networks for large-scale image recognition, arXiv 1409.1556",
-        hidden=stages(CONFIGURATIONS[_cfg], 3, _norm, 1e-5)[1],
-        classifier="classifier.6",
-        weights={"imagenet": Source(_url, sha256=_file[-12:-4])},
-        about=f"ImageNet top-1 {_top1} (torchvision)",
+def variant(name: str, cfg: str, *, norm: bool = False, file: str, top1: str) -> Variant:
+    """A row: torchvision's file, and the sites that the configuration gives."""
+    url = f"https://download.pytorch.org/models/{file}"
+    return Variant(
+        name,
+        build={"cfg": cfg, "norm": norm},
+        weights={"imagenet": Source(url, sha256=file[-12:-4])},
+        about=f"ImageNet top-1 {top1} (torchvision)",
+        card={"hidden": stage_ends(CONFIGURATIONS[cfg], norm=norm)},
     )
-    model(_name, card=_card, cfg=_cfg, norm=_norm)(vgg)
+
+
+VARIANTS = (
+    variant("vgg11", "A", file="vgg11-8a719046.pth", top1="69.020"),
+    variant("vgg11_bn", "A", norm=True, file="vgg11_bn-6002323d.pth", top1="70.370"),
+    variant("vgg13", "B", file="vgg13-19584684.pth", top1="69.928"),
+    variant("vgg13_bn", "B", norm=True, file="vgg13_bn-abd245e5.pth", top1="71.586"),
+    variant("vgg16", "D", file="vgg16-397923af.pth", top1="71.592"),
+    variant("vgg16_bn", "D", norm=True, file="vgg16_bn-6c64b313.pth", top1="73.360"),
+    variant("vgg19", "E", file="vgg19-dcbb9e9d.pth", top1="72.376"),
+    variant("vgg19_bn", "E", norm=True, file="vgg19_bn-c79401a0.pth", top1="74.218"),
+)
+register(
+    vgg,
+    Card(
+        "VGG",
+        "Very deep convolutional networks for large-scale image recognition, arXiv 1409.1556",
+        classifier="classifier.6",
+    ),
+    VARIANTS,
+)

@@ -11,7 +11,7 @@ from torch import nn
 
 from limelight import Probe
 from limelight.models import Card, list_models, load
-from limelight.models.registry import hyper_parameters, model
+from limelight.models.registry import Variant, hyper_parameters, register
 from limelight.probe.errors import ModelError, OptionError
 
 
@@ -142,7 +142,7 @@ def test_unknown_names_are_refused_with_near_ones():
         ("deit_tiny", {"img_size": 100}, "100 x 100 does not divide into patches of 16"),
         ("deit_tiny", {"heads": 5}, "192 does not divide into 5 heads"),
         ("deit_tiny", {"classes": 0}, "classes=0 of 'deit_tiny' must be at least 1"),
-        ("deit_tiny", {"act": "swish"}, "no activation 'swish'"),
+        ("deit_tiny", {"act": "swoosh"}, "no activation 'swoosh'; did you mean 'swish'"),
         ("deit_tiny", {"pool": "max"}, "no pooling 'max'"),
         ("vgg16", {"cfg": "F"}, "no configuration 'F'"),
         ("vgg16", {"cfg": ("M", 3)}, "cannot use the configuration"),
@@ -168,7 +168,7 @@ def test_the_same_name_from_two_modules_is_refused():
     with pytest.raises(
         ModelError, match=r"'vgg16' is asked for by .* but limelight.models.zoo.vgg"
     ):
-        model("vgg16", card=Card("vgg16", "none"))(twin)
+        register(twin, Card("twin", "none"), [Variant("vgg16")])
 
 
 def test_hyper_parameters_can_be_listed():

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ....kernels.attention import attention
-from ....probe.errors import OptionError, near
+from ....probe.errors import OptionError
 from ...card import Card, Source, State
-from ...layers import Checkpointing
-from ...registry import model
+from ...layers import Checkpointing, Mlp, activation, init_weights
+from ...registry import Variant, register
 from .names import own_names
 
 Norm = Literal["LN", "LNPre"] | None
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "gelu": nn.GELU,
-    "gelu_new": lambda: nn.GELU(approximate="tanh"),
-    "relu": nn.ReLU,
-    "silu": nn.SiLU,
-}
 
 
 class CausalAttention(nn.Module):
@@ -36,18 +31,6 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return self.out(attention(q, k, v, causal=True).transpose(1, 2).flatten(2))
-
-
-class Mlp(nn.Module):
-    """down(act(up(x)))."""
-
-    def __init__(self, dim: int, hidden: int, act: str) -> None:
-        super().__init__()
-        self.up, self.act = nn.Linear(dim, hidden), ACTIVATIONS[act]()
-        self.down = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.act(self.up(x)))
 
 
 class Layer(nn.Module):
@@ -78,11 +61,8 @@ class AttentionOnly(Checkpointing, nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
         self.unembed = nn.Linear(dim, vocabulary, bias=False)
-        for part in self.modules():
-            if isinstance(part, nn.Linear | nn.Embedding):
-                nn.init.normal_(part.weight, std=0.8 * dim**-0.5)
-            if isinstance(part, nn.Linear) and part.bias is not None:
-                nn.init.zeros_(part.bias)
+        draw = partial(nn.init.normal_, std=0.8 * dim**-0.5)
+        init_weights(self, nn.Linear, nn.Embedding, draw=draw)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits. Raises OptionError for more tokens than there are positions."""
@@ -132,13 +112,11 @@ def attention_only(
     norm       before each attention, each MLP and the output: LN has weights, LNPre none
     d_mlp      the width of the MLPs; 4 d_model unless given
     attn_only  whether there are none: by default so unless d_mlp is given
-    act_fn     gelu, gelu_new (by tanh), relu or silu
+    act_fn     gelu, gelu_new (by tanh), relu, silu or any other activation
     """
     if norm not in ("LN", "LNPre", None):
         raise OptionError(f"norm {norm!r} is not known: give 'LN', 'LNPre' or None")
-    if act_fn not in ACTIVATIONS:
-        hint = near(act_fn, ACTIVATIONS) or ": give one of " + ", ".join(ACTIVATIONS)
-        raise OptionError(f"act_fn {act_fn!r} is not known{hint}")
+    activation(act_fn)  # refused even where no MLP asks for it
     if d_head is None and (n_heads < 1 or d_model % n_heads):
         raise OptionError(
             f"d_model={d_model} does not divide into n_heads={n_heads}: give d_head, their width"
@@ -152,44 +130,37 @@ def attention_only(
         return nn.LayerNorm(d_model, norm_eps, elementwise_affine=norm == "LN")
 
     def layer() -> Layer:
-        mlp = None if alone else Mlp(d_model, d_mlp or 4 * d_model, act_fn)
+        mlp = None if alone else Mlp(d_model, d_mlp or 4 * d_model, act_fn, names=("up", "down"))
         return Layer(CausalAttention(d_model, n_heads, width), mlp, normal)
 
     layers = [layer() for _ in range(n_layers)]
     return AttentionOnly(layers, vocabulary=vocab_size, dim=d_model, context=n_ctx, norm=normal())
 
 
-PAPER = "A mathematical framework for transformer circuits, Elhage and others 2021"
-SITES = {
-    "hidden": ("layers.*",),
-    "heads": ("layers.*.attn",),
-    "prefix": 0,
-    "classifier": "unembed",
-    "labels": "",
-}
-
-model(
-    "attention_only",
-    card=Card(
+INDUCTION = Source(package="limelight.models.zoo.attention_only", file="induction_2l.safetensors")
+VARIANTS = (
+    Variant(
         "attention_only",
-        PAPER,
         about="any configuration, with or without MLPs; reads files of TransformerLens",
-        **SITES,  # type: ignore[arg-type]
     ),
-)(attention_only)
-model(
-    "induction_2l",
-    card=Card(
+    Variant(
         "induction_2l",
-        PAPER,
-        weights={
-            "induction": Source(
-                package="limelight.models.zoo.attention_only", file="induction_2l.safetensors"
-            )
-        },
-        default="induction",
+        weights={"induction": INDUCTION},
         about="continues blocks of 8 to 31 random tokens that repeat, 99.7 % right after the "
         "first; head 0.2 attends to the previous token, layer 1 copies; shipped with limelight",
-        **SITES,  # type: ignore[arg-type]
+        card={"default": "induction"},
     ),
-)(attention_only)
+)
+register(
+    attention_only,
+    Card(
+        "attention-only transformer",
+        "A mathematical framework for transformer circuits, Elhage and others 2021",
+        hidden=("layers.*",),
+        heads=("layers.*.attn",),
+        prefix=0,
+        classifier="unembed",
+        labels="",
+    ),
+    VARIANTS,
+)

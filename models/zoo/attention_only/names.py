@@ -59,7 +59,7 @@ CONSTANTS = ("attn.mask", "attn.IGNORE")
 
 def own_names(state: Mapping[str, Tensor]) -> State:
     """A state under our names; queries, keys and values are joined, constants are left out."""
-    found: State = {}
+    renamed: State = {}
     parts: dict[str, State] = {}
     for name, x in state.items():
         match = BLOCK.fullmatch(name)
@@ -67,12 +67,12 @@ def own_names(state: Mapping[str, Tensor]) -> State:
         place = "" if number is None else f"layers.{number}."
         if split := QKV.fullmatch(rest) if place else None:
             letter, leaf, kind, capital = split.groups()
-            own = f"{place}attn.qkv.{leaf or LEAVES[kind]}"
-            parts.setdefault(own, {})[letter or capital.lower()] = x if letter else _rows(x)
+            joined = f"{place}attn.qkv.{leaf or LEAVES[kind]}"
+            parts.setdefault(joined, {})[letter or capital.lower()] = x if letter else _rows(x)
         elif not place or rest not in CONSTANTS:
-            own, change = HOOKED.get(rest) or (_renamed(rest), _same)
-            found[place + own] = change(x)
-    return found | {name: _joined(own) for name, own in parts.items()}
+            leaf_name, change = HOOKED.get(rest) or (_renamed(rest), _same)
+            renamed[place + leaf_name] = change(x)
+    return renamed | {name: _joined(letters) for name, letters in parts.items()}
 
 
 def _renamed(name: str) -> str:

@@ -12,11 +12,10 @@ from ....kernels.routed import routed_attention
 from ....kernels.windows import Window
 from ....probe.errors import OptionError
 from ....probe.mark import mark
-from ...card import Card, Source
 from ...layers import ChannelNorm, drop_rates
-from ...registry import model
+from ...registry import Variant, register
 from .attention import check_heads, depthwise
-from .model import CROP, PAPER, SHARE, Block, check_stages
+from .model import ARCHITECTURE, Block, check_stages, published
 from .swin_layout import BiFormerSTL, each_stage
 
 FULL_SIDE = 5  # the side convolution of full attention, whatever that of routed attention
@@ -141,13 +140,13 @@ def biformer_nchw(
     return BiFormerSTL(stages, embed_dim, in_channels, num_classes, last=False)
 
 
-CARD = Card(
-    "biformer_stl_nchw",
-    PAPER,
-    hidden=("stages.*.blocks.*",),
-    heads=("stages.*.blocks.*.attn",),
-    weights={"imagenet": Source(SHARE.format("s!AkBbczdRlZvChWYrKbWbMgqd2Ai0"), key="model")},
-    about="ImageNet top-1 82.7 %",
-    **CROP,  # type: ignore[arg-type]
+SITES = {"hidden": ("stages.*.blocks.*",), "heads": ("stages.*.blocks.*.attn",)}
+VARIANTS = (
+    Variant(
+        "biformer_stl_nchw",
+        weights=published("s!AkBbczdRlZvChWYrKbWbMgqd2Ai0"),
+        about="ImageNet top-1 82.7 %",
+        card=SITES,
+    ),
 )
-model("biformer_stl_nchw", card=CARD)(biformer_nchw)
+register(biformer_nchw, ARCHITECTURE, VARIANTS)

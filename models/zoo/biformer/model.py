@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ....probe.errors import OptionError, near
 from ...card import Card, Source
-from ...layers import Checkpointing, drop_rates, dropped, init_linear
-from ...registry import model
+from ...layers import Checkpointing, drop_rates, dropped, init_weights
+from ...registry import Variant, register
 from .attention import POOLS, mixer
 
 
@@ -116,7 +116,7 @@ class BiFormer(Checkpointing, nn.Module):
         self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages)
         self.norm = nn.BatchNorm2d(dims[-1])
         self.head = nn.Linear(dims[-1], num_classes) if num_classes else nn.Identity()
-        init_linear(self)
+        init_weights(self, nn.Linear)
 
     def forward(self, x: Tensor) -> Tensor:
         for merge, stage in zip(self.downsample_layers, self.stages, strict=True):
@@ -170,8 +170,10 @@ def biformer(
     """
     check_stages(depth=depth, embed_dim=embed_dim, mlp_ratios=mlp_ratios, topks=topks)
     check_options(kv_downsample_mode, param_attention, param_routing, diff_routing)
-    own_keys = list(qk_dims or [None] * len(embed_dim))
+    keys = list(qk_dims or [None] * len(embed_dim))
     drops = drop_rates(drop_path, depth)
+    routing = {"auto_pad": auto_pad, "scale": qk_scale, "output": param_attention == "qkvo"}
+    routing |= {"soft": soft_routing, "differentiable": diff_routing, "learned": param_routing}
 
     def block(s: int) -> PlacedBlock:
         dim, hidden = embed_dim[s], int(mlp_ratios[s] * embed_dim[s])
@@ -180,16 +182,11 @@ def biformer(
             topks[s],
             head_dim=head_dim,
             num_heads=num_heads,
-            keys=own_keys[s],
+            keys=keys[s],
             side_dwconv=side_dwconv,
             n_win=n_win,
-            scale=qk_scale,
             pool=POOLS[kv_downsample_mode](kv_per_wins[s], kv_downsample_ratios[s]),
-            output=param_attention == "qkvo",
-            auto_pad=auto_pad,
-            soft=soft_routing,
-            differentiable=diff_routing,
-            learned=param_routing,
+            **routing,
         )
         middle = DepthwiseTokens(hidden) if mlp_dwconv else nn.Identity()
         how = {"pre_norm": pre_norm, "layer_scale": layer_scale_init, "eps": norm_eps}
@@ -203,8 +200,8 @@ def biformer(
 def check_stages(**lists: Sequence[object]) -> None:
     """Raise OptionError unless all lists have one entry a stage."""
     if len({len(values) for values in lists.values()}) != 1:
-        told = ", ".join(f"{name}={list(values)}" for name, values in lists.items())
-        raise OptionError(f"{told} name different numbers of stages: give one of each a stage")
+        listing = ", ".join(f"{name}={list(values)}" for name, values in lists.items())
+        raise OptionError(f"{listing} name different numbers of stages: give one of each a stage")
 
 
 def check_options(mode: str, param_attention: str, learned: bool, differentiable: bool) -> None:
@@ -220,22 +217,40 @@ def check_options(mode: str, param_attention: str, learned: bool, differentiable
         )
 
 
-PAPER = "BiFormer: bi-level routing attention, arXiv 2303.08810"
-SHARE = "https://api.onedrive.com/v1.0/shares/{}/root/content"
-CROP = {"interpolation": "bicubic", "resize": 256, "classifier": "head"}
-VARIANTS = {
-    "biformer_tiny": ((2, 2, 8, 2), 64, "s!AkBbczdRlZvChHEOoGkgwgQzEDlM", 81.4),
-    "biformer_small": ((4, 4, 18, 4), 64, "s!AkBbczdRlZvChHDyM-x9KWRBZ832", 83.8),
-    "biformer_base": ((4, 4, 18, 4), 96, "s!AkBbczdRlZvChHI_XPhoadjaNxtO", 84.3),
-}
-for _name, (_depth, _dim, _share, _top1) in VARIANTS.items():
-    _card = Card(
-        _name,
-        PAPER,
-        hidden=("stages.*.*",),
-        heads=("stages.*.*.attn",),
-        weights={"imagenet": Source(SHARE.format(_share), key="model")},
-        about=f"ImageNet top-1 {_top1} %",
-        **CROP,  # type: ignore[arg-type]
-    )
-    model(_name, card=_card, depth=_depth, embed_dim=tuple(_dim * 2**s for s in range(4)))(biformer)
+ARCHITECTURE = Card(
+    "BiFormer",
+    "BiFormer: bi-level routing attention, arXiv 2303.08810",
+    hidden=("stages.*.*",),
+    heads=("stages.*.*.attn",),
+    classifier="head",
+    interpolation="bicubic",
+)
+
+
+def published(share: str) -> dict[str, Source]:
+    """The authors' file, by its share."""
+    url = f"https://api.onedrive.com/v1.0/shares/{share}/root/content"
+    return {"imagenet": Source(url, key="model")}
+
+
+VARIANTS = (
+    Variant(
+        "biformer_tiny",
+        build={"depth": (2, 2, 8, 2), "embed_dim": (64, 128, 256, 512)},
+        weights=published("s!AkBbczdRlZvChHEOoGkgwgQzEDlM"),
+        about="ImageNet top-1 81.4 %",
+    ),
+    Variant(
+        "biformer_small",
+        build={"depth": (4, 4, 18, 4), "embed_dim": (64, 128, 256, 512)},
+        weights=published("s!AkBbczdRlZvChHDyM-x9KWRBZ832"),
+        about="ImageNet top-1 83.8 %",
+    ),
+    Variant(
+        "biformer_base",
+        build={"depth": (4, 4, 18, 4), "embed_dim": (96, 192, 384, 768)},
+        weights=published("s!AkBbczdRlZvChHI_XPhoadjaNxtO"),
+        about="ImageNet top-1 84.3 %",
+    ),
+)
+register(biformer, ARCHITECTURE, VARIANTS)

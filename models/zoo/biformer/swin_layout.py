@@ -7,11 +7,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ...card import Card, Source
-from ...layers import Checkpointing, drop_rates, init_linear
-from ...registry import model
+from ...layers import Checkpointing, drop_rates, init_weights
+from ...registry import Variant, register
 from .attention import mixer
-from .model import CROP, PAPER, SHARE, Block, check_stages, mlp_of
+from .model import ARCHITECTURE, Block, check_stages, mlp_of, published
 
 
 class Stage(nn.Module):
@@ -47,7 +46,7 @@ class BiFormerSTL(Checkpointing, nn.Module):
         self.stages = nn.ModuleList(Stage(blocks) for blocks in stages)
         self.norm = nn.BatchNorm2d(dims[-1])
         self.head = nn.Linear(dims[-1], num_classes) if num_classes else nn.Identity()
-        init_linear(self)
+        init_weights(self, nn.Linear)
 
     def forward(self, x: Tensor) -> Tensor:
         for merge, stage in zip(self.downsample_layers, self.stages, strict=True):
@@ -110,14 +109,13 @@ def each_stage(n_wins: int | Sequence[int], depth: Sequence[int]) -> Sequence[in
     return [n_wins] * len(depth) if isinstance(n_wins, int) else n_wins
 
 
-CARD = Card(
-    "biformer_stl",
-    PAPER,
-    hidden=("stages.*.blocks.*",),
-    heads=("stages.*.blocks.*.attn",),
-    last=True,
-    weights={"imagenet": Source(SHARE.format("s!AkBbczdRlZvChSf-m7ujkvx9lIQ1"), key="model")},
-    about="ImageNet top-1 82.7 %",
-    **CROP,  # type: ignore[arg-type]
+SITES = {"hidden": ("stages.*.blocks.*",), "heads": ("stages.*.blocks.*.attn",), "last": True}
+VARIANTS = (
+    Variant(
+        "biformer_stl",
+        weights=published("s!AkBbczdRlZvChSf-m7ujkvx9lIQ1"),
+        about="ImageNet top-1 82.7 %",
+        card=SITES,
+    ),
 )
-model("biformer_stl", card=CARD)(biformer_stl)
+register(biformer_stl, ARCHITECTURE, VARIANTS)

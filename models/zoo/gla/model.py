@@ -9,8 +9,17 @@ from torch import Tensor, nn
 
 from ....probe.errors import OptionError
 from ...card import Card, Source, State
-from ...layers import GatedMlp, LanguageModel, Memory, RmsNorm, RotaryAttention, Trunk, in_trunk
-from ...registry import model
+from ...layers import (
+    GatedMlp,
+    LanguageModel,
+    Memory,
+    RmsNorm,
+    RotaryAttention,
+    Trunk,
+    config_activation,
+    in_trunk,
+)
+from ...registry import Variant, register
 from .mixer import GatedLinearAttention
 
 OLD_NAMES = (
@@ -97,12 +106,12 @@ def gla(
                         layers (numbers), num_heads, num_kv_heads, window_size, rope_theta, qkv_bias
     """
     hidden = intermediate_size or -(-int(hidden_size * (hidden_ratio or 4) * 2 / 3) // 256) * 256
-    own = dict(attn or {})
-    soft = set(own.get("layers", ()))
+    act = config_activation(hidden_act)
+    softmax_layers = set((attn or {}).get("layers", ()))
 
     def mixer(n: int) -> nn.Module:
-        if n in soft:
-            return _soft(hidden_size, own)
+        if attn is not None and n in softmax_layers:
+            return _softmax_attention(hidden_size, attn)
         return GatedLinearAttention(
             hidden_size,
             num_heads,
@@ -122,14 +131,14 @@ def gla(
         )
 
     blocks = [
-        Block(hidden_size, mixer(n), GatedMlp(hidden_size, hidden, hidden_act), norm_eps)
+        Block(hidden_size, mixer(n), GatedMlp(hidden_size, hidden, act), norm_eps)
         for n in range(num_hidden_layers)
     ]
     trunk = Trunk("embeddings", vocab_size, hidden_size, blocks, norm_eps)
     return GlaLanguageModel(trunk, tied=tie_word_embeddings, std=initializer_range)
 
 
-def _soft(dim: int, attn: Mapping[str, Any]) -> RotaryAttention:
+def _softmax_attention(dim: int, attn: Mapping[str, Any]) -> RotaryAttention:
     if "num_heads" not in attn:
         raise OptionError("attn of a gla model names layers but no num_heads: give both")
     return RotaryAttention(
@@ -142,20 +151,27 @@ def _soft(dim: int, attn: Mapping[str, Any]) -> RotaryAttention:
     )
 
 
-VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
-    # name: hyper-parameters, hub repository; "gla" is any configuration over the library's defaults
-    "gla": ({}, ""),
-    "gla_340m": (
-        {"hidden_size": 1024, "tie_word_embeddings": True},
-        "fla-hub/gla-340M-15B",
+def published(repository: str) -> dict[str, Source]:
+    """The weights of a hub repository."""
+    return {"hub": Source(hub=repository, file="model.safetensors")}
+
+
+VARIANTS = (
+    Variant("gla"),  # any configuration over the library's defaults
+    Variant(
+        "gla_340m",
+        build={"hidden_size": 1024, "tie_word_embeddings": True},
+        weights=published("fla-hub/gla-340M-15B"),
     ),
-    "gla_1.3b": ({"hidden_size": 2048}, "fla-hub/gla-1.3B-100B"),
-    "gla_2.7b": (
-        {"hidden_size": 2560, "num_hidden_layers": 32, "num_heads": 5},
-        "fla-hub/gla-2.7B-100B",
+    Variant("gla_1.3b", build={"hidden_size": 2048}, weights=published("fla-hub/gla-1.3B-100B")),
+    Variant(
+        "gla_2.7b",
+        build={"hidden_size": 2560, "num_hidden_layers": 32, "num_heads": 5},
+        weights=published("fla-hub/gla-2.7B-100B"),
     ),
-    "gla_7b": (
-        {
+    Variant(
+        "gla_7b",
+        build={
             "hidden_size": 4096,
             "num_hidden_layers": 32,
             "num_heads": 32,
@@ -166,20 +182,19 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
             "feature_map": "relu",
             "use_output_gate": False,
         },
-        "",
     ),
-}
-
-for _name, (_hyper, _hub) in VARIANTS.items():
-    _card = Card(
-        _name,
+)
+register(
+    gla,
+    Card(
+        "GLA",
         "Gated linear attention transformers with hardware-efficient training, arXiv 2312.06635",
         hidden=("model.layers.*",),
         heads=("model.layers.*.attn",),
         prefix=0,
         classifier="lm_head",
         labels="",
-        weights={"hub": Source(hub=_hub, file="model.safetensors")} if _hub else {},
         about="token ids in; gla_files reads any folder or hub repository with a config.json",
-    )
-    model(_name, card=_card, **_hyper)(gla)
+    ),
+    VARIANTS,
+)

@@ -27,11 +27,11 @@ class RelativePosition(nn.Module):
         local = window.place()[1].to(q.device)
         width = window.query_size[1]
         steps = torch.arange(self.window, device=q.device) + self.window - 1
-        found = []
+        logits = []
         for table, at in ((self.height_rel, local // width), (self.width_rel, local % width)):
             index = (steps - at[:, None]).expand(*q.shape[:2], -1, -1)
-            found.append((q @ table.T).gather(-1, index))
-        return found[0], found[1]
+            logits.append((q @ table.T).gather(-1, index))
+        return logits[0], logits[1]
 
 
 class HaloAttention(nn.Module):

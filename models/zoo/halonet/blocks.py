@@ -8,7 +8,7 @@ from math import log2
 from torch import Tensor, nn
 
 from ....probe.mark import mark
-from ...layers import ACTIVATIONS, ConvNormAct, NormAct, SqueezeExcite
+from ...layers import ConvNormAct, NormAct, SqueezeExcite, activation
 from .attention import HaloAttention
 
 
@@ -77,7 +77,7 @@ class Block(nn.Module):
             self.self_attn = attn
             self.post_attn = NormAct(middle, eps, act)
         self.conv3_1x1 = ConvNormAct(middle, out, 1, eps=eps)
-        self.act = ACTIVATIONS[act]()
+        self.act = activation(act).module()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1_1x1(x)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import sqrt
 from typing import Any
 
@@ -11,13 +12,12 @@ from torch import Tensor, nn
 
 from ....probe.errors import OptionError
 from ...card import Card, Source
-from ...layers import Checkpointing, ConvNormAct, divisible
-from ...registry import model
+from ...layers import Checkpointing, ConvNormAct, activation, divisible
+from ...registry import Variant, register
 from .attention import HaloAttention
 from .blocks import GATES, Block
 
 KINDS = {"B": "B", "A": "A", "bottle": "B", "self_attn": "A"}
-ACTS = ("relu", "silu")
 SHORTCUTS = ("", "conv1x1", "avg")  # the first two are one
 
 
@@ -94,18 +94,17 @@ def init(module: nn.Module, zero_last: bool) -> None:
 
 
 def read_stem(words: str, widths: Sequence[int]) -> tuple[tuple[int, ...], bool]:
-    """The widths and the pool of a stem told in words, "tiered 24,32,64 + maxpool"."""
+    """The widths and the pool of a stem in words, "tiered 24,32,64 + maxpool"."""
     kind = next((name for name in ("tiered", "7x7") if name in words), None)
     if kind is None:
         raise OptionError(f"a HaloNet has no stem {words!r}: write 'tiered' or '7x7', '+ maxpool'")
     pool, wide = "pool" in words and "no pool" not in words, widths[-1]
     if kind == "7x7":
         return (wide,), pool
-    told = re.search(r"\d+(?:, ?\d+){2}", words)
-    own = (
-        [int(number) for number in told[0].split(",")] if told else (3 * wide // 8, wide // 2, wide)
-    )
-    return tuple(own), pool
+    numbers = re.search(r"\d+(?:, ?\d+){2}", words)
+    if numbers is None:
+        return (3 * wide // 8, wide // 2, wide), pool
+    return tuple(int(number) for number in numbers[0].split(",")), pool
 
 
 def each(what: str, given: Any, count: int) -> list[Any]:
@@ -155,36 +154,30 @@ def halonet(
     num_features  channels of a last 1 x 1 convolution, 0 for none
     zero_init_last  residual branches start at zero
     """
-    count, words = len(stages), _words(stages)
-    common = {"act": act, "gate": gate, "average": downsample == "avg", "eps": norm_eps}
+    words = _words(stages)
     _check(stages, words, gate, act, downsample)
     if stem:
         stem_chs, stem_pool = read_stem(stem, stem_chs)
-    halved = stem_pool or len(stem_chs) > 1
-    attention = {
-        "dim_head": dim_head,
-        "qk_ratio": qk_ratio,
-        "avg_down": avg_down,
-        "qkv_bias": qkv_bias,
-        "scale_pos_embed": scale_pos_embed,
-    }
-    rows = zip(
-        words,
-        each("out_chs", out_chs, count),
-        each("bottle_ratio", bottle_ratio, count),
-        each("heads", heads, count),
-        each("block_size", block_size, count),
-        each("halo_size", halo_size, count),
-        strict=True,
+    attend = partial(
+        HaloAttention,
+        dim_head=dim_head,
+        qk_ratio=qk_ratio,
+        avg_down=avg_down,
+        qkv_bias=qkv_bias,
+        scale_pos_embed=scale_pos_embed,
     )
+    block = partial(Block, act=act, gate=gate, average=downsample == "avg", eps=norm_eps)
+    values = {"out_chs": out_chs, "bottle_ratio": bottle_ratio, "heads": heads}
+    values |= {"block_size": block_size, "halo_size": halo_size}
+    columns = [each(name, given, len(words)) for name, given in values.items()]
     built: list[list[Block]] = []
-    inputs = stem_chs[-1]
-    for word, out, ratio, many, block, halo in rows:
-        own = {**attention, "num_heads": many, "block_size": block, "halo_size": halo}
+    inputs, halved = stem_chs[-1], stem_pool or len(stem_chs) > 1
+    for word, out, ratio, many, side, halo in zip(words, *columns, strict=True):
+        middle = divisible(out * ratio)
+        attention = partial(attend, middle, num_heads=many, block_size=side, halo_size=halo)
+        grouped = partial(block, groups=middle // group_size if group_size else 1)
         stride = 2 if built or not halved else 1
-        built.append(
-            _stage(word, inputs, out, stride, divisible(out * ratio), group_size, own, common)
-        )
+        built.append(_stage(word, (inputs, middle, out), stride, attention, grouped))
         inputs = out
     final: nn.Module = nn.Identity()
     if num_features:
@@ -202,47 +195,64 @@ def _words(stages: Sequence[str | Sequence[str]]) -> list[str]:
 def _check(
     stages: Sequence[str | Sequence[str]], words: list[str], gate: str, act: str, downsample: str
 ) -> None:
-    known = gate in GATES and act in ACTS and downsample in SHORTCUTS
-    if "?" in "".join(words) or not known:
+    """Raise OptionError for letters, gates or shortcuts that there are not."""
+    activation(act)
+    if "?" in "".join(words) or gate not in GATES or downsample not in SHORTCUTS:
         raise OptionError(
-            f"stages={list(stages)}, gate={gate!r}, act={act!r}, downsample={downsample!r}: write "
-            "stages in A and B, gate '', 'se' or 'eca', act 'relu' or 'silu', downsample '' or "
-            "'avg'"
+            f"stages={list(stages)}, gate={gate!r}, downsample={downsample!r}: write stages in A "
+            "and B, gate '', 'se' or 'eca', downsample '' or 'avg'"
         )
 
 
 def _stage(
     word: str,
-    inputs: int,
-    out: int,
+    widths: tuple[int, int, int],
     stride: int,
-    middle: int,
-    group_size: int,
-    attention: dict[str, Any],
-    common: dict[str, Any],
+    attention: Callable[..., HaloAttention],
+    block: Callable[..., Block],
 ) -> list[Block]:
-    groups, blocks = middle // group_size if group_size else 1, []
+    """The blocks of a stage; the first takes its stride and its input's width."""
+    inputs, middle, out = widths
+    blocks = []
     for kind in word:
-        attn = HaloAttention(middle, stride=stride, **attention) if kind == "A" else None
-        blocks.append(Block(inputs, out, middle, stride, attn=attn, groups=groups, **common))
+        attn = attention(stride=stride) if kind == "A" else None
+        blocks.append(block(inputs, out, middle, stride, attn=attn))
         inputs, stride = out, 1
     return blocks
 
 
-PAPER = "HaloNet: scaling local self-attention, arXiv 2103.12731"
 URL = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-attn-weights/"
-SILU = {"act": "silu", "halo_size": 3}
-VARIANTS: dict[str, tuple[dict, str, str, float]] = {
-    "halonet26t": ({}, "halonet26t_a1h_256-3083328c.pth", "a1h_in1k", 0.95),
-    "halonet50ts": (
-        {**SILU, "stages": ("BBB", "BBBA", "BABABA", "BAB"), "heads": (4, 4, 8, 8)},
-        "halonet50ts_a1h2_256-f3a3daee.pth",
-        "a1h_in1k",
-        0.94,
+
+
+def published(name: str, file: str, tag: str) -> dict[str, Source]:
+    """timm's file, from its releases and from the hub."""
+    return {
+        "imagenet": Source(URL + file, sha256=file[-12:-4]),
+        tag: Source(hub=f"timm/{name}.{tag}", file="model.safetensors"),
+    }
+
+
+VARIANTS = (
+    Variant(
+        "halonet26t",
+        resize=269,
+        weights=published("halonet26t", "halonet26t_a1h_256-3083328c.pth", "a1h_in1k"),
     ),
-    "sehalonet33ts": (
-        {
-            **SILU,
+    Variant(
+        "halonet50ts",
+        build={
+            "act": "silu",
+            "halo_size": 3,
+            "stages": ("BBB", "BBBA", "BABABA", "BAB"),
+            "heads": (4, 4, 8, 8),
+        },
+        weights=published("halonet50ts", "halonet50ts_a1h2_256-f3a3daee.pth", "a1h_in1k"),
+    ),
+    Variant(
+        "sehalonet33ts",
+        build={
+            "act": "silu",
+            "halo_size": 3,
             "stages": ("BB", "BBA", "BBA", "AA"),
             "out_chs": (256, 512, 1024, 1536),
             "bottle_ratio": (0.25, 0.25, 0.25, 0.333),
@@ -250,43 +260,36 @@ VARIANTS: dict[str, tuple[dict, str, str, float]] = {
             "gate": "se",
             "num_features": 1280,
         },
-        "sehalonet33ts_256-87e053f9.pth",
-        "ra2_in1k",
-        0.94,
+        weights=published("sehalonet33ts", "sehalonet33ts_256-87e053f9.pth", "ra2_in1k"),
     ),
-    "eca_halonext26ts": (
-        {"act": "silu", "gate": "eca", "group_size": 16, "dim_head": 16},
-        "eca_halonext26ts_c_256-06906299.pth",
-        "c1_in1k",
-        0.94,
+    Variant(
+        "eca_halonext26ts",
+        build={"act": "silu", "gate": "eca", "group_size": 16, "dim_head": 16},
+        weights=published("eca_halonext26ts", "eca_halonext26ts_c_256-06906299.pth", "c1_in1k"),
     ),
-    "halonet_h1": (
-        {
+    Variant(
+        "halonet_h1",
+        build={
             "stages": ("AAA", "AAA", "A" * 10, "AAA"),
             "out_chs": (64, 128, 256, 512),
             "stem_chs": (64,),
             "bottle_ratio": 1.0,
             "halo_size": 3,
         },
-        "",
-        "",
-        0.95,
+        resize=269,
     ),
-}
-for _name, (_hyper, _file, _tag, _crop) in VARIANTS.items():
-    _published = {
-        "imagenet": Source(URL + _file, sha256=_file[-12:-4]),
-        _tag: Source(hub=f"timm/{_name}.{_tag}", file="model.safetensors"),
-    }
-    _card = Card(
-        _name,
-        PAPER,
+)
+register(
+    halonet,
+    Card(
+        "HaloNet",
+        "HaloNet: scaling local self-attention, arXiv 2103.12731",
         hidden=("stages.*.*",),
         heads=("stages.*.*.self_attn",),
         classifier="head.fc",
         size=256,
-        resize=int(256 / _crop),
+        resize=272,
         interpolation="bicubic",
-        weights=_published if _file else {},
-    )
-    model(_name, card=_card, **_hyper)(halonet)
+    ),
+    VARIANTS,
+)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ....kernels.attention import attention
 from ....kernels.windows import Window
 from ....probe.errors import ModelError
-from ...layers import ACTIVATIONS
+from ...layers import Mlp
 from .layout import Layout
 
 
@@ -46,8 +46,8 @@ class RelativeBias(nn.Module):
 
     def resized(self, table: Tensor) -> Tensor:
         """A table of another window at this one's size; a flat one must come from a square."""
-        own = self.relative_position_bias_table
-        if table.shape == own.shape or table.ndim != own.ndim:
+        now = self.relative_position_bias_table
+        if table.shape == now.shape or table.ndim != now.ndim:
             return table
         side = isqrt(len(table))
         if not self.signed and side * side != len(table):
@@ -99,7 +99,7 @@ class PartitionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         grid = (x.shape[1], x.shape[2])
-        if any(side % own for side, own in zip(grid, self.size, strict=True)):
+        if any(side % part for side, part in zip(grid, self.size, strict=True)):
             raise ModelError(
                 f"a map of {grid[0]} x {grid[1]} does not divide into windows of "
                 f"{self.size[0]} x {self.size[1]}: build the model for this img_size"
@@ -112,19 +112,6 @@ class PartitionAttention(nn.Module):
         window = Window(self.kind, self.size, grid)  # type: ignore[arg-type]
         out = attention(q, k, v, bias=self.rel_pos(), window=window)
         return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, grid))
-
-
-class Mlp(nn.Module):
-    """Two linear layers around an activation."""
-
-    def __init__(self, dim: int, hidden: int, act: str) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.act = ACTIVATIONS[act]()
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
 
 
 class LayerScale(nn.Module):

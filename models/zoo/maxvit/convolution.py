@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....probe.mark import mark
-from ...layers import ACTIVATIONS, NormAct
+from ...layers import NormAct, SqueezeExcite
 from .layout import Layout
 
 
@@ -28,20 +27,6 @@ class Conv(nn.Conv2d):
             total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
             edges += [total // 2, total - total // 2] if self.same else [kernel // 2] * 2
         return super().forward(F.pad(x, edges) if any(edges) else x)
-
-
-class SqueezeExcite(nn.Module):
-    """A gate for each channel from the mean over positions; port `gate`."""
-
-    def __init__(self, dim: int, squeezed: int, act: str) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(dim, squeezed, 1)
-        self.act = ACTIVATIONS[act]()
-        self.fc2 = nn.Conv2d(squeezed, dim, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate = self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
-        return x * mark("gate", gate)
 
 
 class Shortcut(nn.Module):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from ....probe.errors import OptionError
+from ...layers import activation
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,6 @@ WORDS: dict[str, tuple[str, dict[str, object]]] = {  # option: field, how words 
     ),
     "head": ("dense", {"ln2d": False, "pool": True}),
 }
-ACTS = ("gelu_tanh", "gelu", "silu", "relu")
 
 
 def layout(name: str, **changes: object) -> Layout:
@@ -64,26 +64,25 @@ def layout(name: str, **changes: object) -> Layout:
     """
     if name not in LAYOUTS:
         raise OptionError(f"layout={name!r} is unknown: write 'tf' or 'rw'")
-    told = {key: value for key, value in changes.items() if value is not None}
-    if "act" in told:
-        _, both = _read("act", told.pop("act"))
-        told = {"act_conv": both, "act_tfm": both} | told
-    return replace(LAYOUTS[name], **dict(_read(*one) for one in told.items()))  # type: ignore[arg-type]
+    asked = {key: value for key, value in changes.items() if value is not None}
+    if "act" in asked:
+        _, both = _read("act", asked.pop("act"))
+        asked = {"act_conv": both, "act_tfm": both} | asked
+    return replace(LAYOUTS[name], **dict(_read(*option) for option in asked.items()))  # type: ignore[arg-type]
 
 
 def _read(key: str, value: object) -> tuple[str, object]:
     """A field of the layout and its value."""
     word = str(value).lower()
     if key in WORDS:
-        field, known = WORDS[key]
-        start = next((start for start in known if word.startswith(start)), None)
+        field, meanings = WORDS[key]
+        start = next((start for start in meanings if word.startswith(start)), None)
         if start is None:
-            raise OptionError(f"{key}={value!r} is unknown: write {' or '.join(map(repr, known))}")
-        return field, known[start]
+            listing = " or ".join(map(repr, meanings))
+            raise OptionError(f"{key}={value!r} is unknown: write {listing}")
+        return field, meanings[start]
     if "act" in key:
-        kind = word.split(" ")[0]
-        if kind not in ACTS:
-            raise OptionError(f"{key}={value!r} is unknown: write one of {', '.join(ACTS)}")
+        activation(kind := word.split(" ")[0])
         return key, kind
     if key == "se_ratio":
         return "se", float(Fraction(word.split(" ")[0]))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from ....probe.errors import OptionError
-from ...card import Card, Source, State, sides
+from ...card import Card, State, sides
 from ...layers import ChannelNorm, Checkpointing
-from ...registry import model
+from ...registry import register
 from .attention import AttentionBlock, RelativeBias
 from .convolution import MBConv, Stem
 from .layout import Layout
 from .layout import layout as read_layout
+from .variants import VARIANTS
 
 
 class Block(nn.Module):
@@ -75,9 +75,9 @@ class MaxViT(Checkpointing, nn.Module):
 
     def convert_state(self, state: State) -> State:
         """Resize bias tables of another, square window to this model's, bilinearly."""
-        own = dict(self.named_modules())
+        modules = dict(self.named_modules())
         for name, table in list(state.items()):
-            bias = own.get(name.removesuffix(".relative_position_bias_table"))
+            bias = modules.get(name.removesuffix(".relative_position_bias_table"))
             if isinstance(bias, RelativeBias):
                 state[name] = bias.resized(table)
         return {n: x for n, x in state.items() if "lookup" not in n and "index" not in n}
@@ -143,18 +143,18 @@ def maxvit(
     rel_pos   "bias_tf", "swin" or "mlp"
     head_hidden  width of the hidden layer before the classifier; rw has none unless given
     """
-    changes = {"rel_pos": rel_pos, "qkv": qkv, "padding": padding, "expand_from": expand_from}
-    changes |= {"act": act, "act_conv": act_conv, "act_tfm": act_tfm, "se_act": se_act}
+    options = {"rel_pos": rel_pos, "qkv": qkv, "padding": padding, "expand_from": expand_from}
+    options |= {"act": act, "act_conv": act_conv, "act_tfm": act_tfm, "se_act": se_act}
+    options |= {"head": "pool" if head_hidden and head is None else head}
     lay = read_layout(
         layout,
         se_ratio=se_ratio,
         stem_bias=stem_bias,
         output_bias=output_bias,
-        head="pool" if head_hidden and head is None else head,
         layer_scale=layer_scale_init,
         bn_eps=bn_eps,
         ln_eps=ln_eps,
-        **changes,
+        **options,
     )
     if len(depths) != len(embed_dim) or any(dim % dim_head for dim in embed_dim):
         raise OptionError(
@@ -163,18 +163,19 @@ def maxvit(
         )
     usual = (max(sides(img_size)[0] // 32, 1), max(sides(img_size)[1] // 32, 1))
     tile = _pair(window, usual)
-    parts = {"block": tile, "grid": _pair(grid, tile)}
+
+    def block(inputs: int, dim: int, stride: int) -> Block:
+        conv = MBConv(inputs, dim, stride, mbconv_expand, lay)
+        tiles = AttentionBlock(dim, dim_head, "block", tile, mlp_ratio, lay)
+        return Block(
+            conv, tiles, AttentionBlock(dim, dim_head, "grid", _pair(grid, tile), mlp_ratio, lay)
+        )
+
     stages, inputs = [], stem_width[1]
     for dim, depth in zip(embed_dim, depths, strict=True):
-        blocks = []
-        for n in range(depth):
-            conv = MBConv(inputs, dim, 1 if n else 2, mbconv_expand, lay)
-            attend = [
-                AttentionBlock(dim, dim_head, *part, mlp_ratio, lay) for part in parts.items()
-            ]
-            blocks.append(Block(conv, *attend))
-            inputs = dim
+        blocks = [block(dim if n else inputs, dim, 1 if n else 2) for n in range(depth)]
         stages.append(Stage(blocks))
+        inputs = dim
     top = Head(inputs, head_hidden or inputs, num_classes, lay)
     return MaxViT(Stem(in_channels, stem_width, lay), stages, inputs, top, lay)
 
@@ -185,88 +186,15 @@ def _pair(given: int | Sequence[int] | None, usual: tuple[int, int]) -> tuple[in
     return (given, given) if isinstance(given, int) else (int(given[0]), int(given[1]))
 
 
-PAPER = "MaxViT: multi-axis vision transformer, arXiv 2204.01697"
-HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-SITES = {
-    "hidden": ("stages.*.blocks.*",),
-    "heads": ("stages.*.blocks.*.attn_block.attn", "stages.*.blocks.*.attn_grid.attn"),
-    "classifier": "head.fc",
-    "interpolation": "bicubic",
-}
-TF: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
-    "tiny": ((64, 64), 64, (2, 2, 5, 2)),
-    "small": ((64, 64), 96, (2, 2, 5, 2)),
-    "base": ((64, 64), 96, (2, 6, 14, 2)),
-    "large": ((128, 128), 128, (2, 6, 14, 2)),
-    "xlarge": ((192, 192), 192, (2, 6, 14, 2)),
-}
-MLP: dict[str, Any] = {"rel_pos": "mlp"}
-SCALED = {**MLP, "layer_scale_init": 1e-6}
-DENSE = {**MLP, "head_hidden": 768}
-RW: dict[str, tuple[tuple[int, int], int, tuple[int, ...], dict[str, Any], str, float]] = {
-    # name: stem, first width, depths, what else differs, tag on the hub, crop
-    "pico_rw_256": ((24, 32), 32, (2, 2, 5, 2), {}, "", 0.95),
-    "nano_rw_256": ((32, 64), 64, (1, 2, 3, 1), {}, "sw_in1k", 0.95),
-    "tiny_rw_224": ((32, 64), 64, (2, 2, 5, 2), {}, "sw_in1k", 0.95),
-    "tiny_rw_256": ((32, 64), 64, (2, 2, 5, 2), {}, "", 0.95),
-    "rmlp_pico_rw_256": ((24, 32), 32, (2, 2, 5, 2), MLP, "sw_in1k", 0.95),
-    "rmlp_nano_rw_256": ((32, 64), 64, (1, 2, 3, 1), MLP, "sw_in1k", 0.95),
-    "rmlp_tiny_rw_256": ((32, 64), 64, (2, 2, 5, 2), MLP, "sw_in1k", 0.95),
-    "rmlp_small_rw_224": ((32, 64), 96, (2, 2, 5, 2), SCALED, "sw_in1k", 0.9),
-    "rmlp_small_rw_256": ((32, 64), 96, (2, 2, 5, 2), SCALED, "", 0.95),
-    "rmlp_base_rw_224": ((32, 64), 96, (2, 6, 14, 2), DENSE, "sw_in12k_ft_in1k", 0.95),
-    "rmlp_base_rw_384": ((32, 64), 96, (2, 6, 14, 2), DENSE, "sw_in12k_ft_in1k", 1.0),
-}
-
-
-def _hub(name: str, tag: str) -> Source:
-    card = {"labels": ""} if tag == "in21k" else {}  # 21843 classes: give num_classes
-    return Source(hub=f"timm/{name}.{tag}", file="model.safetensors", card=card)
-
-
-for _size, (_stem, _dim, _depths) in TF.items():
-    for _side in (224, 384, 512):
-        _name = f"maxvit_{_size}_tf_{_side}"
-        _tags = {"imagenet": "in1k"} if _size != "xlarge" else {}
-        if _size in ("base", "large", "xlarge"):
-            _tags |= {"in21k_ft_in1k": "in21k_ft_in1k"} if _side != 224 else {"in21k": "in21k"}
-        _crop = {"resize": 235} if _side == 224 else {"resize": _side, **HALF}
-        _card = Card(
-            _name,
-            PAPER,
-            size=_side,
-            weights={tag: _hub(_name, file) for tag, file in _tags.items()},
-            **SITES,  # type: ignore[arg-type]
-            **_crop,
-        )
-        model(
-            _name,
-            card=_card,
-            img_size=_side,
-            stem_width=_stem,
-            embed_dim=tuple(_dim * 2**n for n in range(4)),
-            depths=_depths,
-        )(maxvit)
-
-for _name, (_stem, _dim, _depths, _more, _tag, _share) in RW.items():
-    _side = int(_name.rsplit("_", 1)[1])
-    _card = Card(
-        f"maxvit_{_name}",
-        PAPER,
-        size=_side,
-        resize=int(_side / _share),
-        weights={"imagenet": _hub(f"maxvit_{_name}", _tag)} if _tag else {},
-        about="" if _tag else "no published weights",
-        **HALF,  # type: ignore[arg-type]
-        **SITES,  # type: ignore[arg-type]
-    )
-    model(
-        _card.name,
-        card=_card,
-        layout="rw",
-        img_size=_side,
-        stem_width=_stem,
-        embed_dim=tuple(_dim * 2**n for n in range(4)),
-        depths=_depths,
-        **_more,
-    )(maxvit)
+register(
+    maxvit,
+    Card(
+        "MaxViT",
+        "MaxViT: multi-axis vision transformer, arXiv 2204.01697",
+        hidden=("stages.*.blocks.*",),
+        heads=("stages.*.blocks.*.attn_block.attn", "stages.*.blocks.*.attn_grid.attn"),
+        classifier="head.fc",
+        interpolation="bicubic",
+    ),
+    VARIANTS,
+)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....probe.errors import OptionError
 from ...card import Card, State
-from ...layers import ChannelNorm, Checkpointing
-from ...registry import model
-from .model import CROP, PAPER, Mixer, refuse, rounded_up, source
+from ...layers import ChannelNorm, Checkpointing, GatedMlp
+from ...registry import Variant, register
+from .model import PAPER, Mixer, published, rounded_up
 
 # Names of older files and what they are called now.
 _OLD = (
@@ -24,17 +23,11 @@ _OLD = (
 )
 
 
-class GatedMlp(nn.Module):
-    """fc2(silu(gate) up), gate and up from one matrix."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, 2 * hidden, bias=False)
-        self.fc2 = nn.Linear(hidden, dim, bias=False)
+class GridMlp(GatedMlp):
+    """The gated MLP on `b c y x`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.fc1(x.movedim(1, -1)).chunk(2, -1)
-        return self.fc2(F.silu(gate) * up).movedim(-1, 1)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class GridMixer(Mixer):
@@ -54,7 +47,7 @@ class Block(nn.Module):
         self.norm = ChannelNorm(dim)
         self.op = op
         self.norm2 = ChannelNorm(dim)
-        self.mlp = GatedMlp(dim, hidden)
+        self.mlp = GridMlp(dim, hidden, names=("fc1", "fc2"))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.op(self.norm(x))
@@ -108,13 +101,13 @@ class HierViG(Checkpointing, nn.Module):
 
     def convert_state(self, state: State) -> State:
         """Names of older files, and matrices kept as 1 x 1 convolutions."""
-        own, found = self.state_dict(), {}
+        wanted, current = self.state_dict(), {}
         for name, value in state.items():
             for pattern, new in _OLD:
                 name = pattern.sub(new, name)
-            square = name in own and value.ndim == 4 and own[name].ndim == 2
-            found[name] = value[:, :, 0, 0] if square else value
-        return found
+            square = name in wanted and value.ndim == 4 and wanted[name].ndim == 2
+            current[name] = value[:, :, 0, 0] if square else value
+        return current
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
@@ -132,15 +125,9 @@ def vig_h(
     depths: Sequence[int] = (2, 2, 5, 2),
     num_heads: Sequence[int] = (3, 6, 12, 24),
     expand_k: float = 0.5,
-    expand_v: float = 1.0,
     mlp_ratio: float = 4.0,
     use_act_in_conv: bool = False,
     use_out_act: bool = False,
-    rope_mode: str = "none",
-    downsample_version: str = "v3",
-    patchembed_version: str = "v2",
-    norm_layer: str = "ln2d",
-    gmlp: bool = True,
     clamp_min: float | None = None,
     gate_logit_normalizer: float = 16,
     gate_low_rank_dim: int = 16,
@@ -148,55 +135,70 @@ def vig_h(
     num_classes: int = 1000,
 ) -> HierViG:
     """A hierarchical ViG; `dims` is the width of the first stage, doubled at each further one."""
-    fixed = {"expand_v": (expand_v, 1.0), "rope_mode": (rope_mode, "none"), "gmlp": (gmlp, True)}
-    fixed |= {"downsample_version": (downsample_version, "v3"), "norm_layer": (norm_layer, "ln2d")}
-    fixed |= {"patchembed_version": (patchembed_version, "v2")}
-    for name, (given, known) in fixed.items():
-        refuse(name, given, known)
     if len(depths) != len(num_heads):
         raise OptionError(
             f"depths={list(depths)} and num_heads={list(num_heads)} name different numbers of "
             "stages: give one of each a stage"
         )
-    stages = []
-    for place, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
-        dim = dims * 2**place
-        blocks = [
-            Block(
-                dim,
-                GridMixer(
-                    dim,
-                    heads,
-                    expand_k=expand_k,
-                    act=use_act_in_conv,
-                    out_act=use_out_act,
-                    clamp=clamp_min,
-                    normalizer=gate_logit_normalizer,
-                    rank=gate_low_rank_dim,
-                    eps=norm_eps,
-                    halve=False,
-                ),
-                rounded_up(dim * mlp_ratio * 2 / 3, 32),
-            )
-            for _ in range(depth)
-        ]
-        stages.append(Stage(blocks, dim, last=place == len(depths) - 1))
-    width = dims * 2 ** (len(depths) - 1)
-    return HierViG(stages, dims, in_channels, Classifier(width, num_classes))
+    widths = [dims * 2**s for s in range(len(depths))]
+
+    def block(s: int) -> Block:
+        mixer = GridMixer(
+            widths[s],
+            num_heads[s],
+            expand_k=expand_k,
+            act=use_act_in_conv,
+            out_act=use_out_act,
+            clamp=clamp_min,
+            normalizer=gate_logit_normalizer,
+            rank=gate_low_rank_dim,
+            eps=norm_eps,
+            halve=False,
+        )
+        return Block(widths[s], mixer, rounded_up(widths[s] * mlp_ratio * 2 / 3, 32))
+
+    stages = [
+        Stage([block(s) for _ in range(depth)], widths[s], last=s == len(depths) - 1)
+        for s, depth in enumerate(depths)
+    ]
+    return HierViG(stages, dims, in_channels, Classifier(widths[-1], num_classes))
 
 
-VARIANTS = {
-    "vig_h_tiny": (96, (2, 2, 5, 2), (3, 6, 12, 24)),
-    "vig_h_small": (96, (2, 2, 17, 2), (3, 6, 12, 24)),
-    "vig_h_base": (128, (2, 2, 17, 2), (4, 8, 16, 32)),
+FIXED: dict[str, object] = {
+    "expand_v": 1.0,
+    "rope_mode": "none",
+    "gmlp": True,
+    "downsample_version": "v3",
+    "norm_layer": "ln2d",
+    "patchembed_version": "v2",
 }
-for _name, (_dims, _depths, _heads) in VARIANTS.items():
-    _card = Card(
-        _name,
+VARIANTS = (
+    Variant(
+        "vig_h_tiny",
+        build={"dims": 96, "depths": (2, 2, 5, 2), "num_heads": (3, 6, 12, 24)},
+        weights=published("vig_h_tiny"),
+    ),
+    Variant(
+        "vig_h_small",
+        build={"dims": 96, "depths": (2, 2, 17, 2), "num_heads": (3, 6, 12, 24)},
+        weights=published("vig_h_small"),
+    ),
+    Variant(
+        "vig_h_base",
+        build={"dims": 128, "depths": (2, 2, 17, 2), "num_heads": (4, 8, 16, 32)},
+        weights=published("vig_h_base"),
+    ),
+)
+register(
+    vig_h,
+    Card(
+        "hierarchical ViG",
         PAPER,
         hidden=("layers.*.blocks.*",),
         heads=("layers.*.blocks.*.op",),
-        weights=source(_name),
-        **{**CROP, "classifier": "classifier.head"},  # type: ignore[arg-type]
-    )
-    model(_name, card=_card, dims=_dims, depths=_depths, num_heads=_heads)(vig_h)
+        classifier="classifier.head",
+        interpolation="bicubic",
+    ),
+    VARIANTS,
+    fixed=FIXED,
+)

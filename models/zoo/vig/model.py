@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ....kernels.gated_linear import bidirectional_gla
 from ....probe.errors import OptionError
 from ....probe.mark import mark
-from ...card import Card, Source, State
-from ...layers import ChannelNorm, Checkpointing, Grid, SwiGLU, square_grid
-from ...registry import model
+from ...card import Card, Source, State, sides
+from ...layers import ChannelNorm, Checkpointing, GatedMlp, Grid, fit_positions, resize_positions
+from ...registry import Variant, register
 
 
 class Mixer(nn.Module):
@@ -89,7 +89,7 @@ class Block(nn.Module):
         self.attn_norm = nn.RMSNorm(dim, eps)
         self.attn = attn
         self.mlp_norm = nn.RMSNorm(dim, eps)
-        self.mlp = SwiGLU(dim, hidden)
+        self.mlp = GatedMlp(dim, hidden, names=("gate_proj", "down_proj"))
         for name in ("gamma1", "gamma2") if scale is not None else ():
             setattr(self, name, nn.Parameter(torch.full((dim,), float(scale))))  # type: ignore[arg-type]
 
@@ -99,7 +99,7 @@ class Block(nn.Module):
         return x + second * self.mlp(self.mlp_norm(x))
 
 
-class PatchEmbed(nn.Module):
+class Stem(nn.Module):
     """Two convolutions with norms: 16 pixels to a token in two steps."""
 
     def __init__(self, in_channels: int, dim: int, act: bool) -> None:
@@ -137,7 +137,7 @@ class ViG(Checkpointing, nn.Module):
         self.grid = grid
         shape = (1, grid[0] * grid[1], dim)
         self.pos_embed = nn.Parameter(torch.zeros(shape)) if positions else None
-        self.patch_embed = PatchEmbed(in_channels, dim, patch_act)
+        self.patch_embed = Stem(in_channels, dim, patch_act)
         self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.RMSNorm(dim, eps)
@@ -146,11 +146,8 @@ class ViG(Checkpointing, nn.Module):
 
     def convert_state(self, state: State) -> State:
         """Resize a file's position table to this model's grid."""
-        table = state.get("pos_embed")
-        if self.pos_embed is not None and table is not None:
-            old = square_grid(table.shape[1]) if table.shape[1] != self.pos_embed.shape[1] else None
-            if old is not None:
-                state["pos_embed"] = _resized(table, old, self.grid)
+        if self.pos_embed is not None:
+            fit_positions(state, "pos_embed", self.grid, antialias=False)
         return state
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,52 +155,25 @@ class ViG(Checkpointing, nn.Module):
         grid = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
         if self.pos_embed is not None:
-            x = x + _resized(self.pos_embed, self.grid, grid)
+            x = x + resize_positions(self.pos_embed, self.grid, grid, antialias=False)
         for block in self.blocks:
             x = self.through(block, x, grid)
         return self.head(self.norm(x).mean(1))
 
 
-def _resized(table: Tensor, old: Grid, new: Grid) -> Tensor:
-    """Positions on another grid: plain bicubic, as the published code does."""
-    if old == new:
-        return table
-    plane = table.float().transpose(1, 2).unflatten(2, old)
-    grown = F.interpolate(plane, size=new, mode="bicubic", align_corners=False)
-    return grown.flatten(2).transpose(1, 2).to(table.dtype)
-
-
-def refuse(name: str, given: object, known: object) -> None:
-    """Raise OptionError for a switch of the training code that no published model sets."""
-    if given != known:
-        raise OptionError(
-            f"{name}={given!r} is in none of the published ViG models, which have "
-            f"{name}={known!r}: leave it out"
-        )
-
-
 def vig(
     *,
-    img_size: int = 224,
-    patch_size: int = 16,
-    stride: int = 16,
+    img_size: int | tuple[int, int] = 224,
     in_channels: int = 3,
     embed_dim: int = 192,
     depth: int = 12,
     num_heads: int = 3,
     expand_k: float = 0.5,
-    expand_v: float = 1.0,
     mlp_ratio: float = 4.0,
     use_act_in_conv: bool = False,
     use_out_act: bool = False,
     use_act_in_patch: bool = False,
-    use_out_gate: bool = False,
-    use_swiglu: bool = True,
     if_abs_pos_embed: bool = True,
-    if_cls_token: bool = False,
-    classification_mode: str = "avgpool",
-    patch_embed_version: str = "v2",
-    rope_mode: str = "none",
     layer_scale_init: float | None = None,
     clamp_min: float | None = None,
     gate_logit_normalizer: float = 16,
@@ -216,47 +186,29 @@ def vig(
     use_act_in_conv   SiLU after the local convolution
     use_out_act       SiLU before the output projection
     clamp_min         the least log decay
-    rope_mode         has no effect: the published model ignores it outside training
     """
-    fixed: dict[str, tuple[object, object]] = {
-        "patch_size": (patch_size, 16),
-        "stride": (stride, 16),
-        "expand_v": (expand_v, 1.0),
-    }
-    fixed |= {"use_out_gate": (use_out_gate, False), "use_swiglu": (use_swiglu, True)}
-    fixed |= {"if_cls_token": (if_cls_token, False)}
-    fixed |= {"classification_mode": (classification_mode, "avgpool")}
-    fixed |= {"patch_embed_version": (patch_embed_version, "v2")}
-    for name, (given, known) in fixed.items():
-        refuse(name, given, known)
-    hidden = rounded_up(embed_dim * mlp_ratio * 2 / 3, 256)
-    blocks = [
-        Block(
+
+    def mixer() -> Mixer:
+        return Mixer(
             embed_dim,
-            Mixer(
-                embed_dim,
-                num_heads,
-                expand_k=expand_k,
-                act=use_act_in_conv,
-                out_act=use_out_act,
-                clamp=clamp_min,
-                normalizer=gate_logit_normalizer,
-                rank=gate_low_rank_dim,
-                eps=norm_eps,
-                halve=True,
-            ),
-            hidden,
-            norm_eps,
-            layer_scale_init,
+            num_heads,
+            expand_k=expand_k,
+            act=use_act_in_conv,
+            out_act=use_out_act,
+            clamp=clamp_min,
+            normalizer=gate_logit_normalizer,
+            rank=gate_low_rank_dim,
+            eps=norm_eps,
+            halve=True,
         )
-        for _ in range(depth)
-    ]
-    size = img_size if isinstance(img_size, tuple) else (img_size, img_size)
-    grid = tuple((((side + 2 - 9) // 8 + 1) - 1) // 2 + 1 for side in size)
+
+    hidden = rounded_up(embed_dim * mlp_ratio * 2 / 3, 256)
+    blocks = [Block(embed_dim, mixer(), hidden, norm_eps, layer_scale_init) for _ in range(depth)]
+    height, width = (((side + 2 - 9) // 8 + 1 - 1) // 2 + 1 for side in sides(img_size))
     return ViG(
         blocks,
         dim=embed_dim,
-        grid=grid,  # type: ignore[arg-type]
+        grid=(height, width),
         in_channels=in_channels,
         num_classes=num_classes,
         patch_act=use_act_in_patch,
@@ -266,28 +218,52 @@ def vig(
 
 
 def rounded_up(width: float, multiple: int) -> int:
+    """The least multiple that is no smaller than the width's whole part."""
     return multiple * ceil(int(width) / multiple)
 
 
-PAPER = "ViG: visual sequences with gated linear attention, arXiv 2405.18425"
-CROP = {"resize": 256, "interpolation": "bicubic", "classifier": "head"}
-TINY: dict[str, object] = {"use_act_in_conv": True, "use_out_act": True}
-VARIANTS = {"vig_tiny": (192, 3, TINY), "vig_small": (384, 6, {}), "vig_base": (768, 12, {})}
-
-
-def source(name: str) -> dict[str, Source]:
+def published(name: str) -> dict[str, Source]:
     """The file of the authors' hub repository; its name is that of the model there."""
     return {"imagenet": Source(hub="hustvl/ViG", file=f"{name}.pth", key="model")}
 
 
-for _name, (_dim, _heads, _more) in VARIANTS.items():
-    _card = Card(
-        _name,
+PAPER = "ViG: visual sequences with gated linear attention, arXiv 2405.18425"
+FIXED: dict[str, object] = {
+    "patch_size": 16,
+    "stride": 16,
+    "expand_v": 1.0,
+    "use_out_gate": False,
+    "use_swiglu": True,
+    "if_cls_token": False,
+    "classification_mode": "avgpool",
+    "patch_embed_version": "v2",
+    "rope_mode": "none",
+}
+VARIANTS = (
+    Variant(
+        "vig_tiny",
+        build={
+            "embed_dim": 192,
+            "num_heads": 3,
+            "use_act_in_conv": True,
+            "use_out_act": True,
+        },
+        weights=published("vig_tiny"),
+    ),
+    Variant("vig_small", build={"embed_dim": 384, "num_heads": 6}, weights=published("vig_small")),
+    Variant("vig_base", build={"embed_dim": 768, "num_heads": 12}, weights=published("vig_base")),
+)
+register(
+    vig,
+    Card(
+        "ViG",
         PAPER,
         hidden=("blocks.*",),
         heads=("blocks.*.attn",),
         prefix=0,
-        weights=source(_name),
-        **CROP,  # type: ignore[arg-type]
-    )
-    model(_name, card=_card, embed_dim=_dim, num_heads=_heads, **_more)(vig)  # type: ignore[arg-type]
+        classifier="head",
+        interpolation="bicubic",
+    ),
+    VARIANTS,
+    fixed=FIXED,
+)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ....probe.errors import OptionError, near
+from ....probe.errors import OptionError
 from ...card import Card, Source, State
 from ...layers import (
-    ACTIVATIONS,
-    POOLS,
     Attention,
     Block,
     Mlp,
     PatchEmbed,
+    fit_positions,
     grid_of,
+    pooling,
     resize_positions,
-    square_grid,
 )
-from ...registry import model
+from ...registry import Variant, register
 
 
 class VisionTransformer(nn.Module):
@@ -54,10 +53,7 @@ class VisionTransformer(nn.Module):
 
     def convert_state(self, state: State) -> State:
         """Resize a file's position table to this model's grid."""
-        table = state.get("pos_embed")
-        if table is not None and table.ndim == 3 and table.shape[1] != self.pos_embed.shape[1]:
-            old = square_grid(table.shape[1] - 1)
-            state["pos_embed"] = resize_positions(table, old, self.grid, prefix=1)
+        fit_positions(state, "pos_embed", self.grid, prefix=1)
         return state
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,14 +92,13 @@ def vit(
     pool        "token" reads the class token, "avg" the mean of the patches (then fc_norm)
     final_eps   epsilon of the last norm where it differs from the blocks'
     """
-    act, pool = act.lower(), pool.lower()
-    check_options(embed_dim, num_heads, act, pool)
+    check_heads(embed_dim, num_heads)
     hidden = int(embed_dim * mlp_ratio) if mlp_dim is None else mlp_dim
     blocks = [
         Block(
             embed_dim,
             Attention(embed_dim, num_heads, qkv_bias, dropout, attention_dropout),
-            Mlp(embed_dim, hidden, act, dropout),
+            Mlp(embed_dim, hidden, act.lower(), drop=dropout),
             norm_eps,
         )
         for _ in range(depth)
@@ -115,60 +110,81 @@ def vit(
         in_channels=in_channels,
         embed_dim=embed_dim,
         num_classes=num_classes,
-        pool=POOLS[pool],
+        pool=pooling(pool.lower()),
         drop=dropout,
         eps=norm_eps if final_eps is None else final_eps,
     )
 
 
-def check_options(embed_dim: int, num_heads: int, act: str, pool: str) -> None:
-    """Raise OptionError for a head count, activation or pooling that cannot work."""
+def check_heads(embed_dim: int, num_heads: int) -> None:
+    """Raise OptionError unless the width divides into that many heads."""
     if num_heads < 1 or embed_dim % num_heads:
         raise OptionError(
             f"a width of {embed_dim} does not divide into {num_heads} heads: "
             "give an embed_dim that is a multiple of num_heads"
         )
-    for what, word, known in (("activation", act, ACTIVATIONS), ("pooling", pool, POOLS)):
-        if word not in known:
-            hint = near(word, known) or "; there are " + ", ".join(known)
-            raise OptionError(f"a vision transformer has no {what} {word!r}{hint}")
 
 
-DEIT = {  # name: width, heads, published file
-    "deit_tiny": (192, 3, "deit_tiny_patch16_224-a1311bcf.pth"),
-    "deit_small": (384, 6, "deit_small_patch16_224-cd65a155.pth"),
-    "deit_base": (768, 12, "deit_base_patch16_224-b5f2ef4d.pth"),
-}
-SITES = {"hidden": ("blocks.*",), "heads": ("blocks.*.attn",), "classifier": "head", "prefix": 1}
-CROP = {"resize": 248, "interpolation": "bicubic"}
+DEIT_PAPER = "Training data-efficient image transformers, arXiv 2012.12877"
+DEIT_URL = "https://dl.fbaipublicfiles.com/deit/"
 
-for _name, (_dim, _heads, _file) in DEIT.items():
-    _long = f"{_name}_patch16_224"
-    _url = f"https://dl.fbaipublicfiles.com/deit/{_file}"
-    _card = Card(
-        _name,
-        "Training data-efficient image transformers, arXiv 2012.12877",
+
+def deit(name: str, *, file: str, **build: object) -> Variant:
+    """A DeiT, by its own name and timm's, with the files of both."""
+    long = f"{name}_patch16_224"
+    return Variant(
+        name,
+        also=(long,),
+        build=build,
         weights={
-            "imagenet": Source(_url, key="model", sha256=_file[-12:-4]),
-            "fb_in1k": Source(hub=f"timm/{_long}.fb_in1k", file="model.safetensors"),
+            "imagenet": Source(DEIT_URL + file, key="model", sha256=file[-12:-4]),
+            "fb_in1k": Source(hub=f"timm/{long}.fb_in1k", file="model.safetensors"),
         },
-        **SITES,  # type: ignore[arg-type]
-        **CROP,  # type: ignore[arg-type]
+        card={"paper": DEIT_PAPER},
     )
-    model(_name, card=_card, also=(_long,), embed_dim=_dim, num_heads=_heads)(vit)
 
-VIT_B = Card(
-    "vit_base_patch16_224",
-    "An image is worth 16x16 words, arXiv 2010.11929",
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    weights={
-        "imagenet": Source(
-            hub="timm/vit_base_patch16_224.augreg2_in21k_ft_in1k", file="model.safetensors"
-        )
-    },
-    about="timm's ViT-B/16; torchvision's names are 'vit_b_16'",
-    **SITES,  # type: ignore[arg-type]
-    **CROP,  # type: ignore[arg-type]
+
+VARIANTS = (
+    deit(
+        "deit_tiny",
+        embed_dim=192,
+        num_heads=3,
+        file="deit_tiny_patch16_224-a1311bcf.pth",
+    ),
+    deit(
+        "deit_small",
+        embed_dim=384,
+        num_heads=6,
+        file="deit_small_patch16_224-cd65a155.pth",
+    ),
+    deit(
+        "deit_base",
+        embed_dim=768,
+        num_heads=12,
+        file="deit_base_patch16_224-b5f2ef4d.pth",
+    ),
+    Variant(
+        "vit_base_patch16_224",
+        weights={
+            "imagenet": Source(
+                hub="timm/vit_base_patch16_224.augreg2_in21k_ft_in1k", file="model.safetensors"
+            )
+        },
+        about="timm's ViT-B/16; torchvision's names are 'vit_b_16'",
+        card={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+    ),
 )
-model("vit_base_patch16_224", card=VIT_B)(vit)
+register(
+    vit,
+    Card(
+        "ViT",
+        "An image is worth 16x16 words, arXiv 2010.11929",
+        hidden=("blocks.*",),
+        heads=("blocks.*.attn",),
+        prefix=1,
+        classifier="head",
+        resize=248,
+        interpolation="bicubic",
+    ),
+    VARIANTS,
+)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ...card import Card, Source, State
-from ...layers import grid_of, resize_positions, square_grid
-from ...registry import model
-from .model import check_options
+from ...layers import fit_positions, grid_of, resize_positions
+from ...registry import Variant, register
+from .model import check_heads
 
 
 class EncoderBlock(nn.Module):
@@ -85,13 +85,8 @@ class VisionTransformer(nn.Module):
         """Rename the MLPs of old files and resize a file's position table to this grid."""
         for old, new in ((".mlp.linear_1.", ".mlp.0."), (".mlp.linear_2.", ".mlp.3.")):
             state = {name.replace(old, new): value for name, value in state.items()}
-        key, own = "encoder.pos_embedding", self.encoder.pos_embedding
-        table = state.get(key)
-        if table is not None and table.ndim == 3 and table.shape[1] != own.shape[1]:
-            old_grid = square_grid(table.shape[1] - 1)
-            state[key] = resize_positions(
-                table, old_grid, self.encoder.grid, prefix=1, align_corners=True
-            )
+        table, grid = "encoder.pos_embedding", self.encoder.grid
+        fit_positions(state, table, grid, prefix=1, align_corners=True)
         return state
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,7 +113,7 @@ def vit_torchvision(
     attention_dropout: float = 0.0,
 ) -> VisionTransformer:
     """A vision transformer; `mlp_dim` or else mlp_ratio x embed_dim is the MLP's hidden width."""
-    check_options(embed_dim, num_heads, "gelu", "token")
+    check_heads(embed_dim, num_heads)
     hidden = int(embed_dim * mlp_ratio) if mlp_dim is None else mlp_dim
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for n in range(depth):
@@ -135,22 +130,35 @@ def vit_torchvision(
     )
 
 
-VARIANTS = {  # name: patch, published file, top-1 given by torchvision
-    "vit_b_16": (16, "vit_b_16-c867db91.pth", "81.072"),
-    "vit_b_32": (32, "vit_b_32-d86f8d99.pth", "75.912"),
-}
+def published(file: str) -> dict[str, Source]:
+    """torchvision's file; the end of its name is its digest."""
+    url = f"https://download.pytorch.org/models/{file}"
+    return {"imagenet": Source(url, sha256=file[-12:-4])}
 
-for _name, (_patch, _file, _top1) in VARIANTS.items():
-    _card = Card(
-        _name,
+
+VARIANTS = (
+    Variant(
+        "vit_b_16",
+        build={"patch_size": 16},
+        weights=published("vit_b_16-c867db91.pth"),
+        about="ImageNet top-1 81.072 (torchvision)",
+    ),
+    Variant(
+        "vit_b_32",
+        build={"patch_size": 32},
+        weights=published("vit_b_32-d86f8d99.pth"),
+        about="ImageNet top-1 75.912 (torchvision)",
+    ),
+)
+register(
+    vit_torchvision,
+    Card(
+        "ViT",
         "An image is worth 16x16 words, arXiv 2010.11929",
         hidden=("encoder.layers.*",),
         heads=("encoder.layers.*.self_attention",),
         prefix=1,
         classifier="heads.head",
-        weights={
-            "imagenet": Source(f"https://download.pytorch.org/models/{_file}", sha256=_file[-12:-4])
-        },
-        about=f"ImageNet top-1 {_top1} (torchvision)",
-    )
-    model(_name, card=_card, patch_size=_patch)(vit_torchvision)
+    ),
+    VARIANTS,
+)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ....kernels.attention import attention
 from ....kernels.outlook import outlook
-from ....probe.errors import OptionError, near
+from ....probe.errors import OptionError
 from ...card import sides
-from ...layers import POOLS, Mlp
+from ...layers import Block
 
 
 class OutlookAttention(nn.Module):
@@ -73,44 +73,16 @@ class ClassAttention(nn.Module):
         return self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-class Block(nn.Module):
-    """x + mixer(norm(x)), then x + MLP(norm(x)).
-
-    drop   share of the branches that are left out in training
-    """
-
-    def __init__(
-        self, dim: int, attn: nn.Module, mlp_ratio: float, eps: float, drop: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.drop = drop
-        self.norm1 = nn.LayerNorm(dim, eps)
-        self.attn = attn
-        self.norm2 = nn.LayerNorm(dim, eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), "gelu", 0.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropped(self.attn(self.norm1(x)))
-        return x + self.dropped(self.mlp(self.norm2(x)))
-
-    def dropped(self, x: Tensor) -> Tensor:
-        """A branch, left out for some samples of a training batch."""
-        if not (self.training and self.drop):
-            return x
-        kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= self.drop
-        return x * kept / (1 - self.drop)
-
-
 class ClassBlock(Block):
     """A block that changes the class token only."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        token = x[:, :1] + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        token = x[:, :1] + self.attn(self.norm1(x), *context)
         token = token + self.mlp(self.norm2(token))
         return torch.cat([token, x[:, 1:]], 1)
 
 
-class PatchEmbed(nn.Module):
+class Stem(nn.Module):
     """Three convolutions at half size, then patches of 4 x 4 of them."""
 
     def __init__(self, in_channels: int, hidden: int, dim: int, patch_size: int, eps: float):
@@ -166,9 +138,7 @@ def check_options(
         )
 
 
-def check_grid(
-    img_size: int | tuple[int, int], patch_size: int, pooling_scale: int, pool: str
-) -> None:
+def check_grid(img_size: int | tuple[int, int], patch_size: int, pooling_scale: int) -> None:
     """Raise OptionError for a patch size, picture or pooling that cannot work."""
     if patch_size < 2 or patch_size % 2:
         raise OptionError(
@@ -181,6 +151,3 @@ def check_grid(
             f"img_size={img_size} holds no token at pooling_scale={pooling_scale} and "
             f"patch_size={patch_size}: give sides of at least {step}"
         )
-    if pool not in POOLS:
-        hint = near(pool, POOLS) or "; there are " + ", ".join(POOLS)
-        raise OptionError(f"VOLO has no pooling {pool!r}{hint}")

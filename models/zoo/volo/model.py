@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ....probe.mark import mark
 from ...card import Card, Source, State, sides
-from ...layers import POOLS, Checkpointing, resize_positions
-from ...registry import model
-from .blocks import (
+from ...layers import (
     Block,
+    Checkpointing,
+    Mlp,
+    drop_rates,
+    init_weights,
+    pooling,
+    resize_positions,
+)
+from ...registry import Variant, register
+from .blocks import (
     ClassAttention,
     ClassBlock,
     Downsample,
     OutlookAttention,
-    PatchEmbed,
     SelfAttention,
+    Stem,
     check_grid,
     check_options,
 )
@@ -38,7 +45,7 @@ class VOLO(Checkpointing, nn.Module):
         self,
         network: list[nn.Module],
         post: list[Block] | None,
-        stem: PatchEmbed,
+        stem: Stem,
         *,
         dim: int,
         table: tuple[int, int],
@@ -63,14 +70,7 @@ class VOLO(Checkpointing, nn.Module):
         self.aux_head = nn.Linear(dim, num_classes) if return_dense else nn.Identity()
         self.norm = nn.LayerNorm(dim, eps)
         self.head = nn.Linear(dim, num_classes)
-        self._init()
-
-    def _init(self) -> None:
-        for part in self.modules():
-            if isinstance(part, nn.Linear):
-                nn.init.trunc_normal_(part.weight, std=0.02)
-                if part.bias is not None:
-                    nn.init.zeros_(part.bias)
+        init_weights(self, nn.Linear)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
@@ -81,11 +81,11 @@ class VOLO(Checkpointing, nn.Module):
         if table is not None and table.ndim == 4:
             height, width = self.pos_embed.shape[1:3]
             state["pos_embed"] = _on_grid(table, (height, width))
-        own = self.state_dict()
+        now = self.state_dict()
         weights = ("head.weight", "aux_head.weight")
-        if all(w in state and w in own and state[w].shape != own[w].shape for w in weights):
+        if all(w in state and w in now and state[w].shape != now[w].shape for w in weights):
             self.aux_head.reset_parameters()  # type: ignore[operator]
-            state |= {name: own[name] for name in ("aux_head.weight", "aux_head.bias")}
+            state |= {name: now[name] for name in ("aux_head.weight", "aux_head.bias")}
         return state
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor, Box]:
@@ -93,8 +93,7 @@ class VOLO(Checkpointing, nn.Module):
         box: Box = NO_BOX
         if self.training and self.mix_token and self.return_dense:
             box = self._box(x.shape[1], x.shape[2])
-            wide = [side * self.pooling_scale for side in box]
-            x = _pasted(x, x.flip(0), wide)
+            x = _pasted(x, x.flip(0), [side * self.pooling_scale for side in box])
         x = self._body(x)
         grid = (x.shape[1], x.shape[2])
         x = self.norm(self._post(x.flatten(1, 2)))
@@ -142,7 +141,7 @@ def _pasted(x: Tensor, other: Tensor, box: Sequence[int]) -> Tensor:
 def _on_grid(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """Positions `1 y x c` on another grid."""
     old = (table.shape[1], table.shape[2])
-    return resize_positions(table.flatten(1, 2), old, grid, prefix=0).unflatten(1, grid)
+    return resize_positions(table.flatten(1, 2), old, grid).unflatten(1, grid)
 
 
 def volo(
@@ -184,26 +183,37 @@ def volo(
     """
     ratios = [mlp_ratio] * len(layers) if isinstance(mlp_ratio, int | float) else list(mlp_ratio)
     check_options(layers, embed_dims, num_heads, ratios, post_layers)
-    check_grid(img_size, patch_size, pooling_scale, pool)
-    outlook = (out_kernel, out_stride, out_padding)
+    check_grid(img_size, patch_size, pooling_scale)
+    pooled, rates = pooling(pool), drop_rates(drop_path, layers)
+
+    def block(s: int) -> Block:
+        dim, drop = embed_dims[s], next(rates)
+        mixer: nn.Module = (
+            SelfAttention(dim, num_heads[s], qkv_bias)
+            if s
+            else OutlookAttention(dim, num_heads[s], out_kernel, out_stride, out_padding, qkv_bias)
+        )
+        mlp = Mlp(dim, int(dim * ratios[s]), drop=0.0)
+        return Block(dim, mixer, mlp, ln_eps, drop if s else 0.0)
+
+    def class_block() -> Block:
+        attn = ClassAttention(width, num_heads[-1], qkv_bias)
+        return ClassBlock(width, attn, Mlp(width, int(width * ratios[-1]), drop=0.0), ln_eps)
+
+    width = embed_dims[-1]
     network: list[nn.Module] = [
-        _stage(layers, place, embed_dims, num_heads, ratios, outlook, qkv_bias, ln_eps, drop_path)
-        for place in range(len(layers))
+        nn.Sequential(*(block(s) for _ in range(depth))) for s, depth in enumerate(layers)
     ]
     network.insert(1, Downsample(embed_dims[0], embed_dims[1], pooling_scale))
-    width = embed_dims[-1]
-    post: list[Block] = [
-        ClassBlock(width, ClassAttention(width, num_heads[-1], qkv_bias), ratios[-1], ln_eps)
-        for _ in post_layers or ()
-    ]
+    post = None if post_layers is None else [class_block() for _ in post_layers]
     height, breadth = (side // patch_size // pooling_scale for side in sides(img_size))
     return VOLO(
         network,
-        None if post_layers is None else post,
-        PatchEmbed(in_channels, stem_hidden_dim, embed_dims[0], patch_size, bn_eps),
+        post,
+        Stem(in_channels, stem_hidden_dim, embed_dims[0], patch_size, bn_eps),
         dim=width,
         table=(height, breadth),
-        pool=POOLS[pool] if post_layers is not None else "avg",
+        pool="avg" if post_layers is None else pooled,
         pooling_scale=pooling_scale,
         num_classes=num_classes,
         return_dense=return_dense,
@@ -213,91 +223,79 @@ def volo(
     )
 
 
-def _stage(
-    layers: Sequence[int],
-    place: int,
-    dims: Sequence[int],
-    heads: Sequence[int],
-    ratios: Sequence[float],
-    outlook: tuple[int, int, int],
-    qkv_bias: bool,
-    eps: float,
-    drop_path: float,
-) -> nn.Sequential:
-    """Outlookers for the first stage, transformer blocks for the others."""
-    kernel, stride, padding = outlook
-    dim, count, total = dims[place], heads[place], max(sum(layers) - 1, 1)
-    blocks = []
-    for number in range(sum(layers[:place]), sum(layers[: place + 1])):
-        mixer: nn.Module
-        if place:
-            mixer, drop = SelfAttention(dim, count, qkv_bias), drop_path * number / total
-        else:
-            mixer, drop = OutlookAttention(dim, count, kernel, stride, padding, qkv_bias), 0.0
-        blocks.append(Block(dim, mixer, ratios[place], eps, drop))
-    return nn.Sequential(*blocks)
-
-
-PAPER = "VOLO: vision outlooker, arXiv 2106.13112"
 URL = "https://github.com/sail-sg/volo/releases/download/volo_1/{}.pth.tar"
-VARIANTS = {
-    "volo_d1": ((4, 4, 8, 2), 192, 6, 3.0, 64),
-    "volo_d2": ((6, 4, 10, 4), 256, 8, 3.0, 64),
-    "volo_d3": ((8, 8, 16, 4), 256, 8, 3.0, 64),
-    "volo_d4": ((8, 8, 16, 4), 384, 12, 3.0, 64),
-    "volo_d5": ((12, 12, 20, 4), 384, 12, 4.0, 128),
-}
-FILES = {  # size of the input: file, and the share of the picture that is seen
-    "volo_d1": {224: ("d1_224_84.2", 0.96), 384: ("d1_384_85.2", 1.0)},
-    "volo_d2": {224: ("d2_224_85.2", 0.96), 384: ("d2_384_86.0", 1.0)},
-    "volo_d3": {224: ("d3_224_85.4", 0.96), 448: ("d3_448_86.3", 1.0)},
-    "volo_d4": {224: ("d4_224_85.7", 0.96), 448: ("d4_448_86.79", 1.15)},
-    "volo_d5": {
-        224: ("d5_224_86.10", 0.96),
-        448: ("d5_448_87.0", 1.15),
-        512: ("d5_512_87.07", 1.15),
-    },
-}
 
-for _name, (_layers, _dim, _heads, _ratio, _hidden) in VARIANTS.items():
-    for _size, (_file, _crop) in FILES[_name].items():
-        _own = _name if _size == 224 else f"{_name}_{_size}"
-        _card = Card(
-            _own,
-            PAPER,
-            hidden=("network.0.*", "network.2.*", "network.3.*", "network.4.*"),
-            heads=(
-                "network.0.*.attn",
-                "network.2.*.attn",
-                "network.3.*.attn",
-                "network.4.*.attn",
-                "post_network.*.attn",
-            ),
-            prefix=1,
-            last=True,
-            classifier="head",
-            size=_size,
-            resize=max(int(_size / _crop), _size),
-            interpolation="bicubic",
-            weights={
-                "imagenet": Source(URL.format(_file)),
-                "sail_in1k": Source(
-                    hub=f"timm/{_name}_{_size}.sail_in1k", file="model.safetensors"
-                ),
-            },
-            about=f"ImageNet top-1 {_file.rsplit('_', 1)[1]} % at {_size} pixels"
-            + (f", photos at {int(_size / _crop)} inside a black border" if _crop > 1 else ""),
-        )
-        _wide = 2 * _dim
-        _also = (f"{_name}_224",) if _size == 224 else ()
-        model(
-            _own,
-            card=_card,
-            also=_also,
-            img_size=_size,
-            layers=_layers,
-            embed_dims=(_dim, _wide, _wide, _wide),
-            num_heads=(_heads, *(16 if _dim == 384 else 2 * _heads,) * 3),
-            mlp_ratio=_ratio,
-            stem_hidden_dim=_hidden,
-        )(volo)
+
+def variant(
+    name: str, build: Mapping[str, object], *, size: int, resize: int, top1: str, inside: int = 0
+) -> Variant:
+    """A row; the name that says the size, as timm's do, serves too.
+
+    inside   the short side of the photo inside a black border, where the authors cropped so
+    """
+    short = name.removesuffix(f"_{size}")
+    long = f"{short}_{size}"
+    border = f", photos at {inside} inside a black border" if inside else ""
+    return Variant(
+        name,
+        also=() if name == long else (long,),
+        build=build,
+        size=size,
+        resize=resize,
+        weights={
+            "imagenet": Source(URL.format(f"{short.removeprefix('volo_')}_{size}_{top1}")),
+            "sail_in1k": Source(hub=f"timm/{long}.sail_in1k", file="model.safetensors"),
+        },
+        about=f"ImageNet top-1 {top1} % at {size} pixels{border}",
+    )
+
+
+D1 = {
+    "layers": (4, 4, 8, 2),
+    "embed_dims": (192, 384, 384, 384),
+    "num_heads": (6, 12, 12, 12),
+    "mlp_ratio": 3.0,
+    "stem_hidden_dim": 64,
+}
+D2 = {
+    **D1,
+    "layers": (6, 4, 10, 4),
+    "embed_dims": (256, 512, 512, 512),
+    "num_heads": (8, 16, 16, 16),
+}
+D3 = {**D2, "layers": (8, 8, 16, 4)}
+D4 = {**D3, "embed_dims": (384, 768, 768, 768), "num_heads": (12, 16, 16, 16)}
+D5 = {**D4, "layers": (12, 12, 20, 4), "mlp_ratio": 4.0, "stem_hidden_dim": 128}
+VARIANTS = (
+    variant("volo_d1", D1, size=224, resize=233, top1="84.2"),
+    variant("volo_d1_384", D1, size=384, resize=384, top1="85.2"),
+    variant("volo_d2", D2, size=224, resize=233, top1="85.2"),
+    variant("volo_d2_384", D2, size=384, resize=384, top1="86.0"),
+    variant("volo_d3", D3, size=224, resize=233, top1="85.4"),
+    variant("volo_d3_448", D3, size=448, resize=448, top1="86.3"),
+    variant("volo_d4", D4, size=224, resize=233, top1="85.7"),
+    variant("volo_d4_448", D4, size=448, resize=448, top1="86.79", inside=389),
+    variant("volo_d5", D5, size=224, resize=233, top1="86.10"),
+    variant("volo_d5_448", D5, size=448, resize=448, top1="87.0", inside=389),
+    variant("volo_d5_512", D5, size=512, resize=512, top1="87.07", inside=445),
+)
+register(
+    volo,
+    Card(
+        "VOLO",
+        "VOLO: vision outlooker, arXiv 2106.13112",
+        hidden=("network.0.*", "network.2.*", "network.3.*", "network.4.*"),
+        heads=(
+            "network.0.*.attn",
+            "network.2.*.attn",
+            "network.3.*.attn",
+            "network.4.*.attn",
+            "post_network.*.attn",
+        ),
+        prefix=1,
+        last=True,
+        classifier="head",
+        interpolation="bicubic",
+    ),
+    VARIANTS,
+)

@@ -10,9 +10,9 @@ from shared import golden, outputs
 import limelight as ll
 from limelight.kernels.gated_linear.reference import gated_linear_attention
 from limelight.models import load
+from limelight.models.registry import hyper_parameters
 from limelight.models.weights.load import no_init
 from limelight.models.zoo.vig import hierarchical as vig_h
-from limelight.models.zoo.vig import model as vig
 from limelight.probe.errors import OptionError
 
 SCAN = ("q", "k", "v", "gate", "gate_back")
@@ -170,8 +170,12 @@ def test_checkpointing_changes_no_gradient(name, small):
 
 
 def test_switches_of_no_published_model_are_refused():
-    with pytest.raises(OptionError, match="if_cls_token=True is in none"):
-        vig.vig(if_cls_token=True)
+    refused = r"if_cls_token=True was asked of 'vig_tiny', but .* keeps if_cls_token=False"
+    with pytest.raises(OptionError, match=refused):
+        load("vig_tiny", if_cls_token=True)
+    with pytest.raises(OptionError, match="keeps rope_mode='none': leave it out"):
+        load("vig_h_tiny", rope_mode="axial")
+    assert hyper_parameters("vig_tiny")["patch_embed_version"] == "v2"
     with pytest.raises(OptionError, match="different numbers of stages"):
         vig_h.vig_h(depths=(1, 1))
     with pytest.raises(OptionError, match="do not divide into 5 heads"):
