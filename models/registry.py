@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -115,11 +115,12 @@ def register(
     architecture  the card of all variants but for what their rows say
     fixed         hyper-parameters that the published code has but that keep one value, by name:
                   another value is refused, and the builder never sees them
-    Raises ModelError when another module already holds a name.
+    Raises ModelError when a name is taken, by another module or by another row, and OptionError
+    where a row sets what the builder has not.
     """
-    for variant in variants:
-        for name in (variant.name, *variant.also):
-            _refuse_twin(name, build)
+    rows = tuple(variants)
+    _check_rows(build, rows)
+    for variant in rows:
         sized = variant.size is not None and "img_size" in _signature(build)
         defaults = {**({"img_size": variant.size} if sized else {}), **variant.build}
         card = variant.card_from(architecture)
@@ -127,13 +128,22 @@ def register(
         _other_names.update(dict.fromkeys(variant.also, variant.name))
 
 
-def _refuse_twin(name: str, build: Builder) -> None:
-    held = _entries.get(_other_names.get(name, name))
-    if held is not None and held.build.__module__ != build.__module__:
-        raise ModelError(
-            f"model {name!r} is asked for by {build.__module__} but {held.build.__module__} "
-            "already holds it: register it under another name"
-        )
+def _check_rows(build: Builder, rows: Sequence[Variant]) -> None:
+    names = [name for row in rows for name in (row.name, *row.also)]
+    for name in names:
+        held = _entries.get(_other_names.get(name, name))
+        module = build.__module__ if held is None else held.build.__module__
+        if module != build.__module__ or names.count(name) > 1:
+            raise ModelError(
+                f"model {name!r} is asked for by {build.__module__} but {module} "
+                "already holds it: register it under another name"
+            )
+    for row in rows:
+        if unknown := [key for key in row.build if key not in _signature(build)]:
+            raise OptionError(
+                f"the row of {row.name!r} sets {unknown[0]!r}, which its builder does not take"
+                f"{near(unknown[0], _signature(build))}: correct the row"
+            )
 
 
 def list_models(pattern: str = "*") -> tuple[Card, ...]:

@@ -56,23 +56,23 @@ class RotaryAttention(nn.Module):
             for part in (self.q_proj, self.k_proj, self.v_proj)
         )
         first = memory is None or not memory
-        own = _places(x, keep, memory)
-        q, k = rotate(q, own, self.theta), rotate(k, own, self.theta)
-        k, v, places = _remembered(k, v, own, memory)
+        asking = _places(x, keep, memory)
+        q, k = rotate(q, asking, self.theta), rotate(k, asking, self.theta)
+        k, v, places = _remembered(k, v, asking, memory)
         plain = first and keep is None and self.window is None
-        bias = None if plain else self.seen(own, places).to(q.dtype)[:, None]
+        bias = None if plain else self.seen(asking, places).to(q.dtype)[:, None]
         out = attention(q, k, v, bias=bias, causal=plain)
         out = self.o_proj(out.transpose(1, 2).flatten(2))
         return out if keep is None else pads_back(out, keep)
 
-    def seen(self, own: Tensor, places: Tensor) -> Tensor:
+    def seen(self, asking: Tensor, places: Tensor) -> Tensor:
         """0 where a query sees a key, else -inf, `b n m`. Padding sees itself, for finite maps."""
-        back = own[:, :, None] - places[:, None, :]
+        back = asking[:, :, None] - places[:, None, :]
         seen = (back >= 0) & (places >= 0)[:, None]
         if self.window is not None:
             seen = seen & (back < self.window)
         n, m = back.shape[1:]
-        keys = torch.arange(m, device=own.device)
+        keys = torch.arange(m, device=asking.device)
         seen = seen | (keys == keys[m - n :, None])
         return torch.zeros_like(back, dtype=torch.float32).masked_fill(~seen, -math.inf)
 
@@ -89,23 +89,23 @@ def rotate(x: Tensor, places: Tensor, theta: float) -> Tensor:
 
 def _places(x: Tensor, keep: Tensor | None, memory: Memory | None) -> Tensor:
     """The number of each token in its sequence, `b n`; -1 at padding, which lies in front."""
-    own = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+    asking = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
     if keep is not None:
-        own = own - (~keep).sum(1, keepdim=True)
-    padding = own < 0
+        asking = asking - (~keep).sum(1, keepdim=True)
+    padding = asking < 0
     if memory and "next" in memory:
-        own = own + memory["next"]
-    return own.masked_fill(padding, -1)
+        asking = asking + memory["next"]
+    return asking.masked_fill(padding, -1)
 
 
 def _remembered(
-    k: Tensor, v: Tensor, own: Tensor, memory: Memory | None
+    k: Tensor, v: Tensor, asking: Tensor, memory: Memory | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keys, values and their places, with those of earlier calls in front."""
     if memory is None:
-        return k, v, own
+        return k, v, asking
     if memory:
         k, v = torch.cat([memory["k"], k], 2), torch.cat([memory["v"], v], 2)
-    places = torch.cat([memory["places"], own], 1) if memory else own
+    places = torch.cat([memory["places"], asking], 1) if memory else asking
     memory.update(k=k, v=v, places=places, next=places.amax(1, keepdim=True) + 1)
     return k, v, places

@@ -70,8 +70,8 @@ class GPSA(nn.Module):
 
     def offsets(self, tokens: int, like: Tensor) -> Tensor:
         """The offsets where nobody tells the grid: that of the model, or a square."""
-        known = self.grid[0] * self.grid[1] == tokens
-        return grid_offsets(self.grid if known else square_grid(tokens), like)
+        fits = self.grid[0] * self.grid[1] == tokens
+        return grid_offsets(self.grid if fits else square_grid(tokens), like)
 
 
 def grid_offsets(grid: Grid, like: Tensor) -> Tensor:

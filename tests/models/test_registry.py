@@ -171,6 +171,33 @@ def test_the_same_name_from_two_modules_is_refused():
         register(twin, Card("twin", "none"), [Variant("vgg16")])
 
 
+def tiny(*, width: int = 2) -> nn.Module:
+    """A builder of one layer."""
+    return nn.Linear(width, width)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "told"),
+    [
+        ([Variant("tiny_a"), Variant("tiny_a")], ModelError, "'tiny_a' is asked for by"),
+        ([Variant("tiny_a", also=("tiny_b",)), Variant("tiny_b")], ModelError, "'tiny_b'"),
+        ([Variant("tiny_a", build={"widht": 3})], OptionError, "did you mean 'width'"),
+    ],
+)
+def test_rows_that_cannot_be_are_refused(rows, error, told):
+    with pytest.raises(error, match=told):
+        register(tiny, Card("tiny", "none"), rows)
+    with pytest.raises(ModelError, match="no model's name fits"):
+        list_models("tiny_a")
+
+
+def test_fixed_hyper_parameters_keep_the_published_value():
+    assert load("vig_h_tiny", depths=(1,), num_heads=(3,), expand_v=1.0).card.name == "vig_h_tiny"
+    for word, name in (("patch", "patch_size"), ("patch_size", "patch_size"), ("stride", "stride")):
+        with pytest.raises(OptionError, match=f"{word}=8 was asked .* keeps {name}=16: leave"):
+            load("vig_tiny", **{word: 8})
+
+
 def test_hyper_parameters_can_be_listed():
     told = hyper_parameters("resnet18")
     assert (told["layers"], told["block"], told["num_classes"]) == ((2, 2, 2, 2), "basic", 1000)
@@ -184,6 +211,20 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_importing_and_listing_build_nothing_and_draw_nothing():
+    code = (
+        "import torch; from torch import nn; built = []; start = nn.Module.__init__\n"
+        "def count(self, *a, **k): built.append(type(self)); start(self, *a, **k)\n"
+        "nn.Module.__init__ = count;"
+        "before = torch.get_rng_state(); import limelight as ll, limelight.models;"
+        "ll.list_models(); [limelight.models.registry.hyper_parameters(c.name)"
+        " for c in ll.list_models()];"
+        "print(torch.equal(before, torch.get_rng_state()), built)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True []"
 
 
 def test_cards_refuse_impossible_preprocessing():

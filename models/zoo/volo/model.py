@@ -257,12 +257,8 @@ D1 = {
     "mlp_ratio": 3.0,
     "stem_hidden_dim": 64,
 }
-D2 = {
-    **D1,
-    "layers": (6, 4, 10, 4),
-    "embed_dims": (256, 512, 512, 512),
-    "num_heads": (8, 16, 16, 16),
-}
+D2 = {**D1, "embed_dims": (256, 512, 512, 512), "num_heads": (8, 16, 16, 16)}
+D2 |= {"layers": (6, 4, 10, 4)}
 D3 = {**D2, "layers": (8, 8, 16, 4)}
 D4 = {**D3, "embed_dims": (384, 768, 768, 768), "num_heads": (12, 16, 16, 16)}
 D5 = {**D4, "layers": (12, 12, 20, 4), "mlp_ratio": 4.0, "stem_hidden_dim": 128}
