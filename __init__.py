@@ -47,7 +47,7 @@ _HOMES = {
         "SaliencyMap",
     ),
     "probe.attribution": (
-        "circuit_method",
+        "head_method",
         "list_methods",
         "method",
         "pass_method",
@@ -62,6 +62,7 @@ _HOMES = {
     "methods.circuits": (
         "Circuit",
         "circuit",
+        "circuit_method",
     ),
     "methods.circuits.tasks": (
         "Pair",
@@ -69,6 +70,11 @@ _HOMES = {
         "list_tasks",
         "picture_pairs",
         "task",
+        "task_maker",
+    ),
+    "methods.metrics": (
+        "list_metrics",
+        "metric",
     ),
     "models": (
         "images",
@@ -88,11 +94,12 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from .methods import combine, foci
-    from .methods.circuits import Circuit, circuit
-    from .methods.circuits.tasks import Pair, Pairs, list_tasks, picture_pairs, task
+    from .methods.circuits import Circuit, circuit, circuit_method
+    from .methods.circuits.tasks import Pair, Pairs, list_tasks, picture_pairs, task, task_maker
+    from .methods.metrics import list_metrics, metric
     from .models import images, list_models, load, preprocess, read
     from .probe.attribution import (
-        circuit_method,
+        head_method,
         list_methods,
         method,
         pass_method,

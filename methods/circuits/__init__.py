@@ -2,3 +2,4 @@
 
 from . import scores
 from .circuit import Circuit, circuit
+from .score import CircuitScore, Score, circuit_method

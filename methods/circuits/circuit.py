@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from ...probe.attribution import Bound, use
+from ...probe.attribution import BoundMethod, MethodSpec, bound_methods
 from ...probe.engine import about_model
 from ...probe.errors import MethodError, ModelError, OptionError
 from ...probe.results import About
 from ...probe.sites import Tokenizer, tokenizer_of
 from .evidence import Evidence
 from .judging import Published, Truth, Verdict, curve, evaluate, measured, truth, verify
-from .score import Score, as_score
+from .score import CircuitScore, Score, as_score
 from .tasks import Pairs, task
 
 DEFAULT = (
@@ -143,7 +143,7 @@ class Circuit:
 def circuit(
     model: nn.Module,
     pairs: Pairs | str | Path,
-    methods: Sequence[str | Bound] | str | None = None,
+    methods: MethodSpec | Sequence[MethodSpec] | None = None,
     *,
     truth: str | Published | Truth | Iterable[tuple[int, int]] | None = "measured",
     count: int = 64,
@@ -162,8 +162,9 @@ def circuit(
     count    pairs of a named task
     Raises OptionError, MethodError.
     """
-    asked = [methods] if isinstance(methods, str) else list(DEFAULT if methods is None else methods)
-    bounds = [_bound(spec) for spec in asked]
+    bounds = bound_methods(DEFAULT if methods is None else methods)
+    for bound in bounds:
+        _check(bound)
     extra = truth_pairs if truth == "measured" else 0
     whole = _pairs(model, pairs, count, extra, seed)
     scored = whole[: len(whole) - extra]
@@ -182,7 +183,7 @@ def circuit(
 
 
 def _scores(
-    evidence: Evidence, bounds: Sequence[Bound]
+    evidence: Evidence, bounds: Sequence[BoundMethod]
 ) -> tuple[dict[str, Score], dict[str, float]]:
     """What each method says, and its own seconds: shared forwards and backwards are nobody's.
 
@@ -201,14 +202,13 @@ def _scores(
     return {b.name: scores[b.name] for b in bounds}, {b.name: seconds[b.name] for b in bounds}
 
 
-def _bound(spec: str | Bound) -> Bound:
-    bound = use(spec)
-    if bound.method.kind != "circuit":
+def _check(bound: BoundMethod) -> None:
+    """Raise MethodError for a method that scores no heads."""
+    if not isinstance(bound.method, CircuitScore):
         raise MethodError(
             f"method {bound.name!r} makes maps, not scores of heads; `limelight methods` shows "
             f"which score circuits"
         )
-    return bound
 
 
 def _pairs(model: nn.Module, pairs: Pairs | str | Path, count: int, extra: int, seed: int) -> Pairs:

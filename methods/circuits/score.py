@@ -1,19 +1,51 @@
-"""What a method says of every head, and the chance level that it is to be read against."""
+"""Scores of heads: how one is registered, and what it says beside its chance level."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from ...probe.attribution import Bound
-from ...probe.errors import MethodError
+from ...probe.attribution import METHODS, BoundMethod, Method
+from ...probe.errors import MethodError, near
 from .significance import benjamini_hochberg, label_permutations, p_values
 
 NULLS = 100
+NEEDS = ("activations", "gradient", "model")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class CircuitScore(Method):
+    """A registered score of heads; `needs` is what it reads of the evidence."""
+
+    decorator: ClassVar[str] = "circuit_method"
+
+
+def circuit_method(
+    name: str, *, needs: tuple[str, ...] = ("activations",)
+) -> Callable[[Function], Function]:
+    """Register a score of heads: `f(evidence, **options)` gives one number a head, or a `Score`.
+
+    evidence  a `limelight.methods.circuits.evidence.Evidence`
+    needs     what it reads there, of `activations`, `gradient` and `model` (runs of its own)
+    Raises MethodError for another need, and for the name of another module's method.
+    """
+    for need in needs:
+        if need not in NEEDS:
+            raise MethodError(
+                f"circuit method {name!r} needs {need!r}, but there are {', '.join(NEEDS)}"
+                + near(need, NEEDS)
+            )
+
+    def register(function: Function) -> Function:
+        METHODS.add(CircuitScore(name, function, "circuit", "heads", needs=needs))
+        return function
+
+    return register
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,15 +109,15 @@ def permuted(
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = label_permutations(labels, nulls, generator)
-    found = measure(torch.cat([labels[None], drawn]))
-    return Score(found[0], found[1:], "labels permuted", **more)
+    rows = measure(torch.cat([labels[None], drawn]))
+    return Score(rows[0], rows[1:], "labels permuted", **more)
 
 
-def as_score(found: Any, bound: Bound, heads: int) -> Score:
+def as_score(result: Any, bound: BoundMethod, heads: int) -> Score:
     """What a method returned as a Score. Raises MethodError when it is none."""
-    score = Score(found) if isinstance(found, Tensor) else found
+    score = Score(result) if isinstance(result, Tensor) else result
     if not isinstance(score, Score) or score.values.shape != (heads,):
-        shape = tuple(score.values.shape) if isinstance(score, Score) else type(found).__name__
+        shape = tuple(score.values.shape) if isinstance(score, Score) else type(result).__name__
         raise MethodError(
             f"circuit method {bound.name!r} must give one number for each of {heads} heads, but "
             f"gave {shape}"

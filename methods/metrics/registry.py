@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from ...probe.attribution import convert
-from ...probe.errors import MethodError, OptionError, near
+from ...probe.attribution import Bound, Named, Registry, positional
+from ...probe.errors import MethodError
 
 Group = Literal["Localisation", "Complexity", "Faithfulness", "Randomisation", "Axiomatic"]
+Better = Literal["larger", "smaller", ""]
 NEEDS = ("saliency", "mask", "model")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Metric:
+class Metric(Named):
     """A registered score.
 
     group   Quantus' name of its kind
@@ -27,40 +27,63 @@ class Metric:
     needs   saliency `b y x`; mask `b y x`, where the object is; model, for scores by perturbation
     """
 
-    name: str
-    function: Callable[..., Any]
     group: Group
-    better: Literal["larger", "smaller", ""]
+    better: Better
     needs: tuple[str, ...]
 
-    @property
-    def options(self) -> dict[str, inspect.Parameter]:
-        found = inspect.signature(self.function, eval_str=True).parameters
-        return {n: p for n, p in found.items() if p.kind is p.KEYWORD_ONLY}
+    noun: ClassVar[str] = "metric"
+    decorator: ClassVar[str] = "metric"
+
+
+@dataclass(frozen=True)
+class BoundMetric(Bound[Metric]):
+    """A score with its options set, under the name that tables carry."""
 
     @property
-    def summary(self) -> str:
-        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+    def metric(self) -> Metric:
+        return self.named
+
+    def __call__(self, *args: Any) -> Any:
+        """The scores. Raises MethodError where a metric of stacked maps gives not one a map."""
+        values = super().__call__(*args)
+        if "model" in self.metric.needs:
+            return values
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        if shape != (len(args[0]),):
+            raise MethodError(
+                f"metric {self.name!r} must give one number for each of {len(args[0])} maps, but "
+                f"gave {shape}"
+            )
+        return values
 
 
-_metrics: dict[str, Metric] = {}
+MetricSpec = str | Callable[..., Any] | Metric | BoundMetric
+
+METRICS: Registry[Metric] = Registry(
+    Metric, "limelight.methods", "limelight.metrics", hint="; limelight.list_metrics() has them all"
+)
 
 
-def metric(
-    name: str, group: Group, *, better: Literal["larger", "smaller", ""] = "larger"
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a score; its positional parameters say what it needs."""
+def metric(name: str, group: Group, *, better: Better = "larger") -> Callable[[Function], Function]:
+    """Register a score of maps; its positional parameters say what it needs.
 
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        parameters = inspect.signature(function).parameters.values()
-        needs = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
+    saliency alone, or saliency and mask: maps `b y x` (and where the object is) to scores `b`.
+    saliency and model: one map `y x` and a `limelight.methods.metrics.Scorer` to one number.
+    Keywords are its options. Raises MethodError.
+
+        @limelight.metric("peak", "Complexity")
+        def peak(saliency, *, power: float = 1.0): ...
+    """
+
+    def register(function: Function) -> Function:
+        needs = positional(function)
         unknown = [n for n in needs if n not in NEEDS]
-        if unknown:
-            raise MethodError(f"metric {name!r} takes {unknown[0]}; there are {', '.join(NEEDS)}")
-        held = _metrics.get(name)
-        if held is not None and held.function.__module__ != function.__module__:
-            raise MethodError(f"metric {name!r} is registered twice; rename one of them")
-        _metrics[name] = Metric(name, function, group, better, needs)
+        if unknown or not needs:
+            raise MethodError(
+                f"metric {name!r} takes {', '.join(unknown) or 'nothing'}; a metric takes some of "
+                f"{', '.join(NEEDS)} and keywords"
+            )
+        METRICS.add(Metric(name, function, group, better, needs))
         return function
 
     return register
@@ -68,40 +91,19 @@ def metric(
 
 def list_metrics(pattern: str = "*") -> tuple[Metric, ...]:
     """The registered scores whose names match, sorted by name."""
-    return tuple(m for n, m in sorted(_metrics.items()) if fnmatchcase(n, pattern))
+    return METRICS.matching(pattern)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A score with its options, under the name that tables carry."""
+def use_metric(spec: MetricSpec, *, also: Iterable[str] = ()) -> BoundMetric:
+    """Read `pointing`, `pointing:0`, `pointing,tolerance=0`. Raises MethodError, OptionError.
 
-    metric: Metric
-    options: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.metric.name + "".join(f",{k}={v}" for k, v in self.options)
-
-    def __call__(self, *args: Any) -> Any:
-        return self.metric.function(*args, **dict(self.options))
-
-
-def use_metric(spec: str | Asked) -> Asked:
-    """Read `pointing`, `pointing,tolerance=0`. Raises MethodError, OptionError."""
-    if isinstance(spec, Asked):
+    also  names that an error may propose beside those of metrics
+    """
+    if isinstance(spec, BoundMetric):
         return spec
-    name, *words = [word.strip() for word in spec.split(",")]
-    if name not in _metrics:
-        raise MethodError(f"metric {name!r} is unknown{near(name, _metrics)}")
-    found = _metrics[name]
-    values = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or key not in found.options:
-            known = ", ".join(found.options) or "none"
-            raise OptionError(f"metric {name!r} has no option {key!r} (it has: {known})")
-        values[key] = convert(name, key, text, found.options[key].annotation)
-    return Asked(found, tuple(sorted(values.items())))
+    chosen, given = METRICS.resolve(spec, {}, also=also)
+    changed = chosen.changes(given)
+    return BoundMetric(chosen, tuple(sorted(changed.items())), text=chosen.label(changed))
 
 
 def flat(saliency: Tensor) -> Tensor:
@@ -115,16 +117,16 @@ def interval(
     values: Sequence[float], *, draws: int = 1000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
     """The mean and its bootstrap interval over images; NaNs are left out."""
-    known = torch.tensor([v for v in values if v == v], dtype=torch.float64)
-    if not len(known):
+    finite = torch.tensor([v for v in values if v == v], dtype=torch.float64)
+    if not len(finite):
         return float("nan"), float("nan"), float("nan")
     draw = torch.Generator().manual_seed(seed)
     means = torch.stack(
         [
-            known[torch.randint(len(known), (len(known),), generator=draw)].mean()
+            finite[torch.randint(len(finite), (len(finite),), generator=draw)].mean()
             for _ in range(draws)
         ]
     )
     tail = (1 - level) / 2
     low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return float(known.mean()), low, high
+    return float(finite.mean()), low, high

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...probe.errors import OptionError
 from ...probe.results import SaliencyMap
 from ..context_aware import foci as focus_mask
-from .registry import flat
+from .registry import flat, metric
 
 Objects = Sequence[int] | Tensor
 
@@ -219,10 +219,12 @@ def fixation_map(fixations: Tensor, size: tuple[int, int]) -> Tensor:
     return mask
 
 
+@metric("nss", "Localisation")
 def nss(saliency: Tensor, mask: Tensor) -> Tensor:
     """Normalised scanpath saliency: the mean of (S - mean S) / std S where a gaze rested.
 
-    saliency `b y x`, mask `b y x` -> `b`; NaN for a constant map or no fixation. 0 is chance. The
+    saliency `b y x`, mask `b y x` -> `b`; NaN for a constant map or no fixation. 0 is chance. In
+    the scores of a run the mask is the object, on which a gaze may rest anywhere. The
     deviation is the population's (Peters et al., Vision Research 45, 2005).
     """
     rows, on = flat(saliency), mask.flatten(1).bool()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...probe.attribution import Bound, pass_method, use
+from ...probe.attribution import BoundMethod, pass_method, use
 from ...probe.engine import Runner
 from ...probe.errors import MethodError
 from ...probe.relevance import Epsilon, Preset, ZPlus
@@ -65,7 +65,7 @@ def salient_relevance(
     return found.values[None]
 
 
-def _base(base: str) -> Bound:
+def _base(base: str) -> BoundMethod:
     presets = {"paper": PAPER, "upstream": UPSTREAM}
     if base in presets:
         return use("lrp", preset=presets[base], channels=True, sites="input")

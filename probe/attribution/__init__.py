@@ -1,12 +1,15 @@
 """A method by name, its options, and what it reads of a forward."""
 
 from .heads import Heads, asked_sites, heads_of, measured, token_ids, watched
-from .options import convert
+from .named import Bound, Named, Registry, listed
+from .options import bare_name, convert, options_of, positional, split_spec
 from .path import Path
 from .registry import (
-    Bound,
+    METHODS,
+    BoundMethod,
     Method,
-    circuit_method,
+    MethodSpec,
+    bound_methods,
     head_method,
     list_methods,
     method,

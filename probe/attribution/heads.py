@@ -15,7 +15,7 @@ from ..results import About, SaliencyMap
 from ..sites import Pattern, Site, find_grid, parse
 from ..trace import leaves
 from .forward import Forward
-from .registry import Bound
+from .registry import BoundMethod
 
 PORTS = ("map", "gate")
 
@@ -143,7 +143,7 @@ def token_ids(args: Any, kwargs: Any) -> Tensor | None:
 
 
 def measured(
-    found: Sequence[Heads], bounds: Sequence[Bound], samples: Sequence[str], about: About
+    found: Sequence[Heads], bounds: Sequence[BoundMethod], samples: Sequence[str], about: About
 ) -> list[SaliencyMap]:
     """Every metric at every map, one value a head, sample by sample."""
     made = []

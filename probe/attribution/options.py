@@ -1,38 +1,70 @@
-"""Options of methods: read from a signature, converted from text, refused with a near name."""
+"""Options of functions: read from a signature, converted from text, refused with a near name."""
 
 from __future__ import annotations
 
+import inspect
 import types
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from ..errors import OptionError, near
 
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def options_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The keywords of a function, in order, with their types and defaults."""
+    parameters = inspect.signature(function, eval_str=True).parameters
+    return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def positional(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the parameters of a function that are no keywords."""
+    parameters = inspect.signature(function).parameters
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(n for n, p in parameters.items() if p.kind in kinds)
+
 
 def split_spec(spec: str) -> tuple[str, list[str]]:
+    """`name:variant,key=value` as `name` and `["=variant", "key=value"]`."""
     head, *words = [word.strip() for word in spec.split(",")]
     name, colon, variant = head.partition(":")
-    return name, ([f"={variant}"] if colon else []) + words
+    return name.strip(), ([f"={variant.strip()}"] if colon else []) + words
+
+
+def bare_name(spec: str) -> str:
+    """The name in front of variant and options: `normgrad` of `normgrad:scaling,k=3`."""
+    return split_spec(spec)[0]
 
 
 def convert(owner: str, key: str, value: Any, hint: Any) -> Any:
-    """A value checked against, and text read as, the type of an option."""
-    if hint is None or hint is Any:
+    """A value checked against, and text read as, the type of an option. Raises OptionError."""
+    if hint is None or hint is Any or hint is inspect.Parameter.empty:
         return value
     if get_origin(hint) is Literal:
-        for choice in get_args(hint):
-            if value == choice or str(choice) == value:
-                return choice
-        choices = [str(choice) for choice in get_args(hint)]
-        raise OptionError(
-            f"{owner}: {key} is one of {', '.join(choices)}, not {value!r}"
-            + near(str(value), choices)
-        )
+        return _one_of(owner, key, value, get_args(hint))
     if get_origin(hint) in (Union, types.UnionType):
-        return _convert_union(owner, key, value, get_args(hint))
-    return _convert_plain(owner, key, value, hint)
+        return _any_of(owner, key, value, get_args(hint))
+    if hint is bool and isinstance(value, str) and value.lower() in _TRUTH:
+        return _TRUTH[value.lower()]
+    if hint in (int, float) and isinstance(value, (str, int, float)):
+        return _number(owner, key, value, hint)
+    if hint in (int, float, bool, str) and not isinstance(value, hint):
+        _refuse(owner, key, value, hint)
+    return value
 
 
-def _convert_union(owner: str, key: str, value: Any, hints: tuple[Any, ...]) -> Any:
+def _one_of(owner: str, key: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    for choice in choices:
+        if value == choice or str(choice) == value:
+            return choice
+    names = [str(choice) for choice in choices]
+    raise OptionError(
+        f"{owner}: {key} is one of {', '.join(names)}, not {value!r}" + near(str(value), names)
+    )
+
+
+def _any_of(owner: str, key: str, value: Any, hints: tuple[Any, ...]) -> Any:
     if type(None) in hints and value in (None, "none", "None"):
         return None
     for hint in hints:
@@ -44,27 +76,15 @@ def _convert_union(owner: str, key: str, value: Any, hints: tuple[Any, ...]) -> 
     raise OptionError(f"{owner}: {key} cannot be {value!r}")
 
 
-def _convert_plain(owner: str, key: str, value: Any, hint: Any) -> Any:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if hint is bool and isinstance(value, str) and value.lower() in words:
-        return words[value.lower()]
-    if (
-        hint in (int, float)
-        and isinstance(value, (str, int, float))
-        and not isinstance(value, bool)
-    ):
-        try:
-            return (
-                hint(value)
-                if hint is float or float(value).is_integer()
-                else _refuse(owner, key, value, hint)
-            )
-        except ValueError:
+def _number(owner: str, key: str, value: str | int | float, hint: type) -> int | float:
+    """Text or a number as an int or a float; no bool, and no int of what has a fraction."""
+    try:
+        if isinstance(value, bool) or (hint is int and not float(value).is_integer()):
             _refuse(owner, key, value, hint)
-    if hint in (int, float, bool, str) and not isinstance(value, hint):
+        return float(value) if hint is float else int(value)
+    except (ValueError, OverflowError):
         _refuse(owner, key, value, hint)
-    return value
 
 
-def _refuse(owner: str, key: str, value: Any, hint: type) -> Any:
+def _refuse(owner: str, key: str, value: Any, hint: type) -> NoReturn:
     raise OptionError(f"{owner}: {key} is a {hint.__name__}, not {value!r}")

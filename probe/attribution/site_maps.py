@@ -16,18 +16,18 @@ from ..sites import Layout, Pattern, Site, layout, parse
 from ..targets import Target, by_name, targets, top
 from ..trace import Value
 from .forward import Forward
-from .registry import Bound, Method, use
+from .registry import BoundMethod, Method, bound_methods
 
 
 @dataclass(frozen=True)
 class Job:
     """One method at one captured value."""
 
-    bound: Bound
+    bound: BoundMethod
     value: Value
 
     @staticmethod
-    def at(bound: Bound, site: Site) -> Job:
+    def at(bound: BoundMethod, site: Site) -> Job:
         """A job that reads a site without a captured value."""
         return Job(bound, Value(site, torch.empty(0), None))
 
@@ -69,7 +69,7 @@ class Verdict:
 RAW = Method("raw", lambda grad: grad, "site", "input", needs=("grad",))
 
 
-def needed(bound: Bound, patterns: Iterable[Pattern]) -> list[Pattern]:
+def needed(bound: BoundMethod, patterns: Iterable[Pattern]) -> list[Pattern]:
     """The sites to watch for a method: its own, and what enters the module if it asks for that."""
     listed = list(patterns)
     if "inputs" in bound.method.needs:
@@ -78,7 +78,7 @@ def needed(bound: Bound, patterns: Iterable[Pattern]) -> list[Pattern]:
     return listed + [replace(parse(address), index=None) for address in through]
 
 
-def jobs_at(probe: Forward, bound: Bound, patterns: Sequence[Pattern]) -> list[Job]:
+def jobs_at(probe: Forward, bound: BoundMethod, patterns: Sequence[Pattern]) -> list[Job]:
     """A method at every captured site of its patterns. Raises SiteError when there is none."""
     if bound.method.kind != "site":
         raise MethodError(
@@ -210,11 +210,9 @@ def extent_of(axes: str, size: Sequence[int], shape: Sequence[int]) -> tuple[flo
 
 def probe_maps(probe: Forward, methods: Any, target: Any, sites: Any, *, retain: bool) -> Maps:
     """`Probe.maps`: site methods at the sites that are already captured."""
-    listed = [methods] if isinstance(methods, str) or callable(methods) else list(methods)
     patterns = [parse("**"), parse("**:**")] if sites is None else _patterns(probe, sites)
     jobs: list[Job] = []
-    for spec in listed:
-        bound = use(spec)
+    for bound in bound_methods(methods):
         own = _patterns(probe, bound.sites) if bound.sites is not None else patterns
         jobs += jobs_at(probe, bound, own)
     if sites is None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..attribution import Bound, Verdict, use
+from ..attribution import BoundMethod, Verdict, bound_methods, use
 from ..errors import LimelightError, MethodError, OptionError
 from ..probe import Probe
 from ..relevance import Ledger, Preset
@@ -175,12 +175,9 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 def _prepare(
     model: nn.Module, x: Any, methods: Any, target: Any
-) -> tuple[Batch, list[Bound], list[Target]]:
+) -> tuple[Batch, list[BoundMethod], list[Target]]:
     whole = Batch.of(x)
-    single = isinstance(methods, (str, Bound)) or callable(methods)
-    bounds = [use(m) for m in ([methods] if single else methods)]
-    if not bounds:
-        raise LimelightError("no method was asked for; `limelight methods` lists them")
+    bounds = bound_methods(methods)
     heads = [b.name for b in bounds if b.method.kind == "circuit"]
     if heads:
         raise MethodError(
@@ -195,10 +192,10 @@ def _prepare(
 
 
 def _run(
-    runner: Runner, bounds: list[Bound], wanted: list[Target], names: Sequence[str]
+    runner: Runner, bounds: list[BoundMethod], wanted: list[Target], names: Sequence[str]
 ) -> tuple[list[SaliencyMap], Any]:
     """All methods on one micro-batch; and the model's output."""
-    kinds: dict[str, list[Bound]] = {"site": [], "path": [], "pass": [], "heads": []}
+    kinds: dict[str, list[BoundMethod]] = {"site": [], "path": [], "pass": [], "heads": []}
     for bound in bounds:
         kinds[bound.method.kind].append(bound)
     labels = adapt(runner.model).labels

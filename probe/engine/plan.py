@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..attribution import Bound
+from ..attribution import BoundMethod
 from ..capture import guarded
 from .batch import Batch
 from .runner import Sites
@@ -43,7 +43,7 @@ class Plan:
 
 
 def make_plan(
-    model: nn.Module, batch: Batch, bounds: Sequence[Bound], targets: int, sites: Sites
+    model: nn.Module, batch: Batch, bounds: Sequence[BoundMethod], targets: int, sites: Sites
 ) -> Plan:
     """Count passes and measure one sample."""
     need, free = measure(model, batch), free_bytes(model)
@@ -67,7 +67,7 @@ def make_plan(
     )
 
 
-def fitting(model: nn.Module, batch: Batch, bounds: Sequence[Bound], sites: Sites) -> int:
+def fitting(model: nn.Module, batch: Batch, bounds: Sequence[BoundMethod], sites: Sites) -> int:
     """Samples at a time. Small batches run whole; from 17 samples on, one is measured first."""
     if len(batch) <= _MANY:
         return len(batch)

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from ..attribution import (
     RAW,
-    Bound,
+    BoundMethod,
     Job,
     Path,
     Reading,
@@ -90,7 +90,7 @@ class Runner:
         self,
         x: Tensor,
         target: Target,
-        bounds: Sequence[Bound],
+        bounds: Sequence[BoundMethod],
         sites: Sites = None,
         weights: Mapping[str, Tensor] | None = None,
     ) -> list[Tensor]:
@@ -101,7 +101,7 @@ class Runner:
         self,
         batch: Batch,
         target: Target,
-        bounds: Sequence[Bound],
+        bounds: Sequence[BoundMethod],
         sites: Sites = None,
         weights: Mapping[str, Tensor] | None = None,
     ) -> list[Reading]:
@@ -113,7 +113,7 @@ class Runner:
     def _probing(
         self,
         batch: Batch,
-        bounds: Sequence[Bound],
+        bounds: Sequence[BoundMethod],
         sites: Sites,
         weights: Mapping[str, Tensor] | None,
     ) -> Iterator[tuple[Probe, list[Job]]]:
@@ -133,7 +133,7 @@ class Runner:
         """The model with other weights; they are no inputs of it."""
         return lambda *args, **kwargs: functional_call(self.model, dict(weights), args, kwargs)
 
-    def _watch(self, probe: Probe, bound: Bound, sites: Sites) -> list[Pattern]:
+    def _watch(self, probe: Probe, bound: BoundMethod, sites: Sites) -> list[Pattern]:
         asked = bound.sites or sites or self.sites or bound.method.sites
         listed = [asked] if isinstance(asked, (str, Site)) else asked
         patterns = [p for address in listed for p in probe.resolve(address)]
@@ -142,7 +142,7 @@ class Runner:
 
     def site_maps(
         self,
-        bounds: Sequence[Bound],
+        bounds: Sequence[BoundMethod],
         wanted: Sequence[Target],
         samples: Sequence[str],
         labels: Sequence[str],
@@ -158,10 +158,10 @@ class Runner:
             return found, verdicts, probe.trace.output
 
     def path_maps(
-        self, bounds: Sequence[Bound], verdict: Verdict, samples: Sequence[str]
+        self, bounds: Sequence[BoundMethod], verdict: Verdict, samples: Sequence[str]
     ) -> list[SaliencyMap]:
         """Path methods; those with equal points share every pass."""
-        groups: dict[Any, list[tuple[Bound, Path]]] = defaultdict(list)
+        groups: dict[Any, list[tuple[BoundMethod, Path]]] = defaultdict(list)
         for bound in bounds:
             path = bound()
             groups[path.points].append((bound, path))
@@ -172,7 +172,9 @@ class Runner:
         ]
         return results(ends, verdict, samples, self.about)
 
-    def _walk(self, points: Any, group: list[tuple[Bound, Path]], target: Target) -> list[Reading]:
+    def _walk(
+        self, points: Any, group: list[tuple[BoundMethod, Path]], target: Target
+    ) -> list[Reading]:
         x, generators = self.batch.x, self.generators(self.batch.x)
         bases = [self._base(bound, path) for bound, path in group]
         states: dict[int, Any] = {}
@@ -195,14 +197,14 @@ class Runner:
             for j, (r, (bound, path)) in enumerate(zip(readings, owners, strict=True))
         ]
 
-    def _base(self, bound: Bound, path: Path) -> Bound:
+    def _base(self, bound: BoundMethod, path: Path) -> BoundMethod:
         if path.base == "raw":
-            return Bound(RAW, (), "input")
+            return BoundMethod(RAW, (), "input")
         sites = bound.sites or self.sites or bound.method.sites
         return replace(use(path.base), sites=sites)  # type: ignore[arg-type]
 
     def pass_maps(
-        self, bound: Bound, verdict: Verdict, samples: Sequence[str]
+        self, bound: BoundMethod, verdict: Verdict, samples: Sequence[str]
     ) -> list[SaliencyMap]:
         """A method with passes of its own, sample by sample, at each site it was asked for."""
         found: list[Reading] = []
@@ -218,10 +220,12 @@ class Runner:
             found.append(Reading(Job.at(bound, site), values, plan, size))
         return results(found, verdict, samples, self.about)
 
-    def head_values(self, bounds: Sequence[Bound], samples: Sequence[str]) -> list[SaliencyMap]:
+    def head_values(
+        self, bounds: Sequence[BoundMethod], samples: Sequence[str]
+    ) -> list[SaliencyMap]:
         """Metrics of attention: one forward without gradients; maps in blocks of rows."""
         made: list[SaliencyMap] = []
-        groups: dict[Any, list[Bound]] = defaultdict(list)
+        groups: dict[Any, list[BoundMethod]] = defaultdict(list)
         for bound in bounds:
             groups[tuple(asked_sites(bound.sites, self.sites))].append(bound)
         with Probe(self.model, grad=False) as probe:
@@ -233,7 +237,7 @@ class Runner:
                 made += measured(heads_of(probe, patterns, tokens), group, samples, about)
         return made
 
-    def _sites_of(self, bound: Bound) -> list[Site]:
+    def _sites_of(self, bound: BoundMethod) -> list[Site]:
         """Concrete sites for a pass method; those about the input read the input."""
         usual = bound.method.sites
         asked = bound.sites or (usual if usual == "input" else self.sites or usual)

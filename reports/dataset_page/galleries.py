@@ -11,6 +11,7 @@ import pandas
 
 from ...methods.metrics import list_metrics
 from ...models.inputs import read
+from ...probe.attribution import bare_name
 from ...probe.errors import LimelightError
 from ...probe.results import Maps, SaliencyMap
 from ..explanation import Explanation, Photo
@@ -46,7 +47,7 @@ def rank(metric: str) -> int:
     groups = {m.name: m.group for m in list_metrics()}
     if metric in PAIRED:
         return 1 + (metric != "class_sensitivity")
-    return 0 if groups.get(metric.partition(",")[0]) == "Localisation" else 3
+    return 0 if groups.get(bare_name(metric)) == "Localisation" else 3
 
 
 def galleries(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas
 
 from ...methods.metrics import list_metrics
+from ...probe.attribution import bare_name
 from ..html import Cell, Chart, cell_of, chart, counted, number, ticks
 from ..scoring import NAMES, PAIRED
 from .galleries import rank
@@ -44,11 +45,9 @@ class Panel:
 def smaller(means: pandas.DataFrame) -> list[str]:
     """The scores of which less is better."""
     known = {m.name: m.better for m in list_metrics()}
-    return [n for n in means["metric"].unique() if n in PAIRED or known.get(_bare(n)) == "smaller"]
-
-
-def _bare(name: str) -> str:
-    return name.partition(",")[0]
+    return [
+        n for n in means["metric"].unique() if n in PAIRED or known.get(bare_name(n)) == "smaller"
+    ]
 
 
 def panels(
@@ -111,7 +110,7 @@ def _ends(metric: str, values: pandas.Series) -> tuple[float, float]:
 def _told(metric: str) -> tuple[str, str]:
     if metric in _PAIRED:
         return _PAIRED[metric], ""
-    found = list_metrics(_bare(metric))
+    found = list_metrics(bare_name(metric))
     if not found:
         return "", ""
     better = f"{found[0].better} is better" if found[0].better else ""

@@ -17,7 +17,7 @@ from ...methods.combine import combine as combine_maps
 from ...models.inputs import Picture, crop_image, labels, prepare, read, recipe
 from ...models.inputs import images as folder
 from ...models.weights import fingerprint
-from ...probe.attribution import Bound, use
+from ...probe.attribution import bound_methods
 from ...probe.engine import Sites, about_model, chunks, maps_and_output
 from ...probe.engine import ledger as ledger_of
 from ...probe.errors import ImageError
@@ -87,13 +87,11 @@ def _ledgers(
     model: nn.Module, taken: _Samples, methods: Any, target: Any, maps: Maps
 ) -> dict[str, Ledger]:
     """The books of each relevance method on the first picture and its first target."""
-    single = isinstance(methods, (str, Bound)) or callable(methods)
-    bounds = [use(m) for m in ([methods] if single else methods)]
     sample, x = next(iter(taken.inputs.items()))
     one = targets(top() if target is None else target)[0].take([0])
     title = next((m.target for m in maps), one.name)
     found: dict[str, Ledger] = {}
-    for bound in bounds:
+    for bound in bound_methods(methods):
         if isinstance(bound.regime, Preset):
             name = _free(f"{bound.name} of {sample} for {title}", found)
             found[name] = ledger_of(model, x[None], bound, target=one)

@@ -15,7 +15,7 @@ from torch import nn
 
 from ...models.inputs import Recipe
 from ...models.weights import fingerprint
-from ...probe.attribution import Bound
+from ...probe.attribution import BoundMethod
 from ...probe.engine import about_model
 from ...probe.errors import LimelightError, OptionError
 from ...probe.results import write
@@ -92,7 +92,7 @@ def make_plan(
     net: nn.Module,
     how: Recipe,
     samples: Samples,
-    bounds: Sequence[Bound],
+    bounds: Sequence[BoundMethod],
     sites: Sequence[str],
     wanted: Sequence[Any],
     *,
@@ -121,7 +121,7 @@ def make_plan(
     )
 
 
-def _spec(bound: Bound) -> str:
+def _spec(bound: BoundMethod) -> str:
     """A method, its options, its sites; and its code, where it is none of ours."""
     options = "".join(f",{name}={value}" for name, value in bound.options)
     sites = f" at {bound.sites}" if bound.sites is not None else ""
@@ -129,7 +129,7 @@ def _spec(bound: Bound) -> str:
     return bound.method.name + options + sites + ("" if own else f" #{_code(bound)}")
 
 
-def _code(bound: Bound) -> str:
+def _code(bound: BoundMethod) -> str:
     function = bound.method.function
     try:
         text = inspect.getsource(function)

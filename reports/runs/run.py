@@ -15,9 +15,9 @@ from torch import nn
 
 from ...models import load
 from ...models.inputs import recipe
-from ...probe.attribution import Bound, use
+from ...probe.attribution import bound_methods
 from ...probe.engine import Sites
-from ...probe.errors import LimelightError, OptionError
+from ...probe.errors import OptionError
 from ...probe.results import Maps, write
 from ..datasets import samples
 from . import store as parts
@@ -159,10 +159,7 @@ def prepare(
     net = net.to(device=device, dtype=as_dtype(dtype))
     rows = samples(data)
     rows = rows if limit is None else rows[:limit]
-    single = isinstance(methods, (str, Bound)) or callable(methods)
-    bounds = tuple(use(m) for m in ([methods] if single else methods))
-    if not bounds:
-        raise LimelightError("no method was asked for; `limelight methods` lists them")
+    bounds = tuple(bound_methods(methods))
     wanted = flat_targets(target)
     named = [sites] if isinstance(sites, str) or not isinstance(sites, Iterable) else list(sites)
     how = recipe(net)

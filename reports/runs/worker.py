@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.inputs import Recipe
-from ...probe.attribution import Bound
+from ...probe.attribution import BoundMethod
 from ...probe.engine import Batch, Sites, about_model, maps_and_output
 from ...probe.errors import LimelightError, TargetError
 from ..datasets import Samples
@@ -33,7 +33,7 @@ class Work:
     net: nn.Module
     how: Recipe
     samples: Samples
-    bounds: tuple[Bound, ...]
+    bounds: tuple[BoundMethod, ...]
     sites: Sites
     targets: tuple[Any, ...]
     batch: int | str

@@ -9,11 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...methods.metrics import (
-    Asked,
-    Scorer,
-    faithfulness,  # noqa: F401  (it registers its scores)
-)
+from ...methods.metrics import BoundMetric, Scorer
 from ...models.inputs import Recipe, make_ready, read, recipe
 from ...models.weights import fingerprint
 from ...probe.engine import maps
@@ -31,11 +27,11 @@ class Asker:
     net: nn.Module
     how: Recipe
     truth: Truth
-    metrics: Sequence[Asked]
+    metrics: Sequence[BoundMetric]
     seed: int
 
     @staticmethod
-    def of(net: nn.Module | None, run: Run, truth: Truth, metrics: Sequence[Asked]) -> Asker:
+    def of(net: nn.Module | None, run: Run, truth: Truth, metrics: Sequence[BoundMetric]) -> Asker:
         """Raises OptionError without a model, or with one of other weights than the run's."""
         names = ", ".join(one.name for one in metrics)
         if net is None:

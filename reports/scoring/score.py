@@ -12,18 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...methods.metrics import (  # noqa: F401  (they register their scores)
-    Asked,
-    complexity,
-    flat,
-    list_metrics,
-    localisation,
-    pearson,
-    spearman,
-    ssim,
-    use_metric,
-)
-from ...probe.errors import LimelightError, MethodError, OptionError, near
+from ...methods.metrics import BoundMetric, MetricSpec, flat, pearson, spearman, ssim, use_metric
+from ...probe.attribution import listed
+from ...probe.errors import LimelightError, OptionError
 from ..datasets import Sample, Size, mask_of, others, things_of
 from ..runs import Row, Run
 from .annotations import Truth, truth_of
@@ -48,7 +39,7 @@ Progress = Callable[[int, int, str], None]
 
 def score(
     run: str | Path | Run,
-    metrics: str | Asked | Sequence[str | Asked],
+    metrics: MetricSpec | Sequence[MetricSpec],
     *,
     data: Any = None,
     model: nn.Module | None = None,
@@ -56,8 +47,9 @@ def score(
 ) -> DataFrame:
     """Score the maps of a run: a table, which `scores.parquet` in its folder keeps too.
 
-    metrics  names with options, as `pointing,tolerance=0`; `class_sensitivity` compares the maps
-             of the targets `top` and `least` by Spearman, Pearson and SSIM
+    metrics  names with options, as `pointing:0`, or functions under `limelight.metric`;
+             `class_sensitivity` compares the maps of the targets `top` and `least` by Spearman,
+             Pearson and SSIM
     data     where the things lie that maps are compared with, by default the data of the run
     model    the network of the run, for scores of faithfulness, which ask it again
     Maps are resized to the input first. One row a sample, target, method, site and metric; a score
@@ -67,7 +59,7 @@ def score(
     """
     held = run if isinstance(run, Run) else Run(Path(run).expanduser())
     plan = held.plan
-    single, paired = _asked([metrics] if isinstance(metrics, (str, Asked)) else metrics)
+    single, paired = _asked(listed(metrics))
     if paired and not (LEAST in plan.targets and set(BEST) & set(plan.targets)):
         raise OptionError(
             "class_sensitivity compares the maps of the targets 'top' and 'least', but the run has "
@@ -93,20 +85,14 @@ def _by_sample(rows: Iterable[Row]) -> Iterator[tuple[int, list[Row]]]:
         yield place, list(own)
 
 
-def _asked(metrics: Sequence[str | Asked]) -> tuple[list[Asked], bool]:
+def _asked(metrics: Sequence[MetricSpec]) -> tuple[list[BoundMetric], bool]:
     """The scores of single maps, and whether pairs are compared."""
     single, paired = [], False
     for one in metrics:
         if isinstance(one, str) and one.strip() in PAIRED:
             paired = True
             continue
-        try:
-            found = use_metric(one)
-        except MethodError:
-            name = str(one).partition(",")[0]
-            known = [*PAIRED, *(m.name for m in list_metrics())]
-            raise MethodError(f"metric {name!r} is unknown{near(name, known)}") from None
-        single.append(found)
+        single.append(use_metric(one, also=PAIRED))
     if not single and not paired:
         raise OptionError("no metric was asked for: name pointing, class_sensitivity, ...")
     return list(dict.fromkeys(single)), paired
@@ -126,7 +112,7 @@ class _Judge:
     """All that the scores of one sample need."""
 
     targets: tuple[str, ...]
-    single: list[Asked]
+    single: list[BoundMetric]
     paired: bool
     truth: Truth | None
     seed: int

@@ -8,14 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ....probe.attribution import circuit_method
 from ....probe.probe import Probe
 from ....probe.sites import Pattern, Site
 from ....probe.targets import scores
 from ....probe.trace import exchange, leaves
 from ..evidence import Evidence, feed
 from ..interventions import listened, replaying
-from ..score import Score
+from ..score import Score, circuit_method
 from ..tasks import Group
 from .attribution_patching import attribution
 

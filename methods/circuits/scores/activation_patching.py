@@ -6,10 +6,9 @@ the exchanged layer is not computed again: its layers answer with what they gave
 
 from __future__ import annotations
 
-from ....probe.attribution import circuit_method
 from ..evidence import Evidence
 from ..interventions import By, exchanged_score, replacement
-from ..score import Score
+from ..score import Score, circuit_method
 
 
 @circuit_method("ablation", needs=("activations", "model"))

@@ -7,12 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ....probe.attribution import circuit_method
 from ....probe.probe import Probe
 from ....probe.sites import Site, parse
 from ....probe.trace import Edit
 from ..evidence import Evidence, feed
-from ..score import Score, from_pairs
+from ..score import Score, circuit_method, from_pairs
 
 
 def effects(evidence: Evidence, slope: Tensor, change: Tensor) -> Tensor:

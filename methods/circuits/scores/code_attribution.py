@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....probe.attribution import circuit_method
 from ....probe.errors import OptionError
 from ..codes import Kind, centroids, coder, residual_coordinates
 from ..evidence import Evidence
-from ..score import Score, from_pairs
+from ..score import Score, circuit_method, from_pairs
 from .attribution_patching import slope
 
 

@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ....probe.attribution import circuit_method
 from ..codes import (
     Dead,
     Options,
@@ -23,7 +22,7 @@ from ..codes import (
     upstream_edge_nodes,
 )
 from ..evidence import Evidence
-from ..score import Score
+from ..score import Score, circuit_method
 from ..significance import label_permutations
 
 By = Literal["sae", "kmeans", "product"]

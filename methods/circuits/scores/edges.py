@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ....probe.attribution import circuit_method
 from ....probe.probe import Probe
 from ....probe.sites import Site
 from ....probe.trace import Edit
 from ..evidence import Evidence, feed
 from ..head_outputs import HeadOutput, longer, stacked
 from ..interventions import gap
-from ..score import Score
+from ..score import Score, circuit_method
 from ..tasks import Group
 from .attribution_patching import attribution, entered, placed
 

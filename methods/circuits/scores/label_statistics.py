@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....probe.attribution import circuit_method
 from ..codes import Kind, coder, compact, residual_coordinates
 from ..evidence import Evidence
-from ..score import Score, permuted
+from ..score import Score, circuit_method, permuted
 
 
 @circuit_method("norm")

@@ -1,4 +1,6 @@
 """Tasks of circuits: prompts in pairs, made or read."""
 
 from .pairs import Group, Pair, Pairs
-from .task import list_tasks, picture_pairs, task
+from .prompts import Prompt
+from .registry import TaskMaker, list_tasks, task_maker
+from .task import picture_pairs, solved, task

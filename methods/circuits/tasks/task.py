@@ -5,21 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ....probe.errors import OptionError, near
-from . import induction  # noqa: F401  the built-in tasks register themselves
+from ....probe.attribution import bare_name, options_of, split_spec
+from ....probe.errors import MethodError, OptionError, near
+from . import induction, sentences  # noqa: F401  the built-in tasks register themselves
 from .pairs import Pair, Pairs
 from .prompts import PromptError, Tokenizer, tokenise
 from .prompts_file import read_prompts
-from .registry import Maker, find, list_tasks, split, task_maker, unknown
+from .registry import TASKS, TaskMaker
 from .templates import VERSION
-
-__all__ = ["list_tasks", "picture_pairs", "solved", "task", "task_maker"]
 
 PATIENCE = 1000  # draws in a row that may fail before a task is given up
 
@@ -45,22 +43,28 @@ def task(
     """
     if count is not None and count < 1:
         raise OptionError(f"a task takes a count of at least 1, not {count}")
-    word, own = split(str(name))
-    maker = None if isinstance(name, Path) else find(word)
+    word, texts = split_spec(str(name))
+    maker = None if isinstance(name, Path) else TASKS.get(word)
     if maker is None:
         if not _a_file(name):
-            raise unknown(str(name))
-        pairs = _from_file(name, _reader(str(name), tokenizer), bos, options)
-        return pairs if count is None or count >= len(pairs) else _first(pairs, count)
-    given = maker.read({**own, **options})
+            raise _unknown(str(name))
+        read = _from_file(name, _reader(str(name), tokenizer), bos, options)
+        return read if count is None or count >= len(read) else _first(read, count)
+    given = maker.convert({**maker.read(texts), **options})
     if bos is not None and "bos" in maker.options:
         given["bos"] = bos
-    said = "".join(f", {k}={v}" for k, v in given.items())
+    settings = "".join(f", {k}={v}" for k, v in given.items())
     made = _made(maker, _source(maker, tokenizer), random.Random(seed), bos, given)
-    found = _distinct(maker.name, made, 64 if count is None else count)
-    return Pairs(
-        maker.name, found, maker.of, f"task {maker.name}{said}, seed {seed}, templates {VERSION}"
-    )
+    pairs = _distinct(maker.name, made, 64 if count is None else count)
+    about = f"task {maker.name}{settings}, seed {seed}, templates {VERSION}"
+    return Pairs(maker.name, pairs, maker.of, about)
+
+
+def _unknown(name: str) -> MethodError:
+    """The error for a name that is neither a task nor a file."""
+    names = [t.name for t in TASKS.matching()]
+    hint = near(bare_name(name), names) or f"; the tasks are {', '.join(names)}"
+    return MethodError(f"{name!r} is no task and no file of prompts{hint}")
 
 
 def _first(pairs: Pairs, count: int) -> Pairs:
@@ -68,7 +72,7 @@ def _first(pairs: Pairs, count: int) -> Pairs:
 
 
 def _made(
-    maker: Maker, source: Any, draw: random.Random, bos: int | None, given: Mapping[str, Any]
+    maker: TaskMaker, source: Any, draw: random.Random, bos: int | None, given: Mapping[str, Any]
 ) -> Iterator[Pair | PromptError]:
     """What the task yields, tokenised; the reason where that cannot be."""
     for made in maker.function(draw, source, **given):
@@ -85,28 +89,28 @@ def _made(
 
 def _distinct(name: str, made: Iterator[Pair | PromptError], count: int) -> tuple[Pair, ...]:
     """The first `count` pairs whose clean inputs differ."""
-    found: dict[bytes, Pair] = {}
+    distinct: dict[bytes, Pair] = {}
     misses, why = 0, ""
     for new in made:
         key = b"" if isinstance(new, PromptError) else new.clean.detach().cpu().numpy().tobytes()
-        if isinstance(new, Pair) and key not in found:
-            found[key] = new
+        if isinstance(new, Pair) and key not in distinct:
+            distinct[key] = new
             misses = 0
         else:
             misses, why = misses + 1, str(new) if isinstance(new, PromptError) else "it repeats"
-        if len(found) == count or misses == PATIENCE:
+        if len(distinct) == count or misses == PATIENCE:
             break
     else:
         why = "the task ends"
-    if len(found) < count:
+    if len(distinct) < count:
         raise OptionError(
-            f"task {name!r} was asked for {count} pairs and makes {len(found)} with this "
+            f"task {name!r} was asked for {count} pairs and makes {len(distinct)} with this "
             f"tokenizer (after them: {why}): ask for fewer"
         )
-    return tuple(found.values())
+    return tuple(distinct.values())
 
 
-def _source(maker: Maker, tokenizer: Tokenizer | int | None) -> Tokenizer | int:
+def _source(maker: TaskMaker, tokenizer: Tokenizer | int | None) -> Tokenizer | int:
     if tokenizer is None and not maker.text:
         raise OptionError(
             f"task {maker.name!r} needs a tokenizer or the number of the model's tokens: pass one"
@@ -134,7 +138,7 @@ def _a_file(name: str | Path) -> bool:
 
 
 def _from_file(path: str | Path, tokenizer: Tokenizer, bos: int | None, given: dict) -> Pairs:
-    known = [n for n, p in signature(read_prompts).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    known = options_of(read_prompts)
     for key in given:
         if key not in known:
             raise OptionError(

@@ -15,7 +15,7 @@ from limelight.probe.errors import MethodError, OptionError
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch):
     registry.list_methods()
-    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
+    monkeypatch.setattr(registry.METHODS, "_by_name", dict(registry.METHODS._by_name))
 
 
 def made():
@@ -98,7 +98,15 @@ def test_options_on_top_of_a_bound_method_and_sites():
             "method 'test-method' has no option 'powr' (it has: kind, power, n, flag, name); did "
             "you mean 'power'?",
         ),
-        ("test-method,word", "method 'test-method' has no option 'word' (it has: kind, power, n, "),
+        (
+            "test-method,word",
+            "method 'test-method' sets an option by key=value, not by 'word' (it has: kind, ",
+        ),
+        ("test-method,site=0", "method 'test-method' has no option 'site' (it has: kind, power, "),
+        ("test-method,n=1,n=2", "method 'test-method' is given 'n' twice: keep one"),
+        ("test-method:soft,kind=hard", "method 'test-method' is given 'kind' twice: keep one"),
+        ("test-method,n=inf", "test-method: n is a int, not 'inf'"),
+        ("gradcam,relux=1", "method 'gradcam' has no option 'relux' (it has: relu); did you mean"),
         (
             "test-method:sotf",
             "test-method: kind is one of soft, hard, not 'sotf'; did you mean 'soft'?",

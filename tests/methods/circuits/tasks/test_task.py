@@ -13,16 +13,10 @@ import torch.nn.functional as F
 from shared import shared_dir
 from word_tokens import LETTERS, TWO_DIGITS, Words, changes
 
-from limelight.methods.circuits.tasks import registry as makers
 from limelight.methods.circuits.tasks.pairs import Pair, Pairs
 from limelight.methods.circuits.tasks.prompts import Prompt
-from limelight.methods.circuits.tasks.task import (
-    list_tasks,
-    picture_pairs,
-    solved,
-    task,
-    task_maker,
-)
+from limelight.methods.circuits.tasks.registry import TASKS, list_tasks, task_maker
+from limelight.methods.circuits.tasks.task import picture_pairs, solved, task
 from limelight.methods.circuits.tasks.templates import ARGUMENTS, FILLERS, NAMES, SENTENCES
 from limelight.probe.errors import MethodError, OptionError
 
@@ -287,7 +281,7 @@ def test_the_tasks_are_listed():
 @pytest.fixture
 def shelf(monkeypatch):
     """A registry that forgets what the test adds."""
-    monkeypatch.setattr(makers, "_makers", dict(makers._makers))
+    monkeypatch.setattr(TASKS, "_by_name", dict(TASKS._by_name))
 
 
 @pytest.mark.usefixtures("shelf")
