@@ -207,20 +207,17 @@ def photo_pairs(model: nn.Module, photos: Photos, count: int) -> Pairs:
     """Photos of a class against photos of another one, as many of each."""
     from ..methods.circuits.tasks import picture_pairs
     from ..models.inputs import class_index, preprocess
+    from ..probe.targets import class_in
     from .inputs import pictures
 
     if photos.good is None or photos.bad is None:
         raise OptionError("--pairs compares photos of two classes: name them by --good and --bad")
-    good, bad = (class_index(model, _class(c)) for c in (photos.good, photos.bad))
+    good, bad = (class_index(model, class_in(c)) for c in (photos.good, photos.bad))
     sides = [pictures([word]) for word in photos.sides]
     least = min(count, *map(len, sides))
     a, b = (preprocess(model, side[:least]) for side in sides)
     names = " against ".join(Path(word).name for word in photos.sides)
     return picture_pairs(a, b, good, bad, names)
-
-
-def _class(text: str) -> str | int:
-    return int(text) if text.isdecimal() else text
 
 
 def _print_summary(circuit: Circuit, written: Sequence[Path]) -> None:

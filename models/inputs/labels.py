@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from torch import nn
 
 from ...probe.errors import TargetError, near
+from ...probe.targets import class_in
 from ..card import Card
 
 IMAGENET = 1000
@@ -36,9 +37,9 @@ def class_index(model: nn.Module, name: str | int) -> int:
     """
     names = _full_names(model)
     text = str(name).strip().lower()
-    number = text.removeprefix("class").strip()
-    if number.lstrip("-").isdigit():
-        return _checked(int(number), len(names) or _outputs(model))
+    number = class_in(text.removeprefix("class"))
+    if isinstance(number, int):
+        return _checked(number, len(names) or _outputs(model))
     index = _by_name(names)
     found = index.get(text, [])
     if len(found) == 1:

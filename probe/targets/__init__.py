@@ -1,7 +1,7 @@
 """What is explained: one scalar a sample."""
 
 from .class_scores import Of, by_name, scores
-from .parse import value_in
+from .parse import class_in, target_in, value_in
 from .target import (
     Target,
     contrast,

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from ...models.inputs import SUFFIXES, images
 from ...probe.errors import LimelightError, near
+from ...probe.targets import class_in
 from .samples import Box, Sample, Samples, Thing
 
 SOURCES = ("path", "image", "file", "file_name", "filename", "source")
@@ -152,8 +153,7 @@ def _thing(row: Mapping[str, Any], label: str, root: Path) -> list[Thing]:
 def _label(value: Any) -> int | str | None:
     if value is None or value == "":
         return None
-    text = str(value)
-    return int(text) if text.lstrip("-").isdigit() else text
+    return class_in(str(value))
 
 
 def coco(path: Path, root: Path) -> Samples:

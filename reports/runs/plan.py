@@ -19,7 +19,7 @@ from ...probe.attribution import BoundMethod
 from ...probe.engine import about_model
 from ...probe.errors import LimelightError, OptionError
 from ...probe.results import write
-from ...probe.targets import Target, targets
+from ...probe.targets import Target, class_in, label, ranked, target_in, targets
 from ..datasets import Samples
 
 FILE = "plan.json"
@@ -157,28 +157,18 @@ def told_target(one: Any) -> str:
 
 def target_of(one: Any, labels: Sequence[Any]) -> Target:
     """One target of a batch; `label` means the class of each sample."""
-    from ...probe.targets.parse import target_in
-    from ...probe.targets.target import label, ranked
-
     if isinstance(one, Target):
         return one
     if one == LABEL:
-        return label([_class(v) for v in labels])
+        return label([class_in(v) if isinstance(v, str) else v for v in labels])
     if one == "least":
         return ranked(-1)
     found = targets(target_in(str(one)) if isinstance(one, str) else one)
     return found[0]
 
 
-def _class(label: Any) -> Any:
-    text = str(label)
-    return int(text) if text.lstrip("-").isdigit() else label
-
-
 def flat_targets(spec: Any) -> list[Any]:
     """The targets of a run: strings stay as written, `top:3` becomes three."""
-    from ...probe.targets.parse import target_in
-
     listed = spec if isinstance(spec, (list, tuple)) else [spec]
     found: list[Any] = []
     for one in listed:
