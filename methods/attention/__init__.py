@@ -1,1 +1,3 @@
 """Methods that read attention maps: rollout, attribution, locality, heads of sequences."""
+
+from .locality import upstream_nonlocality

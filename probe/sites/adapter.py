@@ -15,6 +15,7 @@ from .structure import attention, first_norm, layers, prefix_tokens
 class Adapter:
     """How to read one model.
 
+    family   whose models are read so: "limelight", "timm", ...; "unknown" where it was guessed
     hidden   sites that a layer-wise method means by "layers", in execution order
     heads    modules that hold attention (their ports q, k, v, map and heads)
     prefix   leading tokens that are not patches (class, distillation, register tokens)

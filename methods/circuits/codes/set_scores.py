@@ -50,15 +50,6 @@ def diversity(codes: Tensor) -> Tensor:
     return 1.0 + (ordered.diff(dim=-2) != 0).sum(-2)
 
 
-def softmax_score(score: Tensor) -> Tensor:
-    """Softmax over all heads, the last dimension: monotone, so rankings and AUC stay.
-
-    exp(s - max s) / sum exp(s - max s) in float64, so that large counts do not overflow; small
-    ones may still round to equal zeros, hence rank by the score itself.
-    """
-    return torch.softmax(score.to(torch.float64), -1)
-
-
 def edge_score(
     codes: Tensor,
     labels: Tensor,

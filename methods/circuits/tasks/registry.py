@@ -27,7 +27,7 @@ Generator = Callable[..., Iterator[Prompt | Pair]]
 class TaskMaker(Named):
     """A registered task.
 
-    of     what its metric compares: logits, probabilities or their logarithms
+    of     whether its metric compares mean logits, `logit`, or summed probabilities, `probability`
     text   whether it writes prompts and so needs a tokenizer; else a vocabulary's size will do
     """
 
@@ -46,8 +46,9 @@ def task_maker(
 ) -> Callable[[Generator], Generator]:
     """Register the generator below as a task: `f(draw, tokenizer, **options)` yields prompts.
 
-    of    what the metric compares: logits, probabilities or their logarithms
-    text  False where it makes token ids itself and takes the vocabulary's size
+    of    whether the metric compares mean logits, `logit`, or summed probabilities, `probability`
+    text  False where it makes token ids itself: it is given the model's tokenizer, or where there
+          is none the number of its tokens
     Raises MethodError for the name of another module's task.
     """
 

@@ -194,7 +194,7 @@ register(
         prefix=0,
         classifier="lm_head",
         labels="",
-        about="token ids in; gla_files reads any folder or hub repository with a config.json",
+        about="token ids in; from_checkpoint reads any folder or hub repository with a config.json",
     ),
     VARIANTS,
 )

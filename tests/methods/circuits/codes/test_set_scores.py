@@ -15,7 +15,6 @@ from limelight.methods.circuits.codes.set_scores import (
     diversity,
     edge_score,
     node_score,
-    softmax_score,
     unique_to_negative,
     upstream_edge_nodes,
 )
@@ -113,16 +112,6 @@ def test_upstream_edge_nodes_counts_the_first_half_of_a_sequence_of_heads():
     # pairs 01 10 12 ...: heads 0 1 1 0 1 2 ..., of which the first 3 * 3 // 2 = 4
     assert upstream_edge_nodes(edge).tolist() == [2, 2, 0]
     assert upstream_edge_nodes(torch.stack([edge, edge.T])).shape == (2, 3)
-
-
-def test_softmax_neither_overflows_nor_changes_the_order():
-    score = torch.tensor([3.0, 5000.0, 4999.0])
-    found = softmax_score(score)
-    assert bool(found.isfinite().all())
-    assert found.sum() == pytest.approx(1)
-    assert found.argsort().tolist() == [0, 2, 1]
-    small = torch.tensor([0.0, 1.0, 2.0])
-    assert torch.allclose(softmax_score(small), small.double().softmax(-1))
 
 
 def test_permutations_keep_the_number_of_positives_and_follow_the_generator():
