@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from torch import nn
 
-from ...probe.sites import Adapter, adapter, attention, first_norm, layers, prefix_tokens
+from ...probe.sites import (
+    Adapter,
+    adapter,
+    attention,
+    first_norm,
+    layers,
+    prefix_tokens,
+    without_map,
+)
 from ..inputs import labels
+
+without_map("Additive", "Bloom", "CvtSelf", "Disentangled", "HieraMaskUnit", "RwkvSelf")
+without_map("XLNetRelative")
 
 
 @adapter

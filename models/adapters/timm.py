@@ -7,8 +7,20 @@ from typing import Any
 
 from torch import nn
 
-from ...probe.sites import Adapter, adapter, attention, blocks, first_norm, layers, prefix_tokens
+from ...probe.sites import (
+    Adapter,
+    adapter,
+    attention,
+    blocks,
+    first_norm,
+    layers,
+    prefix_tokens,
+    without_map,
+)
 from ..inputs import labels
+
+without_map("Additive", "Bilinear", "Bottleneck", "Cascaded", "Coord", "Factor", "Halo")
+without_map("MultiQuery", "NonLocal", "Selective", "Split", "Strip")
 
 _ROOTS = ("blocks", "stages", "layers", "transformers", "network", "body")
 _STAGES = (("layer1", "layer2", "layer3", "layer4"), ("s1", "s2", "s3", "s4"))

@@ -15,8 +15,11 @@ from ...probe.sites import (
     first_norm,
     layers,
     prefix_tokens,
+    without_map,
 )
 from ..inputs import labels
+
+without_map("RelativePositionalMultiHead")  # MaxViT's, by einsum over windows
 
 _FEATURES = ("features.*",)
 _STAGED = ("features.*.*",)

@@ -4,5 +4,5 @@ from .adapter import Adapter, adapt, adapter
 from .layout import Layout, find_grid, guess_axes, layout
 from .resolve import resolve
 from .site import HEAD_PORTS, Pattern, Site, no_match, parse
-from .structure import attention, blocks, expand, first_norm, layers, prefix_tokens
+from .structure import attention, blocks, expand, first_norm, layers, prefix_tokens, without_map
 from .tokenizer import BpeTokenizer, Tokenizer, checked_ids, tokenizer_of, unreadable

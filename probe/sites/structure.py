@@ -11,17 +11,20 @@ _LISTS = (nn.ModuleList, nn.Sequential)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _STAGES = ("blocks", "layers", "stages")
 _PARTS = ("Channel", "Spatial", "Pool", "Output", "Gate", "Conv", "Proj", "Outlook", "Covariance")
-# softmax attention in five dimensions, by einsum or with heads folded into the batch; or none
-_UNSEEN = (
-    "RelativePositionalMultiHead", "HieraMaskUnit", "CvtSelf", "Bloom", "Disentangled", "Linear",
-    "Bilinear", "Bottleneck", "Halo", "NonLocal", "Split", "Selective", "Coord", "Factor",
-    "Additive", "MultiQuery", "Strip", "Cascaded", "XLNetRelative", "RwkvSelf",
-)  # fmt: skip
+_without_map = {"Linear"}  # no softmax; families add the names of their own classes
 _BEFORE = ("norm1", "ln_1", "norm_1", "layernorm_before", "layer_norm1", "layer_norm_1")
 _PREFIXES = (
     "cls_token", "class_token", "class_embedding", "dist_token", "distillation_token",
     "reg_token", "register_tokens",
 )  # fmt: skip
+
+
+def without_map(*names: str) -> None:
+    """Register parts of class names whose attention has no map that the probe could show.
+
+    It is no softmax, or one in five dimensions, by einsum, or with heads folded into the batch.
+    """
+    _without_map.update(names)
 
 
 def layers(model: nn.Module) -> tuple[tuple[str, ...], str]:
@@ -83,7 +86,9 @@ def attention(model: nn.Module) -> tuple[str, ...]:
     named = {n: type(m).__name__ for n, m in model.named_modules() if _attends(m)}
     outer = {parent for name in named for parent in _parents(name)}
     return tuple(
-        n for n, kind in named.items() if n not in outer and not any(w in kind for w in _UNSEEN)
+        name
+        for name, kind in named.items()
+        if name not in outer and not any(part in kind for part in _without_map)
     )
 
 

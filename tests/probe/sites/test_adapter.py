@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 import limelight as ll
 from limelight.probe.errors import ProbeError
-from limelight.probe.sites import adapter as registry
-from limelight.probe.sites.adapter import Adapter, adapt
+from limelight.probe.sites.adapter import Adapter, _readers, adapt
 from limelight.probe.sites.layout import layout
 from limelight.probe.sites.site import Site
 
@@ -91,6 +90,42 @@ def test_attention_of_a_plain_transformer() -> None:
     assert told.heads == ("layers.0.self_attn", "layers.1.self_attn")
 
 
+class BloomAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(4, 4)
+
+
+class HaloAttn(BloomAttention):
+    pass
+
+
+class LinearAttention(BloomAttention):
+    pass
+
+
+class RelativePositionalMultiHeadAttention(BloomAttention):
+    pass
+
+
+class PlainAttention(BloomAttention):
+    pass
+
+
+def test_attention_without_a_map_is_known_by_its_families() -> None:
+    """Also where a foreign class stands in a network that no family's reader knows."""
+    from limelight.probe.sites import structure
+
+    kinds = (BloomAttention, HaloAttn, LinearAttention, RelativePositionalMultiHeadAttention)
+    net = nn.Sequential(*(kind() for kind in kinds), PlainAttention())
+    assert adapt(net).heads == ("4",)
+    structure.without_map("PlainAtt")
+    try:
+        assert adapt(net).heads == ()
+    finally:
+        structure._without_map.remove("PlainAtt")
+
+
 @pytest.fixture
 def own_reader() -> Iterator[None]:
     @ll.adapter
@@ -98,7 +133,7 @@ def own_reader() -> Iterator[None]:
         return Adapter("mine", hidden=("stem",)) if isinstance(model, Net) else None
 
     yield
-    registry._readers.remove(read)
+    _readers.remove(read)
 
 
 @pytest.mark.usefixtures("own_reader")
