@@ -39,7 +39,7 @@ def attention_map(
     """Some rows of the map, `b h r m`, in float32 or float64; zeros where a query sees nothing."""
     places = range(q.shape[-2])[span]
     part, keys = wide(q[..., span, :]), wide(grouped(k, q))
-    scores = part @ keys.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = (part @ keys.mT).mul_(q.shape[-1] ** -0.5 if scale is None else scale)
     if window is not None:
         return _window_map(scores, places, window, bias, rows, columns, span, score)
     if bias is not None:
@@ -47,7 +47,8 @@ def attention_map(
     hidden = _hidden(places, q, k, causal, keep)
     if hidden is not None:
         scores = scores.masked_fill(hidden, -math.inf)
-    attention = _normal(scores, score)
+    hides = bias is not None or hidden is not None
+    attention = _normal(scores, score) if hides or score == "sigmoid" else scores.softmax(-1)
     if position is None or gate is None:
         return attention
     other, g = wide(position[..., span, :]).softmax(-1), wide(gate).reshape(-1, 1, 1)
@@ -146,8 +147,8 @@ def attention_statistics(
 
 def grouped(x: Tensor, q: Tensor) -> Tensor:
     """Keys or values repeated for the query heads that share them; three axes have no heads."""
-    times = q.shape[1] // x.shape[1] if q.ndim == 4 else 1
-    return x.repeat_interleave(times, 1) if times > 1 else x
+    times = q.shape[-3] // x.shape[-3] if q.ndim > 3 else 1
+    return x.repeat_interleave(times, -3) if times > 1 else x
 
 
 def _normal(scores: Tensor, score: Score) -> Tensor:
