@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...probe.attribution import method
-from ...probe.relevance import Affine, PositiveWeights, Preset, ratio
+from ...probe.relevance import LinearMap, PositiveWeights, Preset, ratio
 
 _EPS = 1e-20
 _RULE = PositiveWeights(_EPS)
@@ -21,10 +21,10 @@ class Contrast:
     eps: float = _EPS
     gradient: bool = True
 
-    def __call__(self, a: Affine, r: Tensor) -> Tensor:
+    def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         parts = []
         for weight in (a.weight.clamp(min=0), (-a.weight).clamp(min=0)):
-            parts.append(a.adjoint(ratio(r, a.forward(a.x, weight, None), self.eps), weight))
+            parts.append(a.transpose(ratio(r, a.forward(a.x, weight, None), self.eps), weight))
         return parts[0] - parts[1]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...probe.attribution import method
 from ...probe.errors import OptionError
-from ...probe.relevance import Epsilon, Gamma, Preset, Rule, ZBox
+from ...probe.relevance import Epsilon, Gamma, LinearRule, Preset, ZBox
 from ...probe.relevance import preset as preset_named
 
 
@@ -33,7 +33,7 @@ def regime(
     else:
         base = Preset("auto") if preset == "auto" else preset_named(preset)
 
-    def tune(rule: Rule | None) -> Rule | None:
+    def tune(rule: LinearRule | None) -> LinearRule | None:
         changes: dict[str, Any] = {}
         if isinstance(rule, Epsilon) and epsilon is not None:
             changes["eps"] = epsilon

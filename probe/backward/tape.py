@@ -14,7 +14,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 
 from ..errors import ProbeError
-from ..ops import Call, OpRecord, tensors
+from ..ops import OpCall, OpRecord, tensors
 from ..trace import Hole, Value
 from .regimes import Regime, Rule
 
@@ -58,7 +58,7 @@ class Tape:
         place: str,
         nodes: tuple[Node, ...],
         rectifies: bool,
-        call: Call | None = None,
+        call: OpCall | None = None,
     ) -> None:
         """Keep an op and its nodes, for the rules of a regime."""
         if nodes:

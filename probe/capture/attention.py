@@ -1,8 +1,8 @@
 """Attention as the probe sees it: q, k, v, heads and the map, whichever way a model computes it.
 
-`scaled_dot_product_attention` stays fused: its map is the same call with identity columns for
-v, computed when read. `F.multi_head_attention_forward` is re-expressed from ops, so that its
-parts are sites. A written-out softmax(q k') v is recognised by its three ops.
+`scaled_dot_product_attention` stays fused: its map is computed from q and k when it is
+read. `F.multi_head_attention_forward` is re-expressed from ops, so that its parts are sites. A
+written-out softmax(q k') v is recognised by its three ops.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...kernels.attention import grouped
 from ..errors import SiteError
-from ..ops import Op, multi_head_attention, some_rows
+from ..ops import Op, multi_head_attention, rows_of_map
 from ..sites import Site
 from ..trace import Value
 from .op_mode import SPECIAL, Eye
@@ -26,23 +25,15 @@ HEADS = "b h n d"
 MAP = "b h q k"
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 _MHA = inspect.signature(F.multi_head_attention_forward)
-_BLOCK = 512
 
 
 def mixing(q: Tensor, k: Tensor, options: dict[str, Any], rows: slice = slice(None)) -> Tensor:
-    """Rows of the map `b h q k` of a fused attention call: the call itself on columns of identity.
+    """Rows of the map `b h q k` of a fused attention call; the whole one in the call's precision.
 
-    Exact for masks, causal order, scale and grouped heads alike; k x 512 columns at a time.
+    Exact for masks, causal order, scale and grouped heads alike.
     """
-    if rows != slice(None):
-        return some_rows(q, k, options, rows)
-    n = k.shape[-2]
-    blocks = []
-    for start in range(0, n, _BLOCK):
-        columns = torch.eye(n, dtype=k.dtype, device=k.device)[:, start : start + _BLOCK]
-        v = columns.expand(*k.shape[:-1], columns.shape[1])
-        blocks.append(F.scaled_dot_product_attention(q, k, v, **options))
-    return torch.cat(blocks, -1)
+    attention = rows_of_map(q, k, options, rows)
+    return attention.to(k.dtype) if rows == slice(None) else attention
 
 
 def _fused(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:

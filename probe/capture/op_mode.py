@@ -11,7 +11,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from ..mark import mark
-from ..ops import RESHAPES, Call, Op, describe, keep, kept, operand, rectifies, tensors
+from ..ops import Op, OpCall, OpInput, describe, rectifies, spec_of, tensors
 from ..sites import Site
 from ..trace import Hole
 from .model_state import refuse_checkpoint, refuse_reentrant
@@ -96,7 +96,7 @@ class Eye(TorchFunctionMode):
         ruled = rectifying or call is not None
         for target in op.targets(args, kwargs) if ruled else ():
             lost = target if target._is_view() else lost
-        if lost is None or op.name in RESHAPES or "out" in kwargs:
+        if lost is None or spec_of(op.name).reshapes or "out" in kwargs:
             out = func(*args, **kwargs)
             results = tensors(out if out is not None else args[:1])
             made = tape.claim(results, before, place)
@@ -114,17 +114,17 @@ class Eye(TorchFunctionMode):
         tape.claim([lost], before, place)
         return None if out is None else lost
 
-    def _keep(self, op: Op, args: Any, kwargs: Any) -> Call | None:
+    def _keep(self, op: Op, args: Any, kwargs: Any) -> OpCall | None:
         """Hold what the op's relevance rule will need."""
-        if not (self.recording.relevance and kept(op.name)):
+        if not (self.recording.relevance and spec_of(op.name).has_rule):
             return None
-        call = keep(op, args, kwargs)
-        self.recording.guard(o.value for o in call.operands)
+        call = OpCall.of(op, args, kwargs)
+        self.recording.guard(o.value for o in call.inputs)
         return call
 
-    def _with_result(self, call: Call | None, results: list[Tensor]) -> Call | None:
+    def _with_result(self, call: OpCall | None, results: list[Tensor]) -> OpCall | None:
         if call is not None and results:
-            call.out = operand(results[0])
+            call.out = OpInput.of(results[0])
             self.recording.guard([call.out.value])
         return call
 

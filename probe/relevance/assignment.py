@@ -1,4 +1,4 @@
-"""The plan of a relevance pass: which rule sits where, found by one walk over the graph."""
+"""The plan of a relevance pass: which rule sits where, settled by one walk over the graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Group:
+class AssignedOp:
     """An op with a rule, perhaps with the batch norm that follows it.
 
     first  the input reaches it without passing another linear map
@@ -36,8 +36,13 @@ class Group:
         return self.op.nodes + (self.norm.nodes if self.norm is not None else ())
 
 
-class Scheme:
-    """Groups by the node they are met at, and the nodes whose values are only weights."""
+class Assignment:
+    """The ops with a rule by the node they are met at, and the nodes whose values are weights.
+
+    ops         what sits at a node: one op, or a linear map with its batch norm
+    maker       the op that made a node
+    weightlike  nodes whose results, in a product with another value, take no relevance
+    """
 
     def __init__(self, tape: Tape, preset: Preset) -> None:
         self.preset = preset
@@ -50,9 +55,7 @@ class Scheme:
         for node in order:
             self._look(node)
         ahead = self._ahead(order)
-        self.groups = {
-            op.nodes[0]: self._group(op, ahead) for op in tape.ops if op.call is not None
-        }
+        self.ops = {op.nodes[0]: self._assign(op, ahead) for op in tape.ops if op.call is not None}
         if preset.fold:
             self._fold(tape)
 
@@ -85,12 +88,12 @@ class Scheme:
                 ahead.update(n for n, _ in node.next_functions if n is not None)
         return ahead
 
-    def _group(self, op: OpRecord, ahead: set[Node]) -> Group:
+    def _assign(self, op: OpRecord, ahead: set[Node]) -> AssignedOp:
         kind = self.kinds[op.nodes[0]]
         if kind not in LINEAR:
-            return Group(op, kind)
+            return AssignedOp(op, kind)
         first = not any(n in self._passed for n, _ in inputs_of(op))
-        return Group(op, kind, first, op.nodes[0] not in ahead)
+        return AssignedOp(op, kind, first, op.nodes[0] not in ahead)
 
     def _fold(self, tape: Tape) -> None:
         """Join batch norms to the linear maps whose only consumers they are."""
@@ -100,14 +103,14 @@ class Scheme:
             edges = inputs_of(op)
             if self.kinds[op.nodes[0]] != "batch_norm" or len(edges) != 1:
                 continue
-            before = self.groups.get(edges[0][0])
+            before = self.ops.get(edges[0][0])
             if before is not None and consumers[edges[0]] == 1 and _folds(before, op):
-                del self.groups[before.op.nodes[0]]
-                joined = Group(before.op, before.kind, before.first, before.last, op)
-                self.groups[op.nodes[0]] = joined
+                del self.ops[before.op.nodes[0]]
+                joined = AssignedOp(before.op, before.kind, before.first, before.last, op)
+                self.ops[op.nodes[0]] = joined
 
 
-def _folds(before: Group, norm: OpRecord) -> bool:
+def _folds(before: AssignedOp, norm: OpRecord) -> bool:
     """Whether a batch norm's channels are the linear map's outputs, its statistics constants."""
     out = before.op.call.out if before.op.call is not None else None
     if out is None or not uses_running_statistics(norm):
@@ -120,22 +123,21 @@ def _folds(before: Group, norm: OpRecord) -> bool:
 def uses_running_statistics(norm: OpRecord) -> bool:
     """Whether a batch norm reads stored statistics and not those of its batch."""
     named = norm.call.named if norm.call is not None else {}
-    own = (
-        named.get("training", False)
-        if norm.name == "batch_norm"
-        else named.get("use_input_stats", True)
-    )
-    return named.get("running_mean") is not None and not own
+    if norm.name == "batch_norm":
+        computes = named.get("training", False)
+    else:
+        computes = named.get("use_input_stats", True)
+    return named.get("running_mean") is not None and not computes
 
 
 def kind_in(op: OpRecord) -> str:
-    """The kind of one call: what its operands say counts more than its name."""
+    """The kind of one call: what its arguments say counts more than its name."""
     kind = kind_of(op.name)
     if op.call is None:
         return kind
     if kind in LINEAR and op.call.varies("weight"):
         return "product"
-    if kind == "product" and op.call.map_of(op.name) is not None:
+    if kind == "product" and op.call.value_and_weight(op.name) is not None:
         return "linear"
     if op.name == "pow":
         power = op.call.named.get("exponent")

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ...kernels.kernel import Face
-from ..ops import rows_of_map, wide
+from ...kernels.attention import grouped
+from ...kernels.kernel import Face, Mixing
+from ...kernels.precision import wide
+from ..ops import rows_of_map
 
 _ROWS = 512
 
 
-def held_values(q: Tensor, k: Tensor, v: Tensor, g: Tensor, options: dict[str, Any]) -> Tensor:
+def held_values(q: Tensor, k: Tensor, v: Tensor, g: Tensor, options: Mapping[str, Any]) -> Tensor:
     """g_v = A' g with A = softmax(scale q k' + mask), in blocks of query rows.
 
     q: b h n d, k v: b h' m d with h' dividing h -> the gradient of v, its shape.
     """
-    times = q.shape[-3] // k.shape[-3] if q.ndim > 3 else 1
-    keys = k.repeat_interleave(times, -3) if times > 1 else k
+    keys = grouped(k, q)
     blocks = (slice(start, start + _ROWS) for start in range(0, q.shape[-2], _ROWS))
     parts = (
         rows_of_map(q, keys, options, rows).transpose(-1, -2) @ wide(g[..., rows, :])
         for rows in blocks
     )
-    out = reduce(Tensor.add_, parts)
-    if times > 1:
-        out = out.unflatten(-3, (-1, times)).sum(-3)
-    return out.to(v.dtype)
+    return _shared(reduce(Tensor.add_, parts), v).to(v.dtype)
 
 
 def shared_relevance(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, options: dict[str, Any]
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, options: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """AttnLRP: the plain gradients of q, k and v, a quarter, a quarter and a half of them."""
-    kept = {n: x for n, x in options.items() if n not in ("query", "key", "value", "dropout_p")}
+    rest = {n: x for n, x in options.items() if n not in ("query", "key", "value", "dropout_p")}
     with torch.enable_grad():
         q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
-        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, **kept)
+        out = F.scaled_dot_product_attention(q, k, v, **rest)
         gq, gk, gv = torch.autograd.grad(out, (q, k, v), g)
     return gq / 4, gk / 4, gv / 2
 
@@ -51,22 +51,33 @@ def stepwise_relevance(
 
     attention  the map `b h n m`
     """
-    times = q.shape[-3] // k.shape[-3] if q.ndim > 3 else 1
-    keys, values = (x.repeat_interleave(times, -3) if times > 1 else x for x in (k, v))
-    arrived = attention * (wide(g) @ wide(values).transpose(-1, -2)) / 2
-    scores = wide(q) @ wide(keys).transpose(-1, -2)
+    keys, values = wide(grouped(k, q)), wide(grouped(v, q))
+    arrived = attention * (wide(g) @ values.transpose(-1, -2)) / 2
+    scores = wide(q) @ keys.transpose(-1, -2)
     back = torch.where(scores == 0, 0.0, arrived / (scores + 1e-9)) / 2
-    gq, gk = back @ wide(keys), back.transpose(-1, -2) @ wide(q)
+    gq, gk = back @ keys, back.transpose(-1, -2) @ wide(q)
     gv = attention.transpose(-1, -2) @ wide(g) / 2
-    if times > 1:
-        gk, gv = (x.unflatten(-3, (-1, times)).sum(-3) for x in (gk, gv))
-    return gq.to(q.dtype), gk.to(k.dtype), gv.to(v.dtype)
+    return gq.to(q.dtype), _shared(gk, k).to(k.dtype), _shared(gv, v).to(v.dtype)
 
 
-def content_map(face: Face, named: dict[str, Any]) -> Tensor:
+def content_map(face: Face, named: Mapping[str, Any]) -> Tensor:
     """The part of a kernel's map that q and k made: without what a gate mixes in by position."""
+    mixing = _mixing(face)
     gate = named.get("gate") if named.get("position") is not None else None
     if gate is None:
-        return face.mixing(slice(None), **named)  # type: ignore[misc]
-    own = face.mixing(slice(None), **{**named, "position": None, "gate": None})  # type: ignore[misc]
-    return own * (1 - wide(gate)).reshape(-1, 1, 1)
+        return mixing(slice(None), **named)
+    content = mixing(slice(None), **{**named, "position": None, "gate": None})
+    return content * (1 - wide(gate)).reshape(-1, 1, 1)
+
+
+def _mixing(face: Face) -> Mixing:
+    if face.mixing is None:
+        raise TypeError(f"kernel {face.name!r} has no map, so that stepwise has nothing to share")
+    return face.mixing
+
+
+def _shared(x: Tensor, like: Tensor) -> Tensor:
+    """What the query heads hand to the keys or values that they share, summed."""
+    if x.ndim < 4 or x.shape[-3] == like.shape[-3]:
+        return x
+    return x.reshape(*like.shape[:-2], -1, *x.shape[-2:]).sum(-3)

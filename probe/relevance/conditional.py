@@ -30,9 +30,9 @@ def masks(trace: Trace, through: Sequence[str]) -> Masks:
                 f"relevance through {address!r} names no channel or head; write one as in "
                 "'features.10[17]' or 'blocks.3.attn:heads.6'"
             )
-        for one in trace.where(replace(pattern, index=None)):
-            chosen[one].append(pattern.index)
-    found: Masks = defaultdict(list)
+        for site in trace.where(replace(pattern, index=None)):
+            chosen[site].append(pattern.index)
+    by_node: Masks = defaultdict(list)
     for site, indices in chosen.items():
         value = trace[site]
         if value.edge is None:
@@ -42,5 +42,5 @@ def masks(trace: Trace, through: Sequence[str]) -> Masks:
         for index in indices:
             value.at(index)
             mask.select(dim, index).fill_(1)
-        found[value.edge[0]].append((value.edge[1], mask.to(value.act.device)))
-    return found
+        by_node[value.edge[0]].append((value.edge[1], mask.to(value.act.device)))
+    return by_node

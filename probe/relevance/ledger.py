@@ -1,4 +1,4 @@
-"""The books of one relevance pass: what each op received, handed on, and where the rest went.
+"""The ledger of one relevance pass: what each op received, handed on, and where the rest went.
 
 Booked by edge of the autograd graph, in float64: received is the sum of y g over an op's results,
 handed the sum of x g over its inputs, each with the values that they had at the time.
@@ -6,14 +6,16 @@ handed the sum of x g over its inputs, each with the values that they had at the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
-from ..ops import kind_of
+from ..ops import spec_of
+from .messages import Arrived, Message, ends
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -98,19 +100,62 @@ class Ledger(Sequence[Entry]):
 
 
 @dataclass(eq=False)
-class Books:
-    """Where a relevance pass writes while it runs; values by edge were held by the forward."""
+class LedgerRecorder:
+    """What a relevance pass writes its ledger into; values by edge were held by the forward.
+
+    place    the op at work, which what is sent and absorbed belongs to
+    amounts  by place, how much was received, handed on, absorbed
+    start    relevance at the output
+    """
 
     values: dict[Edge, Value]
+    place: str = ""
     amounts: dict[str, dict[str, float]] = field(default_factory=dict)
-    giver: str = ""
     start: float = 0.0
 
-    def _add(self, place: str, what: str, amount: float) -> None:
-        entry = self.amounts.setdefault(place, {})
-        entry[what] = entry.get(what, 0.0) + amount
+    def begin(self, edge: Edge, g: Tensor) -> None:
+        """What the pass starts with at an output."""
+        relevance = self._relevance(edge, g, None)
+        self.start += 0.0 if relevance is None else relevance.sum().item()
 
-    def relevance(self, edge: Edge, g: Tensor | None, r: Tensor | None) -> Tensor | None:
+    def enter(self, place: str, node: Node, g: Arrived, r: Arrived) -> None:
+        """The op at `place` goes to work: its results have received all that was sent to them."""
+        self.place = place
+        for nr in {**g, **r}:
+            relevance = self._relevance((node, nr), g.get(nr), r.get(nr))
+            if relevance is not None:
+                self._add("received", relevance.sum().item())
+                self._add("absolute", relevance.abs().sum().item())
+
+    def sent(self, message: Message) -> None:
+        """The op at work hands something to one of its inputs."""
+        edge, x, is_relevance = message
+        if edge is None or not self.place:
+            return
+        g, r = (None, x) if is_relevance else (x, None)
+        relevance = self._relevance(edge, g, r)
+        if relevance is not None:
+            self._add("handed", relevance.sum().item())
+
+    def absorb(self, what: str, amount: Tensor) -> None:
+        """The op at work leaves relevance in its bias or its stabiliser."""
+        self._add(what, amount.double().sum().item())
+
+    def close(self, tape: Tape) -> Ledger:
+        """The ledger, entries in the order in which the ops ran."""
+        entries = []
+        for op in tape.ops:
+            amounts = self.amounts.pop(op.place, None)
+            if amounts:
+                entries.append(_entry(op, amounts))
+        arrived = sum(amounts.get("received", 0.0) for amounts in self.amounts.values())
+        return Ledger(tuple(entries), self.start, arrived)
+
+    def _add(self, what: str, amount: float) -> None:
+        amounts = self.amounts.setdefault(self.place, {})
+        amounts[what] = amounts.get(what, 0.0) + amount
+
+    def _relevance(self, edge: Edge, g: Tensor | None, r: Tensor | None) -> Tensor | None:
         """Relevance at an edge, element by element; None where no value is known there."""
         value = self.values.get(edge)
         if value is None:
@@ -120,60 +165,19 @@ class Books:
             total = total + value.act.double() * g.double()
         return total if r is None else total + r.double()
 
-    def receive(self, place: str, edge: Edge, g: Tensor | None, r: Tensor | None) -> None:
-        """An op's result receives all that its consumers have handed it."""
-        found = self.relevance(edge, g, r)
-        if found is not None:
-            self._add(place, "received", found.sum().item())
-            self._add(place, "absolute", found.abs().sum().item())
 
-    def hand(self, edge: Edge, x: Tensor, *, relevance: bool) -> None:
-        """The op at work hands something to one of its inputs."""
-        g, r = (None, x) if relevance else (x, None)
-        found = self.relevance(edge, g, r)
-        if found is not None and self.giver:
-            self._add(self.giver, "handed", found.sum().item())
-
-    def absorb(self, what: str, amount: Tensor) -> None:
-        """The op at work leaves relevance in its bias or its stabiliser."""
-        self._add(self.giver, what, amount.double().sum().item())
-
-    def opened(self, seeds: Iterable[tuple[Edge, Tensor]]) -> Books:
-        """The books with what starts at the output."""
-        for edge, g in seeds:
-            found = self.relevance(edge, g, None)
-            self.start += 0.0 if found is None else found.sum().item()
-        return self
-
-    def close(self, tape: Tape) -> Ledger:
-        """The ledger, entries in the order in which the ops ran."""
-        entries = []
-        for op in tape.ops:
-            found = self.amounts.pop(op.place, None)
-            if found:
-                entries.append(_entry(op, found))
-        arrived = sum(found.get("received", 0.0) for found in self.amounts.values())
-        return Ledger(tuple(entries), self.start, arrived)
-
-
-def _entry(op: OpRecord, found: dict[str, float]) -> Entry:
+def _entry(op: OpRecord, amounts: dict[str, float]) -> Entry:
     name, _, path = op.place.partition(" in ")
-    given = {key: found.get(key, 0.0) for key in _KEYS}
-    entry = Entry(name, path, **given)
+    entry = Entry(name, path, **{key: amounts.get(key, 0.0) for key in _AMOUNTS})
     return replace(entry, bias=entry.bias + entry.leak) if _adds_a_constant(op) else entry
 
 
 def _adds_a_constant(op: OpRecord) -> bool:
     """Whether what an op does not hand on is the share of something constant that it adds."""
-    if kind_of(op.name) in ("norm", "batch_norm"):
-        return True
-    if op.name in ("cat", "stack"):  # a learned token in front of the others
-        return any(node is None for node, _ in op.nodes[0].next_functions)
-    return (
-        op.name in ("add", "sub")
-        and op.call is not None
-        and sum(o.edge is not None for o in op.call.operands) < 2
-    )
+    constant = spec_of(op.name).constant
+    if constant == "input":  # a bias, or a learned token in front of the others
+        return any(node is None or ends(node) for node, _ in op.nodes[0].next_functions)
+    return constant == "own"
 
 
-_KEYS = ("received", "handed", "bias", "stabiliser", "absolute")
+_AMOUNTS = ("received", "handed", "bias", "stabiliser", "absolute")

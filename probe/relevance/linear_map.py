@@ -10,29 +10,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops import Call, wide
+from ...kernels.precision import wide
+from ..ops import OpCall
 
 Forward = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
-class Affine:
-    """A linear map with its own geometry: `forward(x, w, b)` and the adjoint in x.
+class LinearMap:
+    """A linear map with its own geometry: `forward(x, w, b)` and `transpose(s, w)`.
 
     outputs  a scale per output channel -> that scale in the weight's shape
-    book     told what is absorbed: `bias` or `stabiliser`, and how much
+    record   called with what a rule absorbs: `bias` or `stabiliser`, and how much
     """
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
     forward: Forward
-    adjoint: Callable[[Tensor, Tensor], Tensor]
+    transpose: Callable[[Tensor, Tensor], Tensor]
     outputs: Callable[[Tensor], Tensor] | None = None
-    book: Callable[[str, Tensor], None] | None = None
+    record: Callable[[str, Tensor], None] | None = None
 
-    def scaled(self, scale: Tensor, shift: Tensor, mean: Tensor) -> Affine:
-        """The map followed by batch norm, y -> (y - mean) scale + shift, as one map."""
+    def followed_by(self, norm: OpCall) -> LinearMap:
+        """The map and a batch norm that reads stored statistics, as one map."""
+        n = norm.arguments()
+        mean, var = wide(n["running_mean"]), wide(n["running_var"])
+        scale = torch.rsqrt(var + n.get("eps", 1e-5))
+        if n.get("weight") is not None:
+            scale = scale * wide(n["weight"])
+        shift = wide(n["bias"]) if n.get("bias") is not None else torch.zeros_like(mean)
+        return self.scaled(scale, shift, mean)
+
+    def scaled(self, scale: Tensor, shift: Tensor, mean: Tensor) -> LinearMap:
+        """The map, and (y - mean) scale + shift per output channel, as one map."""
         if self.outputs is None:
             raise TypeError("this linear map has no output channels to scale")
         bias = -mean if self.bias is None else self.bias - mean
@@ -42,52 +53,52 @@ class Affine:
     def absorb(
         self, s: Tensor, z: Tensor, stable: Tensor, bias: Tensor | None, times: float
     ) -> None:
-        """Tell the books what s = R / stab(z) leaves in the bias and in the stabiliser."""
-        if self.book is None:
+        """Record what s = R / stab(z) leaves in the bias and in the stabiliser."""
+        if self.record is None:
             return
         if bias is not None:
             channel = s.ndim - self.weight.ndim + 1 if self.weight.ndim > 2 else -1
             rest = s.movedim(channel, -1).flatten(0, -2).double().sum(0)
-            self.book("bias", times * rest * bias.double())
-        self.book("stabiliser", times * (s.double() * (stable.double() - z.double())))
+            self.record("bias", times * rest * bias.double())
+        self.record("stabiliser", times * (s.double() * (stable.double() - z.double())))
 
 
-def affine(name: str, call: Call) -> Affine:
+def linear_map(name: str, call: OpCall) -> LinearMap:
     """The linear map of a convolution, a linear layer or a product with a constant."""
-    product = call.map_of(name)
+    product = call.value_and_weight(name)
     if product is not None:
         return _product(name, call, *(wide(o.act) for o in product))
-    given = call.plain()
+    given = call.arguments()
     x, weight, bias = wide(given["input"]), wide(given["weight"]), given.get("bias")
     bias = None if bias is None else wide(bias)
     if name == "linear":
-        return Affine(x, weight, bias, F.linear, lambda s, w: s @ w, lambda t: t[:, None])
+        return LinearMap(x, weight, bias, F.linear, lambda s, w: s @ w, lambda t: t[:, None])
     return _convolution(name, given, x, weight, bias)
 
 
-def _product(name: str, call: Call, x: Tensor, weight: Tensor) -> Affine:
+def _product(name: str, call: OpCall, x: Tensor, weight: Tensor) -> LinearMap:
     """`x @ W`, `W @ x`, `einsum(..., x, W)` or `addmm(b, x, W)` with a constant W."""
-    first = call.operands[1 if name == "addmm" and "bias" in call.named else 0]
+    first = call.inputs[1 if name == "addmm" and "bias" in call.named else 0]
     leads = first.edge is not None
-    given = call.plain()
+    given = call.arguments()
 
     def forward(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         two = (x, w) if leads else (w, x)
         y = torch.einsum(given["equation"], *two) if name == "einsum" else torch.matmul(*two)
         return y if b is None else y + b
 
-    def adjoint(s: Tensor, w: Tensor) -> Tensor:
+    def transpose(s: Tensor, w: Tensor) -> Tensor:
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             return torch.autograd.grad(forward(at, w, None), at, s)[0]
 
     bias = given.get("bias") if name == "addmm" else None
-    return Affine(x, weight, None if bias is None else wide(bias), forward, adjoint)
+    return LinearMap(x, weight, None if bias is None else wide(bias), forward, transpose)
 
 
 def _convolution(
     name: str, call: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None
-) -> Affine:
+) -> LinearMap:
     transposed = "transpose" in name
     function = getattr(F, name)
     keys = ("stride", "padding", "dilation", "groups") + (("output_padding",) if transposed else ())
@@ -98,7 +109,7 @@ def _convolution(
     more = _each(how.get("output_padding", 0), dims)
     single = x.ndim == dims + 1
 
-    def adjoint(s: Tensor, w: Tensor) -> Tensor:
+    def transpose(s: Tensor, w: Tensor) -> Tensor:
         at, s = (x[None], s[None]) if single else (x, s)
         at = F.pad(at, uneven) if any(uneven) else at
         back = torch.ops.aten.convolution_backward(
@@ -117,7 +128,7 @@ def _convolution(
             -1, weight.shape[0] // groups, -1, *ones
         ).reshape(weight.shape[0], -1, *ones)  # fmt: skip
 
-    return Affine(x, weight, bias, lambda x, w, b: function(x, w, b, **how), adjoint, outputs)
+    return LinearMap(x, weight, bias, lambda x, w, b: function(x, w, b, **how), transpose, outputs)
 
 
 def _each(value: Any, dims: int) -> list[int]:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from .linear_map import Affine
+from .linear_map import LinearMap
 
 
-class Rule(Protocol):
+class LinearRule(Protocol):
     """From a linear map and the relevance of its output to the relevance of its input.
 
     gradient  True: the result is multiplied by x to give relevance; False: it is relevance
@@ -25,7 +25,7 @@ class Rule(Protocol):
     @property
     def gradient(self) -> bool: ...
 
-    def __call__(self, a: Affine, r: Tensor) -> Tensor: ...
+    def __call__(self, a: LinearMap, r: Tensor) -> Tensor: ...
 
 
 def stabilised(z: Tensor, eps: float) -> Tensor:
@@ -39,12 +39,17 @@ def ratio(r: Tensor, z: Tensor, eps: float) -> Tensor:
     return s if eps else s.masked_fill_(r == 0, 0)
 
 
+def as_gradient(r: Tensor, z: Tensor) -> Tensor:
+    """The gradient g with z g = r, for the relevance r of a value z; zeros of z are stabilised."""
+    return ratio(r, z, 1e-10)
+
+
 def divided(
-    a: Affine, r: Tensor, z: Tensor, eps: float, bias: Tensor | None, times: float = 1.0
+    a: LinearMap, r: Tensor, z: Tensor, eps: float, bias: Tensor | None, times: float = 1.0
 ) -> Tensor:
-    """s = r / stab(z) for a z that holds `bias`; what these absorb goes into the books."""
+    """s = r / stab(z) for a z that holds `bias`; what these absorb is recorded."""
     s = ratio(r, z, eps)
-    if a.book is not None:
+    if a.record is not None:
         a.absorb(s, z, stabilised(z, eps), bias, times)
     return s
 
@@ -58,14 +63,14 @@ class Epsilon:
     signed: bool = True
     gradient: bool = True
 
-    def __call__(self, a: Affine, r: Tensor) -> Tensor:
+    def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         bias = a.bias if self.bias else None
         z = a.forward(a.x, a.weight, bias)
         if self.signed:
-            return a.adjoint(divided(a, r, z, self.eps, bias), a.weight)
+            return a.transpose(divided(a, r, z, self.eps, bias), a.weight)
         s = r / (z + self.eps)
         a.absorb(s, z, z + self.eps, bias, 1.0)
-        return a.adjoint(s, a.weight)
+        return a.transpose(s, a.weight)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class ZPlus:
     bias: bool = True
     gradient: bool = True
 
-    def __call__(self, a: Affine, r: Tensor) -> Tensor:
+    def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         bias = a.bias.clamp(min=0) if a.bias is not None and self.bias else None
         return _pair(a, r, a.weight.clamp(min=0), a.weight.clamp(max=0), bias, self.eps)
 
@@ -98,7 +103,7 @@ class AlphaBeta:
                 "and alpha - beta is 1"
             )
 
-    def __call__(self, a: Affine, r: Tensor) -> Tensor:
+    def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         up, down = a.weight.clamp(min=0), a.weight.clamp(max=0)
         bias = a.bias if self.bias else None
         high, low = (None, None) if bias is None else (bias.clamp(min=0), bias.clamp(max=0))
@@ -117,7 +122,7 @@ class Gamma:
     bias: bool = True
     gradient: bool = True
 
-    def __call__(self, a: Affine, r: Tensor) -> Tensor:
+    def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         bias = a.bias if self.bias else None
         y = a.forward(a.x, a.weight, a.bias)
         up = a.weight + self.gamma * a.weight.clamp(min=0)
@@ -139,11 +144,11 @@ class PositiveGamma:
     bias: bool = True
     gradient: bool = True
 
-    def __call__(self, a: Affine, r: Tensor) -> Tensor:
+    def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         weight = a.weight + self.gamma * a.weight.clamp(min=0)
         bias = a.bias if self.bias else None
         z = a.forward(a.x, weight, bias)
-        return a.adjoint(divided(a, r, z, self.eps, bias), weight)
+        return a.transpose(divided(a, r, z, self.eps, bias), weight)
 
 
 @dataclass(frozen=True)
@@ -154,11 +159,11 @@ class PositiveWeights:
     bias: bool = False
     gradient: bool = True
 
-    def __call__(self, a: Affine, r: Tensor) -> Tensor:
+    def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         weight = a.weight.clamp(min=0)
         bias = a.bias if self.bias else None
         z = a.forward(a.x, weight, bias)
-        return a.adjoint(divided(a, r, z, self.eps, bias), weight)
+        return a.transpose(divided(a, r, z, self.eps, bias), weight)
 
 
 @dataclass(frozen=True)
@@ -171,14 +176,16 @@ class ZBox:
     bias: bool = True
     gradient: bool = False
 
-    def __call__(self, a: Affine, r: Tensor) -> Tensor:
+    def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         up, down = a.weight.clamp(min=0), a.weight.clamp(max=0)
         low, high = torch.full_like(a.x, self.low), torch.full_like(a.x, self.high)
         b = a.bias if self.bias else None
         high_b, low_b = (None, None) if b is None else (b.clamp(min=0), b.clamp(max=0))
         z = a.forward(a.x, a.weight, b) - a.forward(low, up, high_b) - a.forward(high, down, low_b)
         s = divided(a, r, z, self.eps, None)  # b - b+ - b- is 0
-        return a.x * a.adjoint(s, a.weight) - low * a.adjoint(s, up) - high * a.adjoint(s, down)
+        return (
+            a.x * a.transpose(s, a.weight) - low * a.transpose(s, up) - high * a.transpose(s, down)
+        )
 
 
 @dataclass(frozen=True)
@@ -188,10 +195,10 @@ class Flat:
     eps: float = 1e-6
     gradient: bool = False
 
-    def __call__(self, a: Affine, r: Tensor) -> Tensor:
+    def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         ones = torch.ones_like(a.weight)
         z = a.forward(torch.ones_like(a.x), ones, None)
-        return a.adjoint(divided(a, r, z, self.eps, None), ones)
+        return a.transpose(divided(a, r, z, self.eps, None), ones)
 
 
 @dataclass(frozen=True)
@@ -202,15 +209,15 @@ class WSquare:
     bias: bool = True
     gradient: bool = False
 
-    def __call__(self, a: Affine, r: Tensor) -> Tensor:
+    def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         square = a.weight.square()
         bias = a.bias.square() if a.bias is not None and self.bias else None
         z = a.forward(torch.ones_like(a.x), square, bias)
-        return a.adjoint(divided(a, r, z, self.eps, bias), square)
+        return a.transpose(divided(a, r, z, self.eps, bias), square)
 
 
 def _pair(
-    a: Affine,
+    a: LinearMap,
     r: Tensor,
     over: Tensor,
     under: Tensor,
@@ -220,8 +227,8 @@ def _pair(
 ) -> Tensor:
     """x+ with one set of weights and x- with another, against their common sum."""
     if not bool((a.x < 0).any()):
-        return a.adjoint(divided(a, r, a.forward(a.x, over, bias), eps, bias, times), over)
+        return a.transpose(divided(a, r, a.forward(a.x, over, bias), eps, bias, times), over)
     plus, minus = a.x.clamp(min=0), a.x.clamp(max=0)
     z = a.forward(plus, over, bias) + a.forward(minus, under, None)
     s = divided(a, r, z, eps, bias, times)
-    return torch.where(a.x < 0, a.adjoint(s, under), a.adjoint(s, over))
+    return torch.where(a.x < 0, a.transpose(s, under), a.transpose(s, over))

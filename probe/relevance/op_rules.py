@@ -1,8 +1,11 @@
-"""How ops that are no plain linear map share relevance out among their operands."""
+"""How ops that are no plain linear map share relevance out among their inputs.
+
+A rule is a function from what it sees of one op, its RuleContext, to the messages that it sends.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...kernels.kernel import FACES, Face
+from ...kernels.precision import wide
 from ..errors import LimelightError
-from ..ops import Call, Operand, whole_map, wide
-from .assignment import Scheme, uses_running_statistics
+from ..ops import Edge, OpCall, OpInput, rows_of_map, spec_of
+from .assignment import Assignment, uses_running_statistics
 from .attention_rules import content_map, held_values, shared_relevance, stepwise_relevance
 from .linear_rules import ratio
-from .messages import Flow, backward_of_op
+from .messages import Message, backward_of_op
 
 if TYPE_CHECKING:
     from ..ops import OpRecord
@@ -28,96 +32,91 @@ class NoRule(LimelightError, NotImplementedError):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One op whose result has received g, and relevance r beside it; where to hand it on."""
+class RuleContext:
+    """What a rule sees of one op whose result has received something.
+
+    g, r    the gradient of the result, and relevance beside it
+    others  the gradients of the op's further results, by number
+    """
 
     op: OpRecord
-    call: Call
+    call: OpCall
+    out: OpInput
     g: Tensor
     r: Tensor | None
-    flow: Flow
-    scheme: Scheme
-    more: Mapping[int, Tensor]
+    others: Mapping[int, Tensor]
+    assignment: Assignment
 
     @property
     def preset(self) -> Preset:
-        return self.scheme.preset
+        return self.assignment.preset
 
-    def plain(self) -> None:
-        """Hand on the plain gradient."""
-        for edge, x in self.plainly().items():
-            self.flow.add(edge, x)
+    def plain(self) -> Iterator[Message]:
+        """The plain gradient to every input."""
+        return (Message(edge, x) for edge, x in self.plain_gradients().items())
 
-    def plainly(self) -> dict:
-        return backward_of_op(self.op, {**self.more, 0: self.g})
+    def plain_gradients(self) -> dict[Edge, Tensor]:
+        """The plain gradient of each input."""
+        return backward_of_op(self.op, {**self.others, 0: self.g})
 
-    def give(self, to: Operand, x: Tensor) -> None:
-        """Hand a gradient to an operand, in the operand's own precision."""
-        self.flow.add(to.edge, x.to(to.act.dtype))
+    def to(self, x: OpInput, grad: Tensor) -> Message:
+        """A gradient for an input, in the input's own precision."""
+        return Message(x.edge, grad.to(x.act.dtype))
 
-    def relevance(self) -> Tensor | None:
-        """The relevance of the result."""
-        return None if self.call.out is None else wide(self.call.out.act) * wide(self.g)
+    def unchanged(self) -> Message:
+        """R itself for the first input, where no quotient of values may be trusted."""
+        relevance = wide(self.out.act) * wide(self.g)
+        return Message(self.call.inputs[0].edge, relevance, relevance=True)
 
-    def free(self) -> list[Operand]:
-        """The operands of a product that take relevance: those that are not weight-like."""
-        variable = [o for o in self.call.operands if o.edge is not None]
-        free = [o for o in variable if o.edge is None or o.edge[0] not in self.scheme.weightlike]
-        return free or variable
+    def sharing(self) -> list[OpInput]:
+        """The factors of a product that take relevance: those that are not weight-like."""
+        varying = [x for x in self.call.inputs if x.edge is not None]
+        weightlike = self.assignment.weightlike
+        return [x for x in varying if x.edge and x.edge[0] not in weightlike] or varying
 
 
-def _pass(t: Turn) -> None:
+OpRule = Callable[[RuleContext], Iterable[Message]]
+
+
+def _pass(c: RuleContext) -> Iterable[Message]:
     """R unchanged through an elementwise function: g y / x, its limit f'(0) at x = 0."""
-    x, out = t.call.operands[0], t.call.out
-    if out is None or x.edge is None or x.act.is_complex():
-        t.plain()
-        return
-    at, y = wide(x.act), wide(out.act)
-    back = (wide(t.g) * y).div_(at)
+    x = c.call.inputs[0]
+    if x.edge is None or x.act.is_complex():
+        return c.plain()
+    at, y = wide(x.act), wide(c.out.act)
+    back = (wide(c.g) * y).div_(at)
     if not back.sum().isfinite() and bool((at == 0).any()):  # a zero leaves nan or inf
-        plain = t.plainly().get(x.edge)
+        plain = c.plain_gradients().get(x.edge)
         limit = torch.zeros_like(back) if plain is None else wide(plain)
         back = torch.where(at == 0, limit, back)
-    t.give(x, back)
+    return [c.to(x, back)]
 
 
-def _unchanged(t: Turn) -> None:
-    """R itself goes on, where no quotient of values may be trusted."""
-    x, r = t.call.operands[0], t.relevance()
-    if r is not None:
-        t.flow.add(x.edge, r, relevance=True)
-
-
-def _batch_norm(t: Turn) -> None:
+def _batch_norm(c: RuleContext) -> Iterable[Message]:
     """A batch norm on its own: R passes, or statistics are constants and the shift keeps R."""
-    if t.preset.norms == "pass":
-        _unchanged(t)
-    elif uses_running_statistics(t.op):
-        t.plain()
-    else:
-        _statistics(t)
+    if c.preset.norms == "pass":
+        return [c.unchanged()]
+    return c.plain() if uses_running_statistics(c.op) else _norm(c)
 
 
-def _statistics(t: Turn) -> None:
+def _norm(c: RuleContext) -> Iterable[Message]:
     """Norms with the scale held; the mean is subtracted linearly."""
-    if t.preset.norms == "pass" and t.preset.attention == "stepwise":
-        _unchanged(t)
-        return
-    if t.op.name == "instance_norm" and uses_running_statistics(t.op):
-        t.plain()
-        return
-    x, n = t.call.named["input"], t.call.plain()
-    view, dims = _norm_view(t.op.name, x.act, n)
-    at, weight = wide(x.act).reshape(view), _spread(n.get("weight"), t.op.name, x.act)
-    d = (wide(t.g) if weight is None else wide(t.g) * weight).reshape(view)
+    if c.preset.norms == "pass" and c.preset.attention == "stepwise":
+        return [c.unchanged()]
+    if c.op.name == "instance_norm" and uses_running_statistics(c.op):
+        return c.plain()
+    x, n = c.call.named["input"], c.call.arguments()
+    view, dims = _norm_view(c.op.name, x.act, n)
+    at, weight = wide(x.act).reshape(view), _spread(n.get("weight"), c.op.name, x.act)
+    d = (wide(c.g) if weight is None else wide(c.g) * weight).reshape(view)
     eps = n.get("eps")
-    if t.op.name == "rms_norm":
+    if c.op.name == "rms_norm":
         eps = torch.finfo(x.act.dtype).eps if eps is None else eps
         back = d * torch.rsqrt(at.square().mean(dims, keepdim=True) + eps)
     else:
         d = d * _inverse_deviation(at, dims, 1e-5 if eps is None else eps)
         back = d.sub_(d.mean(dims, keepdim=True))
-    t.give(x, back.reshape(x.act.shape))
+    return [c.to(x, back.reshape(x.act.shape))]
 
 
 def _inverse_deviation(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
@@ -145,31 +144,27 @@ def _spread(weight: Tensor | None, name: str, x: Tensor) -> Tensor | None:
     return wide(weight).reshape(1, -1, *[1] * (x.ndim - 2))
 
 
-def _share(t: Turn) -> None:
-    """A product of several values: each free factor takes an equal share."""
-    free = t.free()
-    edges = {o.edge for o in free}
-    added = t.call.named.get("bias") if t.op.name in ("addmm", "linear") else None
-    added = t.call.named.get("bias") if t.op.name.startswith("conv") else added
-    own = added.edge if isinstance(added, Operand) else None
-    count = len([o for o in free if own is None or o.edge != own])
-    for edge, x in t.plainly().items():
-        if edge == own:
-            t.flow.add(edge, x)
+def _share(c: RuleContext) -> Iterator[Message]:
+    """A product of several values: each factor that may takes an equal share; a bias is no factor."""
+    sharing = c.sharing()
+    bias = c.call.named.get("bias") if "bias" in spec_of(c.op.name).parameters else None
+    added = bias.edge if isinstance(bias, OpInput) else None
+    count = len([x for x in sharing if added is None or x.edge != added])
+    edges = {x.edge for x in sharing}
+    for edge, x in c.plain_gradients().items():
+        if edge == added:
+            yield Message(edge, x)
         elif edge in edges:
-            t.flow.add(edge, x / count)
+            yield Message(edge, x / count)
 
 
-def _divide(t: Turn) -> None:
+def _divide(c: RuleContext) -> Iterable[Message]:
     """A quotient: the numerator takes all."""
-    top, below = t.call.named.get("input"), t.call.named.get("other")
-    if not isinstance(top, Operand):
-        t.plain()
-    elif isinstance(below, Operand):
-        back = wide(t.g) / wide(below.act) if not t.g.is_complex() else t.g / below.act.conj()
-        t.give(top, _summed(back, top.act))
-    else:
-        t.plain()
+    top, below = c.call.named.get("input"), c.call.named.get("other")
+    if not isinstance(top, OpInput) or not isinstance(below, OpInput):
+        return c.plain()
+    back = wide(c.g) / wide(below.act) if not c.g.is_complex() else c.g / below.act.conj()
+    return [c.to(top, _summed(back, top.act))]
 
 
 def _summed(x: Tensor, like: Tensor) -> Tensor:
@@ -177,100 +172,98 @@ def _summed(x: Tensor, like: Tensor) -> Tensor:
     return x.sum_to_size(like.shape) if x.shape != like.shape else x
 
 
-def _glu(t: Turn) -> None:
+def _glu(c: RuleContext) -> Iterable[Message]:
     """a sigmoid(b): the gate is held, or each half takes half."""
-    x, dim = t.call.named["input"], t.call.named.get("dim", -1)
+    x, dim = c.call.named["input"], c.call.named.get("dim", -1)
     a, b = wide(x.act).chunk(2, dim)
-    g = wide(t.g)
-    if "gate" in t.preset.weightlike:
-        t.give(x, torch.cat([g * b.sigmoid(), torch.zeros_like(b)], dim))
-        return
+    g = wide(c.g)
+    if "gate" in c.preset.weightlike:
+        return [c.to(x, torch.cat([g * b.sigmoid(), torch.zeros_like(b)], dim))]
     half = g * a * b.sigmoid() / 2
-    t.give(x, torch.cat([g * b.sigmoid() / 2, ratio(half, b, 1e-10)], dim))
+    return [c.to(x, torch.cat([g * b.sigmoid() / 2, ratio(half, b, 1e-10)], dim))]
 
 
-def _attention(t: Turn) -> None:
+def _attention(c: RuleContext) -> Iterator[Message]:
     """Fused attention: the map is held and v takes all; or q, k and v share."""
-    q, k, v = (t.call.named[name] for name in ("query", "key", "value"))
-    values, options = (q.act, k.act, v.act), t.call.plain()
-    if t.preset.attention == "hold":
-        t.give(v, held_values(*values, t.g, options))
+    q, k, v = (c.call.named[name] for name in ("query", "key", "value"))
+    values, options = (q.act, k.act, v.act), c.call.arguments()
+    if c.preset.attention == "hold":
+        yield c.to(v, held_values(*values, c.g, options))
         return
-    if t.preset.attention == "attnlrp":
-        shares = shared_relevance(*values, t.g, options)
+    if c.preset.attention == "attnlrp":
+        shares = shared_relevance(*values, c.g, options)
     else:
-        shares = stepwise_relevance(*values, t.g, whole_map(q.act, k.act, options))
-    for to, x in zip((q, k, v), shares, strict=True):
-        t.give(to, x)
+        shares = stepwise_relevance(*values, c.g, rows_of_map(q.act, k.act, options))
+    for x, share in zip((q, k, v), shares, strict=True):
+        yield c.to(x, share)
 
 
-def _mixer(t: Turn) -> None:
+def _mixer(c: RuleContext) -> Iterator[Message]:
     """A kernel: an equal part of its plain gradient to each argument that its face shares among.
 
     For attention that is v alone, the map held, unless the preset asks for q and k as well.
     """
-    face = FACES[t.op.name]
-    vary = [name for name in face.share if t.call.varies(name)]
-    parts = dict.fromkeys(vary, 1 / max(1, len(vary)))
-    if t.preset.attention != "hold" and face.share == (face.values,) and "q" in t.call.named:
-        if t.preset.attention == "stepwise":
-            _stepwise(t, face)
+    face = FACES[c.op.name]
+    varying = [name for name in face.share if c.call.varies(name)]
+    parts = dict.fromkeys(varying, 1 / max(1, len(varying)))
+    if c.preset.attention != "hold" and face.share == (face.values,) and "q" in c.call.named:
+        if c.preset.attention == "stepwise":
+            yield from _stepwise(c, face)
             return
-        parts = dict.fromkeys(t.call.named, 1 / 2) | {"q": 1 / 4, "k": 1 / 4}
-    plain = t.plainly()
+        parts = dict.fromkeys(c.call.named, 1 / 2) | {"q": 1 / 4, "k": 1 / 4}
+    plain = c.plain_gradients()
     for name, part in parts.items():
-        to = t.call.named.get(name)
-        if isinstance(to, Operand) and to.edge in plain:
-            t.flow.add(to.edge, plain[to.edge] * part)
+        x = c.call.named.get(name)
+        if isinstance(x, OpInput) and x.edge in plain:
+            yield Message(x.edge, plain[x.edge] * part)
 
 
-def _stepwise(t: Turn, face: Face) -> None:
-    named = t.call.plain()
-    shares = stepwise_relevance(named["q"], named["k"], named["v"], t.g, content_map(face, named))
-    for name, x in zip(("q", "k", "v"), shares, strict=True):
-        t.give(t.call.named[name], x)
+def _stepwise(c: RuleContext, face: Face) -> Iterator[Message]:
+    named = c.call.arguments()
+    shares = stepwise_relevance(named["q"], named["k"], named["v"], c.g, content_map(face, named))
+    for name, share in zip(("q", "k", "v"), shares, strict=True):
+        yield c.to(c.call.named[name], share)
 
 
-def _max_pool(t: Turn) -> None:
+def _max_pool(c: RuleContext) -> Iterable[Message]:
     """The winner takes all; in overlapping windows each win counts, unless told otherwise."""
-    x, n = t.call.named["input"], t.call.plain()
-    if t.preset.pool != "unpool-overwrite":
-        t.plain()
-        return
+    if c.preset.pool != "unpool-overwrite":
+        return c.plain()
+    x, n = c.call.named["input"], c.call.arguments()
     how = {k: n[k] for k in ("stride", "padding", "dilation", "ceil_mode") if n.get(k) is not None}
     _, places = F.max_pool2d(x.act, n["kernel_size"], return_indices=True, **how)
     back = torch.zeros_like(x.act).flatten(2)
-    back.scatter_(2, places.flatten(2), t.g.to(back).flatten(2))
-    t.give(x, back.reshape(x.act.shape))
+    back.scatter_(2, places.flatten(2), c.g.to(back).flatten(2))
+    return [c.to(x, back.reshape(x.act.shape))]
 
 
-def _add(t: Turn) -> None:
-    """A sum shares by values; renormalised, |total of one share| / (sum of both) of R to each."""
-    two = [o for o in t.call.operands if o.edge is not None]
-    if t.preset.residual == "values" or t.op.name != "add" or len(two) != 2:
-        t.plain()
-        return
-    parts = [_summed(wide(t.g), o.act) for o in two]
-    totals = [(wide(o.act) * x).flatten(1).sum(1) for o, x in zip(two, parts, strict=True)]
+def _gradient(c: RuleContext) -> Iterable[Message]:
+    """The plain gradient, which shares a sum by values; or its residual form."""
+    summands = [x for x in c.call.inputs if x.edge is not None]
+    if c.preset.residual == "values" or c.op.name != "add" or len(summands) != 2:
+        return c.plain()
+    return _renormalised(c, *summands)
+
+
+def _renormalised(c: RuleContext, *summands: OpInput) -> Iterator[Message]:
+    """|total of one summand| / (sum of both) of R to each."""
+    parts = [_summed(wide(c.g), x.act) for x in summands]
+    totals = [(wide(x.act) * g).flatten(1).sum(1) for x, g in zip(summands, parts, strict=True)]
     whole, sizes = totals[0] + totals[1], totals[0].abs() + totals[1].abs()
-    for o, x, total in zip(two, parts, totals, strict=True):
+    for x, g, total in zip(summands, parts, totals, strict=True):
         factor = ratio(total.abs() * whole / sizes, total, 1e-9)
-        t.give(o, x * factor.reshape(-1, *[1] * (x.ndim - 1)))
+        yield c.to(x, g * factor.reshape(-1, *[1] * (g.ndim - 1)))
 
 
-def _softmax(t: Turn) -> None:
+def _softmax(c: RuleContext) -> Iterable[Message]:
     """Its plain gradient, x - s sum x; or R itself."""
-    if t.preset.attention == "stepwise":
-        _unchanged(t)
-    else:
-        t.plain()
+    return [c.unchanged()] if c.preset.attention == "stepwise" else c.plain()
 
 
-def _refuse(t: Turn) -> None:
-    if t.preset.unknown == "gradient":
-        t.plain()
-        return
-    raise no_rule(t.op)
+def _refuse(c: RuleContext) -> Iterable[Message]:
+    if c.preset.unknown == "gradient":
+        return c.plain()
+    raise no_rule(c.op)
 
 
 def no_rule(op: OpRecord) -> NoRule:
@@ -281,10 +274,10 @@ def no_rule(op: OpRecord) -> NoRule:
     )
 
 
-RULES: dict[str, Callable[[Turn], None]] = {
+OP_RULES: dict[str, OpRule] = {
     "pass": _pass,
     "batch_norm": _batch_norm,
-    "norm": _statistics,
+    "norm": _norm,
     "product": _share,
     "gate": _pass,
     "glu": _glu,
@@ -293,7 +286,7 @@ RULES: dict[str, Callable[[Turn], None]] = {
     "mixer": _mixer,
     "softmax": _softmax,
     "max_pool": _max_pool,
-    "gradient": _add,
-    "statistic": Turn.plain,
+    "gradient": _gradient,
+    "statistic": RuleContext.plain,
     "none": _refuse,
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import OptionError, near
 from ..ops import kind_of
-from .linear_rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZBox, ZPlus
+from .linear_rules import AlphaBeta, Epsilon, Flat, Gamma, LinearRule, ZBox, ZPlus
 
 if TYPE_CHECKING:
     from ..ops import OpRecord
@@ -36,11 +36,11 @@ class Preset:
     """
 
     name: str
-    conv: Rule | None = None
-    linear: Rule | None = None
-    first: Rule | None = None
+    conv: LinearRule | None = None
+    linear: LinearRule | None = None
+    first: LinearRule | None = None
     first_linear: bool = True
-    last: Rule | None = None
+    last: LinearRule | None = None
     fold: bool = True
     norms: Literal["hold", "pass"] = "hold"
     attention: Literal["hold", "attnlrp", "stepwise"] = "hold"
@@ -49,12 +49,12 @@ class Preset:
     pool: Literal["winner", "unpool-overwrite"] = "winner"
     unknown: Literal["error", "gradient"] = "error"
     init: Literal["logit", "one", "softmax-contrast", "clrp"] = "logit"
-    sites: tuple[tuple[str, Rule | None], ...] = ()
+    sites: tuple[tuple[str, LinearRule | None], ...] = ()
     through: tuple[str, ...] = ()
 
     def rule(
         self, kind: str, op: OpRecord, *, first: bool = False, last: bool = False
-    ) -> Rule | None:
+    ) -> LinearRule | None:
         """The rule of a linear op."""
         path = op.place.partition(" in ")[2]
         for pattern, rule in self.sites:
@@ -104,6 +104,14 @@ def preset(name: str) -> Preset:
             f"{near(name, PRESETS)}"
         )
     return PRESETS[name]
+
+
+def settled(asked: Preset, ops: list[OpRecord]) -> Preset:
+    """The preset itself; in place of `auto` what we recommend, with what else was asked."""
+    if asked.name != "auto":
+        return asked
+    kept = ("init", "pool", "unknown", "sites", "through")
+    return replace(recommended(ops), **{name: getattr(asked, name) for name in kept})
 
 
 def recommended(ops: list[OpRecord]) -> Preset:

@@ -176,7 +176,7 @@ def test_a_lazy_map_and_its_gradient_equal_the_explicit_softmax(options):
     close(trace[":map"].act, attention.detach())
 
 
-def test_a_map_wider_than_a_block():
+def test_a_map_without_a_batch():
     q, k = torch.randn(2, 1, 2, 3, 4).double(), torch.randn(2, 1, 2, 1100, 4).double()
     found = mixing(q[0], k[0], {})
     close(found, (q[0] @ k[0].transpose(-1, -2) / 2).softmax(-1))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import limelight as ll
-from limelight.probe.ops.table import describe, rectifies
+from limelight.probe.ops.functions import describe, rectifies
 
 
 @pytest.mark.parametrize(

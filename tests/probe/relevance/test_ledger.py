@@ -87,13 +87,13 @@ def test_a_stabiliser_shows_what_it_takes(net):
 
 def test_a_leak_is_found(net, monkeypatch):
     """An op that loses half of what it receives stands out by name."""
-    from limelight.probe.relevance import op_rules as shares
+    from limelight.probe.relevance import op_rules
+    from limelight.probe.relevance.messages import Message
 
-    def half(turn):
-        for edge, x in turn.plainly().items():
-            turn.flow.add(edge, x / 2)
+    def half(context):
+        return [Message(edge, x / 2) for edge, x in context.plain_gradients().items()]
 
-    monkeypatch.setitem(shares.RULES, "product", half)
+    monkeypatch.setitem(op_rules.OP_RULES, "product", half)
     names = {e.op for e in ll.ledger(net, X, "lrp:lrp0", target=3).leaks()}
     assert any(name.startswith("mul") for name in names)
 

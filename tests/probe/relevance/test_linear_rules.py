@@ -13,17 +13,17 @@ from torch import Tensor
 
 import limelight as ll
 from limelight.probe.errors import OptionError
-from limelight.probe.ops.record import keep
-from limelight.probe.ops.table import Op
-from limelight.probe.relevance.linear_map import Affine, affine
+from limelight.probe.ops.functions import Op
+from limelight.probe.ops.record import OpCall
+from limelight.probe.relevance.linear_map import LinearMap, linear_map
 from limelight.probe.relevance.linear_rules import (
     AlphaBeta,
     Epsilon,
     Flat,
     Gamma,
+    LinearRule,
     PositiveGamma,
     PositiveWeights,
-    Rule,
     WSquare,
     ZBox,
     ZPlus,
@@ -31,7 +31,7 @@ from limelight.probe.relevance.linear_rules import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
-RULES: list[Rule] = [
+RULES: list[LinearRule] = [
     Epsilon(),
     Epsilon(signed=False, eps=1e-9),
     ZPlus(),
@@ -47,11 +47,11 @@ RULES: list[Rule] = [
 ]
 
 
-def dense(x: Tensor, w: Tensor, b: Tensor | None) -> Affine:
-    return Affine(x, w, b, F.linear, lambda s, v: s @ v)
+def dense(x: Tensor, w: Tensor, b: Tensor | None) -> LinearMap:
+    return LinearMap(x, w, b, F.linear, lambda s, v: s @ v)
 
 
-def relevance(rule: Rule, a: Affine, r: Tensor) -> Tensor:
+def relevance(rule: LinearRule, a: LinearMap, r: Tensor) -> Tensor:
     back = rule(a, r)
     return a.x * back if rule.gradient else back
 
@@ -65,7 +65,7 @@ def drawn(seed: int, outputs: int = 3, inputs: int = 4) -> tuple[Tensor, Tensor,
     return normal(2, inputs), normal(outputs, inputs), normal(outputs), normal(2, outputs)
 
 
-def shares(rule: Rule, x: float, w: float, y: float) -> tuple[float, ...]:
+def shares(rule: LinearRule, x: float, w: float, y: float) -> tuple[float, ...]:
     """What one input adds to each of a rule's numerators."""
     up, down = max(w, 0.0), min(w, 0.0)
     same = max(x, 0) * up + min(x, 0) * down
@@ -92,7 +92,7 @@ def shares(rule: Rule, x: float, w: float, y: float) -> tuple[float, ...]:
     raise TypeError(rule)
 
 
-def bias_shares(rule: Rule, b: float, y: float) -> tuple[float, ...]:
+def bias_shares(rule: LinearRule, b: float, y: float) -> tuple[float, ...]:
     """What the bias adds to the same sums."""
     up, down = max(b, 0.0), min(b, 0.0)
     match rule:
@@ -111,7 +111,7 @@ def bias_shares(rule: Rule, b: float, y: float) -> tuple[float, ...]:
     return (b,)
 
 
-def by_hand(rule: Rule, x: Tensor, w: Tensor, b: Tensor, r: Tensor) -> Tensor:
+def by_hand(rule: LinearRule, x: Tensor, w: Tensor, b: Tensor, r: Tensor) -> Tensor:
     """R_i = sum_j R_j sum_k c_k share_ijk / stab(sum_i share_ijk), one number at a time."""
     out = torch.zeros_like(x)
     weights = (rule.alpha, -rule.beta) if isinstance(rule, AlphaBeta) else (1.0,)
@@ -130,7 +130,7 @@ def by_hand(rule: Rule, x: Tensor, w: Tensor, b: Tensor, r: Tensor) -> Tensor:
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @settings(deadline=None, max_examples=6)
 @given(seed=st.integers(0, 10_000))
-def test_rule_equals_its_sum(rule: Rule, seed: int) -> None:
+def test_rule_equals_its_sum(rule: LinearRule, seed: int) -> None:
     x, w, b, r = drawn(seed)
     want = by_hand(rule, x, w, b, r)
     found = relevance(rule, dense(x, w, b), r)
@@ -140,7 +140,7 @@ def test_rule_equals_its_sum(rule: Rule, seed: int) -> None:
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @settings(deadline=None, max_examples=6)
 @given(seed=st.integers(0, 10_000))
-def test_without_bias_all_is_kept(rule: Rule, seed: int) -> None:
+def test_without_bias_all_is_kept(rule: LinearRule, seed: int) -> None:
     x, w, _, r = drawn(seed, inputs=12)
     if isinstance(rule, PositiveGamma | PositiveWeights):
         x = x.abs()
@@ -199,12 +199,12 @@ GEOMETRIES: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
 ]
 
 
-def layer(name: str, xs: Any, ws: Any, how: dict[str, Any]) -> tuple[Affine, Tensor, Tensor]:
+def layer(name: str, xs: Any, ws: Any, how: dict[str, Any]) -> tuple[LinearMap, Tensor, Tensor]:
     """A convolution as the engine sees it, its dense matrix, and relevance for its output."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(xs, generator=generator, dtype=torch.float64)
     w = torch.randn(ws, generator=generator, dtype=torch.float64)
-    a = affine(name, keep(Op(name), (x, w), how))
+    a = linear_map(name, OpCall.of(Op(name), (x, w), how))
 
     def function(flat: Tensor) -> Tensor:
         return getattr(F, name)(flat.reshape(xs), w, **how).flatten()
@@ -216,7 +216,7 @@ def layer(name: str, xs: Any, ws: Any, how: dict[str, Any]) -> tuple[Affine, Ten
 
 @pytest.mark.parametrize("rule", [Epsilon(), ZPlus(), AlphaBeta(), Gamma(), ZBox(-3, 3)], ids=str)
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_convolution_equals_its_matrix(geometry: Any, rule: Rule) -> None:
+def test_convolution_equals_its_matrix(geometry: Any, rule: LinearRule) -> None:
     a, matrix, r = layer(*geometry)
     found = relevance(rule, a, r).flatten()
     want = relevance(rule, dense(a.x.flatten()[None], matrix, None), r.flatten()[None])[0]
@@ -225,7 +225,7 @@ def test_convolution_equals_its_matrix(geometry: Any, rule: Rule) -> None:
 
 @pytest.mark.parametrize("rule", [Flat(), WSquare(), ZBox(-3, 3)], ids=str)
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_padding_receives_nothing(geometry: Any, rule: Rule) -> None:
+def test_padding_receives_nothing(geometry: Any, rule: LinearRule) -> None:
     a, _, r = layer(*geometry)
     r = r.abs()
     whole = a.forward(torch.ones_like(a.x), torch.ones_like(a.weight), None) > 0
@@ -234,7 +234,7 @@ def test_padding_receives_nothing(geometry: Any, rule: Rule) -> None:
 
 def test_flat_is_even_at_the_border() -> None:
     x, w = torch.randn(1, 1, 4), torch.randn(1, 1, 3)
-    a = affine("conv1d", keep(Op("conv1d"), (x, w), {"padding": 1}))
+    a = linear_map("conv1d", OpCall.of(Op("conv1d"), (x, w), {"padding": 1}))
     found = Flat(0.0)(a, torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]))
     assert torch.allclose(found, torch.tensor([[[0.5, 0.5, 0.0, 0.0]]]))
 
@@ -246,7 +246,7 @@ def test_batch_norm_scales_output_channels(groups: int, transposed: bool) -> Non
     name = "conv_transpose2d" if transposed else "conv2d"
     w = torch.randn(4, 4 // groups, 3, 3)
     x, b = torch.randn(1, 4, 5, 5), torch.randn(4)
-    a = affine(name, keep(Op(name), (x, w, b), {"groups": groups}))
+    a = linear_map(name, OpCall.of(Op(name), (x, w, b), {"groups": groups}))
     scale, shift, mean = torch.randn(3, 4)
     joined = a.scaled(scale, shift, mean)
     y = (a.forward(x, w, b) - mean[:, None, None]) * scale[:, None, None] + shift[:, None, None]

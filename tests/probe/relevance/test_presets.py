@@ -9,7 +9,7 @@ from torch import nn
 
 import limelight as ll
 from limelight.probe.errors import OptionError
-from limelight.probe.ops.kinds import kept, kind_of
+from limelight.probe.ops.table import kind_of, spec_of
 from limelight.probe.relevance.linear_rules import Epsilon, Flat, Gamma, ZPlus
 from limelight.probe.relevance.presets import PRESETS, Preset, preset
 
@@ -58,7 +58,7 @@ def test_an_unknown_preset_names_near_ones() -> None:
 )
 def test_kinds(name: str, kind: str) -> None:
     assert kind_of(name) == kind
-    assert kept(name) == (kind != "move")
+    assert spec_of(name).has_rule == (kind != "move")
 
 
 def test_auto_follows_the_network() -> None:
