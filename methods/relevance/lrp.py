@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...probe.attribution import method
 from ...probe.errors import OptionError
-from ...probe.relevance import Epsilon, Gamma, LinearRule, Preset, ZBox
+from ...probe.relevance import Epsilon, Gamma, LinearRule, PositiveGamma, Preset, ZBox
 from ...probe.relevance import preset as preset_named
 
 
@@ -37,7 +37,7 @@ def regime(
         changes: dict[str, Any] = {}
         if isinstance(rule, Epsilon) and epsilon is not None:
             changes["eps"] = epsilon
-        if isinstance(rule, Gamma) and gamma is not None:
+        if isinstance(rule, Gamma | PositiveGamma) and gamma is not None:
             changes["gamma"] = gamma
         if isinstance(rule, ZBox):
             changes |= {k: v for k, v in (("low", low), ("high", high)) if v is not None}
@@ -45,7 +45,8 @@ def regime(
             changes["bias"] = False
         return replace(rule, **changes) if changes else rule  # type: ignore[type-var]
 
-    if base.first is None and (low is not None or high is not None):
+    boxed = any(isinstance(rule, ZBox) for rule in (base.conv, base.linear, base.first))
+    if not boxed and (low is not None or high is not None):
         raise OptionError(
             f"lrp: low and high belong to the box rule, which {preset!r} does not have"
         )
@@ -80,8 +81,8 @@ def lrp(
     """Relevance summed over channels; signed, its total the part of the score that was kept.
 
     preset   a Preset, or one of epsilon, epsilon_plus, epsilon_alpha2_beta1, epsilon_gamma_box,
-             epsilon_plus_flat, epsilon_alpha2_beta1_flat, excitation_backprop, gamma_hold, attnlrp,
-             cplrp, chefer, lrp0, auto
+             epsilon_gamma_wsquare, epsilon_plus_flat, epsilon_alpha2_beta1_flat,
+             excitation_backprop, gamma_hold, attnlrp, cplrp, chefer, lrp0, auto
     init     R at the start: the score; 1; the class against the softmax of the others, or
              against all of them alike (clrp)
     low, high  the range of the input, for the box rule

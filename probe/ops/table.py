@@ -64,8 +64,8 @@ def op(
     constant: Literal["", "own", "input"] = "",
 ) -> OpSpec:
     """A row of the table; spellings and parameters are separated by spaces."""
-    words = tuple(spellings.split()), tuple(parameters.split())
-    return OpSpec(name, kind, *words, rectifies, reshapes, constant)
+    named = tuple(spellings.split()), tuple(parameters.split())
+    return OpSpec(name, kind, *named, rectifies, reshapes, constant)
 
 
 def ops(kind: Kind, names: str) -> tuple[OpSpec, ...]:

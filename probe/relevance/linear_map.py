@@ -68,23 +68,27 @@ def linear_map(name: str, call: OpCall) -> LinearMap:
     product = call.value_and_weight(name)
     if product is not None:
         return _product(name, call, *(wide(o.act) for o in product))
-    given = call.arguments()
-    x, weight, bias = wide(given["input"]), wide(given["weight"]), given.get("bias")
+    named = call.arguments()
+    x, weight, bias = wide(named["input"]), wide(named["weight"]), named.get("bias")
     bias = None if bias is None else wide(bias)
     if name == "linear":
         return LinearMap(x, weight, bias, F.linear, lambda s, w: s @ w, lambda t: t[:, None])
-    return _convolution(name, given, x, weight, bias)
+    return _convolution(name, named, x, weight, bias)
 
 
 def _product(name: str, call: OpCall, x: Tensor, weight: Tensor) -> LinearMap:
     """`x @ W`, `W @ x`, `einsum(..., x, W)` or `addmm(b, x, W)` with a constant W."""
     first = call.inputs[1 if name == "addmm" and "bias" in call.named else 0]
     leads = first.edge is not None
-    given = call.arguments()
+    named = call.arguments()
 
     def forward(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        two = (x, w) if leads else (w, x)
-        y = torch.einsum(given["equation"], *two) if name == "einsum" else torch.matmul(*two)
+        factors = (x, w) if leads else (w, x)
+        y = (
+            torch.einsum(named["equation"], *factors)
+            if name == "einsum"
+            else torch.matmul(*factors)
+        )
         return y if b is None else y + b
 
     def transpose(s: Tensor, w: Tensor) -> Tensor:
@@ -92,7 +96,7 @@ def _product(name: str, call: OpCall, x: Tensor, weight: Tensor) -> LinearMap:
             at = x.detach().requires_grad_()
             return torch.autograd.grad(forward(at, w, None), at, s)[0]
 
-    bias = given.get("bias") if name == "addmm" else None
+    bias = named.get("bias") if name == "addmm" else None
     return LinearMap(x, weight, None if bias is None else wide(bias), forward, transpose)
 
 
@@ -102,18 +106,18 @@ def _convolution(
     transposed = "transpose" in name
     function = getattr(F, name)
     keys = ("stride", "padding", "dilation", "groups") + (("output_padding",) if transposed else ())
-    how = {k: call[k] for k in keys if k in call}
-    dims, groups = weight.ndim - 2, how.get("groups", 1)
-    stride, dilation = (_each(how.get(k, 1), dims) for k in ("stride", "dilation"))
-    padding, uneven = _padding(how.get("padding", 0), weight, dilation)
-    more = _each(how.get("output_padding", 0), dims)
+    geometry = {k: call[k] for k in keys if k in call}
+    dims, groups = weight.ndim - 2, geometry.get("groups", 1)
+    stride, dilation = (_each(geometry.get(k, 1), dims) for k in ("stride", "dilation"))
+    padding, uneven = _padding(geometry.get("padding", 0), weight, dilation)
+    output_padding = _each(geometry.get("output_padding", 0), dims)
     single = x.ndim == dims + 1
 
     def transpose(s: Tensor, w: Tensor) -> Tensor:
         at, s = (x[None], s[None]) if single else (x, s)
         at = F.pad(at, uneven) if any(uneven) else at
         back = torch.ops.aten.convolution_backward(
-            s, at, w, None, stride, padding, dilation, transposed, more, groups,
+            s, at, w, None, stride, padding, dilation, transposed, output_padding, groups,
             [True, False, False],
         )[0]  # fmt: skip
         for i, size in enumerate(x.shape[-dims:]):
@@ -128,7 +132,9 @@ def _convolution(
             -1, weight.shape[0] // groups, -1, *ones
         ).reshape(weight.shape[0], -1, *ones)  # fmt: skip
 
-    return LinearMap(x, weight, bias, lambda x, w, b: function(x, w, b, **how), transpose, outputs)
+    return LinearMap(
+        x, weight, bias, lambda x, w, b: function(x, w, b, **geometry), transpose, outputs
+    )
 
 
 def _each(value: Any, dims: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Relevance rules of linear maps: what a convolution or a linear layer hands back.
 
 y = W x + b receives relevance R; stab(z) = z + eps sign(z), sign(0) = +1. W+ and W- are the
-positive and the negative part. Sources: Bach et al. 2015, Montavon et al. 2019, Andeol et al. 2021.
+positive and the negative part. Sources: Bach et al. 2015, Montavon et al. 2017 and 2019,
+Andeol et al. 2021.
 """
 
 from __future__ import annotations
@@ -137,7 +138,10 @@ class Gamma:
 
 @dataclass(frozen=True)
 class PositiveGamma:
-    """W -> W + gamma W+ for inputs that are never negative; with weights only, as captum has it."""
+    """W -> W + gamma W+ for inputs that are never negative; with weights only, as captum has it.
+
+    The preset `epsilon_gamma_wsquare` takes it behind ReLUs. Source: Montavon et al. 2019.
+    """
 
     gamma: float = 0.25
     eps: float = 1e-9
@@ -203,7 +207,10 @@ class Flat:
 
 @dataclass(frozen=True)
 class WSquare:
-    """Spread R by the squared weights."""
+    """Spread R by the squared weights: a first layer whose inputs have no bounds.
+
+    The preset `epsilon_gamma_wsquare` starts with it. Source: Montavon et al. 2017.
+    """
 
     eps: float = 1e-6
     bias: bool = True

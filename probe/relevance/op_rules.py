@@ -145,7 +145,7 @@ def _spread(weight: Tensor | None, name: str, x: Tensor) -> Tensor | None:
 
 
 def _share(c: RuleContext) -> Iterator[Message]:
-    """A product of several values: each factor that may takes an equal share; a bias is no factor."""
+    """A product of several values: each free factor takes an equal share; a bias is no factor."""
     sharing = c.sharing()
     bias = c.call.named.get("bias") if "bias" in spec_of(c.op.name).parameters else None
     added = bias.edge if isinstance(bias, OpInput) else None
@@ -230,8 +230,10 @@ def _max_pool(c: RuleContext) -> Iterable[Message]:
     if c.preset.pool != "unpool-overwrite":
         return c.plain()
     x, n = c.call.named["input"], c.call.arguments()
-    how = {k: n[k] for k in ("stride", "padding", "dilation", "ceil_mode") if n.get(k) is not None}
-    _, places = F.max_pool2d(x.act, n["kernel_size"], return_indices=True, **how)
+    geometry = {
+        k: n[k] for k in ("stride", "padding", "dilation", "ceil_mode") if n.get(k) is not None
+    }
+    _, places = F.max_pool2d(x.act, n["kernel_size"], return_indices=True, **geometry)
     back = torch.zeros_like(x.act).flatten(2)
     back.scatter_(2, places.flatten(2), c.g.to(back).flatten(2))
     return [c.to(x, back.reshape(x.act.shape))]

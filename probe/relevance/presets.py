@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import OptionError, near
 from ..ops import kind_of
-from .linear_rules import AlphaBeta, Epsilon, Flat, Gamma, LinearRule, ZBox, ZPlus
+from .linear_rules import (
+    AlphaBeta,
+    Epsilon,
+    Flat,
+    Gamma,
+    LinearRule,
+    PositiveGamma,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
 
 if TYPE_CHECKING:
     from ..ops import OpRecord
@@ -67,17 +77,26 @@ class Preset:
         return self.conv if kind == "conv" else self.linear
 
 
-_CNN = {"linear": Epsilon(), "norms": "pass"}
+_CNN = Preset("", linear=Epsilon(), norms="pass")
 PRESETS: dict[str, Preset] = {
     p.name: p
     for p in (
         Preset("epsilon", Epsilon(), Epsilon()),
         Preset("lrp0"),
-        Preset("epsilon_plus", ZPlus(), **_CNN),  # type: ignore[arg-type]
-        Preset("epsilon_alpha2_beta1", AlphaBeta(), **_CNN),  # type: ignore[arg-type]
-        Preset("epsilon_gamma_box", Gamma(), first=ZBox(-3, 3), first_linear=False, **_CNN),  # type: ignore[arg-type]
-        Preset("epsilon_plus_flat", ZPlus(), first=Flat(), **_CNN),  # type: ignore[arg-type]
-        Preset("epsilon_alpha2_beta1_flat", AlphaBeta(), first=Flat(), **_CNN),  # type: ignore[arg-type]
+        replace(_CNN, name="epsilon_plus", conv=ZPlus()),
+        replace(_CNN, name="epsilon_alpha2_beta1", conv=AlphaBeta()),
+        replace(
+            _CNN, name="epsilon_gamma_box", conv=Gamma(), first=ZBox(-3, 3), first_linear=False
+        ),
+        replace(
+            _CNN,
+            name="epsilon_gamma_wsquare",
+            conv=PositiveGamma(),
+            first=WSquare(),
+            first_linear=False,
+        ),
+        replace(_CNN, name="epsilon_plus_flat", conv=ZPlus(), first=Flat()),
+        replace(_CNN, name="epsilon_alpha2_beta1_flat", conv=AlphaBeta(), first=Flat()),
         Preset("excitation_backprop", ZPlus(), ZPlus(), norms="pass"),
         Preset("gamma_hold", Gamma(0.25), Gamma(0.05)),
         Preset("attnlrp", attention="attnlrp", weightlike=frozenset({"statistic"})),
@@ -126,5 +145,5 @@ def recommended(ops: list[OpRecord]) -> Preset:
     """
     if any(kind_of(op.name) in ("attention", "softmax", "mixer") for op in ops):
         return replace(PRESETS["gamma_hold"], name="auto")
-    plain = {"conv": ZPlus(bias=False), "linear": Epsilon(bias=False)}
-    return replace(PRESETS["epsilon_plus_flat"], name="auto", **plain)  # type: ignore[arg-type]
+    base = PRESETS["epsilon_plus_flat"]
+    return replace(base, name="auto", conv=ZPlus(bias=False), linear=Epsilon(bias=False))

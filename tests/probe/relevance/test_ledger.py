@@ -13,7 +13,15 @@ import limelight as ll
 from limelight.probe.errors import MethodError, ProbeError
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-PRESETS = ("epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_gamma_box", "lrp0", "auto")
+PRESETS = (
+    "epsilon",
+    "epsilon_plus",
+    "epsilon_plus_flat",
+    "epsilon_gamma_box",
+    "epsilon_gamma_wsquare",
+    "lrp0",
+    "auto",
+)
 
 
 class Net(nn.Module):

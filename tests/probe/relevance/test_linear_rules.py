@@ -264,5 +264,9 @@ def test_options_reach_the_rules() -> None:
     assert regime.conv == Gamma(2.0, bias=False)
     assert regime.first == ZBox(-1.0, 1.0, bias=False)
     assert regime.linear == Epsilon(0.5, bias=False)
-    with pytest.raises(OptionError, match="box rule"):
-        _ = ll.use("lrp:epsilon_plus,low=-1").regime
+    regime = ll.use("lrp:epsilon_gamma_wsquare,gamma=2,bias=false").regime
+    assert regime.conv == PositiveGamma(2.0, bias=False)
+    assert regime.first == WSquare(bias=False)
+    for preset in ("epsilon_plus", "epsilon_plus_flat", "epsilon_gamma_wsquare"):
+        with pytest.raises(OptionError, match="box rule"):
+            _ = ll.use(f"lrp:{preset},low=-1").regime

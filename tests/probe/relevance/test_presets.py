@@ -18,6 +18,7 @@ NAMES = (
     "epsilon_plus",
     "epsilon_alpha2_beta1",
     "epsilon_gamma_box",
+    "epsilon_gamma_wsquare",
     "epsilon_plus_flat",
     "epsilon_alpha2_beta1_flat",
     "excitation_backprop",
@@ -99,6 +100,7 @@ def test_the_first_match_of_sites_wins() -> None:
 def test_only_chosen_presets_have_first_rules() -> None:
     assert {n for n, p in PRESETS.items() if p.first} == {
         "epsilon_gamma_box",
+        "epsilon_gamma_wsquare",
         "epsilon_plus_flat",
         "epsilon_alpha2_beta1_flat",
     }
