@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 STEPS = 255  # odd: a diverging scale has one colour for zero, and byte 255 means "no number"
-NEUTRAL = (247, 247, 247)
 NO_NUMBER = (134, 136, 142)
 _ANCHORS = {
     "sequential": ("0a0912", "2b1650", "67217a", "ac326f", "e35f4b", "f7a540", "fdf3b8"),
@@ -82,7 +81,7 @@ def steps(values: Array, lo: float, hi: float) -> NDArray[np.uint8]:
 
 def paint(values: Array) -> NDArray[np.uint8]:
     """A map in colours of its own range, `y x 3`; what is no number is grey."""
-    found = extremes(values)
-    lo, hi, scale = span(*found) if found else (0.0, 0.0, "sequential")
+    ends = extremes(values)
+    lo, hi, scale = span(*ends) if ends else (0.0, 0.0, "sequential")
     palette = np.concatenate([table(scale), np.array([NO_NUMBER], dtype=np.uint8)])
     return palette[steps(values, lo, hi)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,10 @@ from torch import Tensor
 
 from ..errors import LimelightError
 from ..sites import Site
-from .saliency_map import About, SaliencyMap, table_row
+from .rows import DTYPES, Precision, dtype_name, map_columns, map_of_row, parquet_bytes, row_of_map
+from .saliency_map import SaliencyMap, about_of
 
 _KEY = "limelight.maps"
-_DTYPES = {
-    str(d).removeprefix("torch."): d
-    for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-}
-_LISTS = ("options", "versions", "notes")
 
 
 def save(maps: Sequence[SaliencyMap], path: str | Path) -> Path:
@@ -34,7 +30,7 @@ def save(maps: Sequence[SaliencyMap], path: str | Path) -> Path:
     path = Path(path)
     encode = _format(path, _ENCODERS)
     for m in maps:
-        if m.values.dtype not in _DTYPES.values():
+        if m.values.dtype not in DTYPES.values():
             raise LimelightError(
                 f"the map of {m.method!r} at {m.site} holds {m.values.dtype}, which is no float; "
                 "convert its values with .float() before saving"
@@ -93,13 +89,13 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def _format(path: Path, known: dict[str, Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    found = known.get(path.suffix.lower())
-    if found is None:
+    coder = known.get(path.suffix.lower())
+    if coder is None:
         raise LimelightError(
             f"{path.name!r} ends in {path.suffix or 'nothing'!r}, but must end in one of "
             f"{', '.join(known)}; choose one of these"
         )
-    return found
+    return coder
 
 
 def _safetensors(maps: Sequence[SaliencyMap]) -> bytes:
@@ -108,11 +104,20 @@ def _safetensors(maps: Sequence[SaliencyMap]) -> bytes:
     abouts = list(dict.fromkeys(m.about for m in maps))
     place = {about: i for i, about in enumerate(abouts)}
     rows = [
-        {**_labels(m), "extent": m.extent, "site": asdict(m.site), "about": place[m.about]}
+        {
+            "sample": m.sample,
+            "target": m.target,
+            "method": m.method,
+            "axes": m.axes,
+            "dtype": dtype_name(m.values),
+            "extent": m.extent,
+            "site": asdict(m.site),
+            "about": place[m.about],
+        }
         for m in maps
     ]
     meta = {"version": 1, "maps": rows, "about": [asdict(a) for a in abouts]}
-    tensors = {str(i): _own(m.values) for i, m in enumerate(maps)}
+    tensors = {str(i): _copy(m.values) for i, m in enumerate(maps)}
     return encode(tensors, {_KEY: json.dumps(meta)})
 
 
@@ -124,7 +129,7 @@ def _read_safetensors(path: Path) -> list[SaliencyMap]:
         if text is None:
             raise _foreign(path)
         meta = json.loads(text)
-        abouts = [_about(a) for a in meta["about"]]
+        abouts = [about_of(a) for a in meta["about"]]
         return [
             SaliencyMap(
                 values=file.get_tensor(str(i)).clone(),
@@ -139,71 +144,25 @@ def _read_safetensors(path: Path) -> list[SaliencyMap]:
 
 def _parquet(maps: Sequence[SaliencyMap]) -> bytes:
     import pyarrow as pa
-    from pyarrow import parquet
 
-    wide = any(m.values.dtype == torch.float64 for m in maps)
-    schema = _schema(pa.float64() if wide else pa.float32())
-    rows = []
-    for m in maps:
-        row = dict(zip(schema.names, table_row(m), strict=False))
-        row["values"] = (
-            _own(m.values).to(torch.float64 if wide else torch.float32).flatten().numpy()
-        )
-        rows.append({**row, "at": asdict(m.site), "dtype": _labels(m)["dtype"]})
-    sink = BytesIO()
-    parquet.write_table(pa.Table.from_pylist(rows, schema), sink, compression="zstd")
-    return sink.getvalue()
-
-
-def _schema(number: Any) -> Any:
-    """The columns of the Parquet file; `at` and `dtype` are what the readable ones leave open."""
-    import pyarrow as pa
-
-    text = dict.fromkeys(("sample", "target", "method", "site", "axes"), pa.string())
-    at = {
-        "path": pa.string(),
-        "port": pa.string(),
-        "call": pa.int64(),
-        "index": pa.int64(),
-        "axes": pa.string(),
-    }
-    columns = {
-        **text,
-        "shape": pa.list_(pa.int64()),
-        "lo": pa.float64(),
-        "hi": pa.float64(),
-        "values": pa.list_(number),
-        "extent": pa.list_(pa.float64()),
-        "about": pa.string(),
-        "at": pa.struct(list(at.items())),
-        "dtype": pa.string(),
-    }
-    return pa.schema(list(columns.items()), {_KEY: "1"})
+    double = any(m.values.dtype == torch.float64 for m in maps)
+    precision: Precision = "float64" if double else "float32"
+    schema = pa.schema(map_columns(precision), {_KEY: "1"})
+    rows = [row_of_map(m, precision) for m in maps]
+    return parquet_bytes(pa.Table.from_pylist(rows, schema))
 
 
 def _read_parquet(path: Path) -> list[SaliencyMap]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
-        if not {"values", "shape", "at", "dtype", "about"} <= set(file.schema_arrow.names):
+        if not set(map_columns("float32")) <= set(file.schema_arrow.names):
             raise _foreign(path)
         table = file.read()
-    values = table.column("values")
-    return [
-        SaliencyMap(
-            values=_tensor(values[i].values, row),
-            **{name: row[name] for name in ("axes", "sample", "target", "method")},
-            site=Site(**row["at"]),
-            extent=tuple(row["extent"]),
-            about=_about(json.loads(row["about"])),
-        )
-        for i, row in enumerate(table.drop_columns(["values"]).to_pylist())
-    ]
-
-
-def _tensor(flat: Any, row: dict[str, Any]) -> Tensor:
-    numbers = torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy())
-    return numbers.to(_DTYPES[row["dtype"]]).reshape(row["shape"])
+    values = table.column("values")  # as arrays: a list of Python's floats would be slow
+    rows = table.drop_columns(["values"]).to_pylist()
+    arrays = (values[i].values.to_numpy(zero_copy_only=False) for i in range(len(rows)))
+    return [map_of_row({**row, "values": v}) for row, v in zip(rows, arrays, strict=True)]
 
 
 def _png(maps: Sequence[SaliencyMap]) -> bytes:
@@ -214,26 +173,7 @@ def _png(maps: Sequence[SaliencyMap]) -> bytes:
     return sink.getvalue()
 
 
-def _labels(m: SaliencyMap) -> dict[str, str]:
-    dtype = str(m.values.dtype).removeprefix("torch.")
-    return {
-        "sample": m.sample,
-        "target": m.target,
-        "method": m.method,
-        "axes": m.axes,
-        "dtype": dtype,
-    }
-
-
-def _about(raw: dict[str, Any]) -> About:
-    known = {f.name for f in fields(About)}
-    kept = {name: value for name, value in raw.items() if name in known}
-    for name in _LISTS:
-        kept[name] = tuple(tuple(v) if isinstance(v, list) else v for v in kept.get(name, ()))
-    return About(**kept)
-
-
-def _own(values: Tensor) -> Tensor:
+def _copy(values: Tensor) -> Tensor:
     """A plain copy: safetensors refuses tensors that share memory."""
     return values.detach().cpu().contiguous().clone()
 

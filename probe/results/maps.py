@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import LimelightError
 from ..sites import Site, parse
-from .saliency_map import COLUMNS, SaliencyMap, table_row
+from .rows import READABLE, row_of_map
+from .saliency_map import SaliencyMap, range_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -81,20 +82,21 @@ class Maps(Sequence[SaliencyMap]):
         """A table, one row a map: labels, size, range, and the values as a flat list."""
         import pandas
 
-        return pandas.DataFrame([table_row(m) for m in self._maps], columns=COLUMNS)
+        rows = [row_of_map(m, "float32") for m in self._maps]
+        return pandas.DataFrame(rows, columns=list(READABLE))
 
     def save(self, path: str | Path) -> Path:
         """Write `.safetensors` or `.parquet` (lossless, for `load`), or a `.png` sheet."""
-        from . import files as storage
+        from . import files
 
-        return storage.save(self, Path(path))
+        return files.save(self, Path(path))
 
     @staticmethod
     def load(path: str | Path) -> Maps:
         """Read what `save` wrote as `.safetensors` or `.parquet`."""
-        from . import files as storage
+        from . import files
 
-        return Maps(storage.load(Path(path)))
+        return Maps(files.load(Path(path)))
 
     def __str__(self) -> str:
         rows = [
@@ -125,4 +127,4 @@ def _size(m: SaliencyMap) -> str:
 def _range(m: SaliencyMap) -> str:
     if not m.values.numel():
         return "empty"
-    return f"{m.values.min().item():.3g} .. {m.values.max().item():.3g}"
+    return range_text(m.values.min().item(), m.values.max().item())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -76,36 +77,18 @@ class SaliencyMap:
         return replace(self, values=values[0, 0])
 
 
-COLUMNS = [
-    "sample",
-    "target",
-    "method",
-    "site",
-    "axes",
-    "shape",
-    "lo",
-    "hi",
-    "values",
-    "extent",
-    "about",
-]
+_TUPLES = ("options", "versions", "notes")
 
 
-def table_row(m: SaliencyMap) -> tuple[object, ...]:
-    flat = m.values.float().flatten()
-    lo, hi = (flat.min().item(), flat.max().item()) if flat.numel() else (float("nan"),) * 2
-    about = json.dumps(asdict(m.about))
-    shape = list(m.values.shape)
-    return (
-        m.sample,
-        m.target,
-        m.method,
-        str(m.site),
-        m.axes,
-        shape,
-        lo,
-        hi,
-        flat.numpy(),
-        list(m.extent),
-        about,
-    )
+def about_of(raw: Mapping[str, Any]) -> About:
+    """What `dataclasses.asdict` and JSON made of an About; names it does not have are passed by."""
+    names = {f.name for f in fields(About)}
+    kept = {name: value for name, value in raw.items() if name in names}
+    for name in _TUPLES:
+        kept[name] = tuple(tuple(v) if isinstance(v, list) else v for v in kept.get(name, ()))
+    return About(**kept)
+
+
+def range_text(lo: float, hi: float) -> str:
+    """A range in words: `-0.2 .. 1.4`."""
+    return f"{lo:.3g} .. {hi:.3g}"

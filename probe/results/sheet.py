@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import LimelightError, OptionError
 from .colour_scales import Array, extremes, paint
-from .saliency_map import SaliencyMap
+from .saliency_map import SaliencyMap, range_text
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Row = tuple[str, str]
 Column = tuple[str, str]
@@ -83,6 +86,8 @@ def _bands(grid: _Grid, wide: int, most: int) -> list[tuple[list[Row], list[Colu
 def _draw(
     grid: _Grid, bands: list[tuple[list[Row], list[Column]]], wide: int, cell: int, total: int
 ) -> Image.Image:
+    from PIL import Image
+
     label = max(cell * 3 // 4, 96)
     head, step = 2 * _LINE + _GAP, cell + _LINE + _GAP
     height = sum(head + len(rows) * step for rows, _ in bands) + 2 * _GAP + _LINE
@@ -106,6 +111,8 @@ def _draw(
 
 
 def _cell(sheet: Image.Image, pen: _Pen, m: SaliencyMap, at: tuple[int, int], cell: int) -> None:
+    from PIL import Image
+
     picture = _picture(m)
     if picture is not None:
         size = _size(m, picture, cell)
@@ -118,6 +125,8 @@ class _Pen:
     """Text that is cut to the room it has."""
 
     def __init__(self, sheet: Image.Image) -> None:
+        from PIL import ImageDraw, ImageFont
+
         self._draw = ImageDraw.Draw(sheet)
         self._font = ImageFont.load_default(11)
 
@@ -137,17 +146,19 @@ class _Pen:
 
 
 def _picture(m: SaliencyMap) -> Image.Image | None:
+    from PIL import Image
+
     values = plane(m)
     return Image.fromarray(paint(values)) if values.size else None
 
 
 def caption(m: SaliencyMap) -> str:
     """The range in words: `-0.2 .. 1.4`, `constant 0`, `no number`."""
-    found = extremes(plane(m))
-    if found is None:
+    ends = extremes(plane(m))
+    if ends is None:
         return "no number" if m.values.numel() else "empty"
-    lo, hi = found
-    return f"constant {lo:.3g}" if lo == hi else f"{lo:.3g} .. {hi:.3g}"
+    lo, hi = ends
+    return f"constant {lo:.3g}" if lo == hi else range_text(lo, hi)
 
 
 def html(maps: Sequence[SaliencyMap]) -> str:
@@ -187,6 +198,8 @@ def _heading(words: tuple[str, str], scope: str) -> str:
 
 
 def _html_cell(m: SaliencyMap) -> str:
+    from PIL import Image
+
     text = f"<span style='opacity:.7;white-space:nowrap'>{escape(caption(m))}</span>"
     picture = _picture(m)
     if picture is None:
