@@ -23,7 +23,7 @@ from limelight.methods.metrics.registry import interval
 from limelight.reports.dataset_page.head_means import states
 from limelight.reports.dataset_page.page import render_run
 from limelight.reports.datasets.masks import mask_of
-from limelight.reports.datasets.samples import Sample, Samples, Thing
+from limelight.reports.datasets.samples import Annotation, Sample, Samples
 from limelight.reports.runs.run import Run, run
 from limelight.reports.scoring.score import score
 from limelight.reports.scoring.table import summary
@@ -62,13 +62,13 @@ def photos(data: Path, net: torch.nn.Module) -> Iterator[Sample]:
                 yield Sample(name, str(folder / "images" / photo["file"]), of_class, own)
 
 
-def _things(photo: dict, logits: torch.Tensor) -> Iterator[Thing]:
+def _things(photo: dict, logits: torch.Tensor) -> Iterator[Annotation]:
     for one in photo["objects"]:
         x, y, width, height = one["bbox_xywh"]
         box = (float(x), float(y), float(x + width), float(y + height))
         fitting = one.get("imagenet_ids", [])
         if fitting:
-            yield Thing(max(fitting, key=lambda c: float(logits[c])), box)
+            yield Annotation(max(fitting, key=lambda c: float(logits[c])), box)
 
 
 def best_by_method(table: pandas.DataFrame, metric: str) -> pandas.DataFrame:
@@ -81,7 +81,7 @@ def combined(found: Run, samples: Samples, method: str) -> dict[str, float]:
     """Pointing of the product and the sum over layers, and of the best single layer."""
     maps = found.maps(method=method)
     crops = {row["sample"]: row["crop"] for row in found.rows(["sample", "crop"])}
-    things = {s.name: s.things for s in samples}
+    things = {s.name: s.annotations for s in samples}
     masks = {name: mask_of(things[name], list(crops[name]), SIZE) for name in things if crops[name]}
 
     def accuracy(chosen: ll.Maps) -> float:

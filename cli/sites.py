@@ -36,16 +36,16 @@ def sites(
 
     Axes and shapes are those of one zero image of the model's size.
     """
-    from ..models.inputs.recipe import recipe
+    from ..models.inputs import preprocessing_of
     from ..probe.probe import Probe
     from ..probe.sites.site import parse
     from .inputs import hyper, model_of
 
     net = model_of(model, "none", hyper(settings))
-    how = recipe(net)
+    preprocessing = preprocessing_of(net)
     with Probe(net, grad=False) as probe:
         _watch(probe, pattern, ops)
-        _run_zero(probe, model, (1, len(how.mean), *how.size))
+        _run_zero(probe, model, (1, len(preprocessing.mean), *preprocessing.size))
     words = {w: [parse(s) for s in _word(probe, w)] for w in ("hidden", "heads", "last")}
     table = new_table("site", "axes", "shape", "part of")
     for site, value in probe.trace.items():
@@ -53,7 +53,7 @@ def sites(
         shape = " x ".join(map(str, value.act.shape)) or "1"
         table.add_row(str(site), site.axes, shape, ", ".join(named))
     console_for().print(table)
-    for note in (*probe.adapter.notes, *how.notes):
+    for note in (*probe.adapter.notes, *preprocessing.notes):
         say(f"note: {note}")
 
 

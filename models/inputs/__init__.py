@@ -2,5 +2,5 @@
 
 from .images import SUFFIXES, Picture, images, read
 from .labels import class_index, imagenet_names, labels
-from .preprocess import Box, crop_image, make_ready, prepare, preprocess
-from .recipe import Recipe, recipe
+from .prepare import Box, PreparedPhoto, input_for, prepare, preprocess
+from .preprocessing import Preprocessing, preprocessing_of

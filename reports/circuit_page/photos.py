@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...methods.circuits.circuit import Circuit
-from ...models.inputs import recipe
+from ...models.inputs import preprocessing_of
 from ...probe.sites import find_grid
 from ..explanation import Photo, photo_uri
 
@@ -24,8 +24,8 @@ def photo(circuit: Circuit, x: Tensor) -> str:
     """A picture with its preprocessing undone, as a data address; "" for other inputs."""
     if not is_photo(x):
         return ""
-    how = recipe(circuit.evidence.model)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (how.mean, how.std))
+    used = preprocessing_of(circuit.evidence.model)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (used.mean, used.std))
     pixels = (x.float().cpu() * std + mean if len(mean) == len(x) else x).clamp(0, 1)
     array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     image = Image.fromarray(np.repeat(array, 3 // array.shape[2], axis=2))

@@ -13,9 +13,9 @@ from ...methods.metrics import list_metrics
 from ...models.inputs import read
 from ...probe.attribution import bare_name
 from ...probe.errors import LimelightError
-from ...probe.results import Maps, SaliencyMap
+from ...probe.results import Maps, SaliencyMap, map_of_row
 from ..explanation import Explanation, Photo
-from ..runs import Row, Run, map_of, part_path
+from ..runs import Row, Run, part_path
 from ..scoring import LEAST, NAMES, PAIRED, seen
 from .head_means import AXES
 
@@ -23,7 +23,7 @@ EACH, MOST, BYTES = 3, 24, 5_000_000
 
 
 @dataclass(frozen=True)
-class Pick:
+class GalleryItem:
     """An image in a gallery: its place in the data set, and its score."""
 
     place: int
@@ -38,8 +38,8 @@ class Gallery:
     asked: str
     method: str
     site: str
-    best: tuple[Pick, ...]
-    worst: tuple[Pick, ...]
+    best: tuple[GalleryItem, ...]
+    worst: tuple[GalleryItem, ...]
 
 
 def rank(metric: str) -> int:
@@ -70,10 +70,11 @@ def galleries(
             & scores["value"].notna()
         ].sort_values("value", ascending=less, kind="stable")
         count = min(EACH, len(values) // 2)
-        picks = [
-            Pick(int(p), float(v)) for p, v in zip(values["index"], values["value"], strict=True)
+        items = [
+            GalleryItem(int(place), float(value))
+            for place, value in zip(values["index"], values["value"], strict=True)
         ]
-        best, worst = tuple(picks[:count]), tuple(reversed(picks[len(picks) - count :]))
+        best, worst = tuple(items[:count]), tuple(reversed(items[len(items) - count :]))
         if not count or best[0].value == worst[0].value:
             continue
         found.append(Gallery(metric, row["asked"], str(method), row["site"], best, worst))
@@ -82,7 +83,7 @@ def galleries(
 
 def pool(shown: Sequence[Gallery]) -> list[int]:
     """Places of images, the extremes of every gallery before their neighbours."""
-    ranked = [[p.place for p in side] for g in shown for side in (g.best, g.worst)]
+    ranked = [[item.place for item in side] for g in shown for side in (g.best, g.worst)]
     layers = zip_longest(*ranked)
     return list(dict.fromkeys(p for layer in layers for p in layer if p is not None))[:MOST]
 
@@ -100,7 +101,7 @@ def explanation_of(run: Run, places: Sequence[int]) -> tuple[Explanation, dict[i
             continue
         own = rows[0]["sample"].rpartition("/")[2]
         names[place] = own if own not in names.values() else rows[0]["sample"]
-        maps += [map_of({**row, "sample": names[place]}) for row in rows]
+        maps += [map_of_row({**row, "sample": names[place]}) for row in rows]
         photos += _photo({**rows[0], "sample": names[place]})
     return Explanation(Maps(maps), tuple(photos)), names
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...probe.errors import LimelightError
-from ..runs import FOLDER, Run
+from ..runs import Run, part_paths
 
 AXES = "h"
 BOTH = ("trained", "initial")
@@ -149,7 +149,7 @@ def _values(run: Run) -> Iterator[tuple[str, str, Numbers]]:
     """Every row of heads of a run, part by part."""
     from pyarrow import parquet
 
-    for path in sorted((run.folder / FOLDER).glob("part-*.parquet")):
+    for path in part_paths(run.folder):
         table = parquet.read_table(path, columns=_COLUMNS, filters=[("axes", "==", AXES)])
         for row in table.to_pylist():
             known = row["lo"] is not None  # a row without a single number is kept as zeros

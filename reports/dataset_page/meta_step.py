@@ -14,7 +14,7 @@ _META, _BASE = "meta", "normgrad"
 
 
 @dataclass(frozen=True)
-class Order:
+class MetaComparison:
     """One method at one site, as `base` and after the meta step; `change` over the same samples."""
 
     base: str
@@ -26,16 +26,16 @@ class Order:
     between: str
 
 
-def orders(
+def meta_comparisons(
     scores: pandas.DataFrame, cells: Mapping[tuple[str, str], Cell], sites: Sequence[str]
-) -> tuple[Order, ...]:
+) -> tuple[MetaComparison, ...]:
     """A row for each method and site that stands in the scores with and without the meta step."""
     return tuple(_rows(scores, cells, sites))
 
 
 def _rows(
     scores: pandas.DataFrame, cells: Mapping[tuple[str, str], Cell], sites: Sequence[str]
-) -> Iterator[Order]:
+) -> Iterator[MetaComparison]:
     values = {
         key: part.groupby("index")["value"].first()
         for key, part in scores.groupby(["method", "site"], sort=False)
@@ -50,7 +50,9 @@ def _rows(
                 continue
             gain = (values[name, site] - values[base, site]).dropna()
             mean, low, high = interval(gain.tolist())
-            yield Order(base, name, site, zero, one, three(mean), f"{three(low)} to {three(high)}")
+            yield MetaComparison(
+                base, name, site, zero, one, three(mean), f"{three(low)} to {three(high)}"
+            )
 
 
 def base_of(method: str) -> str | None:

@@ -11,7 +11,7 @@ from ...probe.attribution import bare_name
 from ..html import Cell, Chart, cell_of, chart, counted, number, ticks
 from ..scoring import NAMES, PAIRED
 from .galleries import rank
-from .meta_step import Order, orders
+from .meta_step import MetaComparison, meta_comparisons
 
 _ALIKE = "1: the map of the likeliest class is that of the least likely; near 0: another map"
 _PAIRED = {
@@ -25,7 +25,7 @@ _PAIRED = {
 class Panel:
     """One score for one target: a chart, a table, all numbers.
 
-    orders  methods beside themselves after the meta step, where class sensitivity is scored
+    comparisons  methods beside themselves after the meta step, where class sensitivity is scored
     """
 
     metric: str
@@ -39,7 +39,7 @@ class Panel:
     numbers: tuple[tuple[str, ...], ...]
     left_out: str
     tall: bool
-    orders: tuple[Order, ...]
+    comparisons: tuple[MetaComparison, ...]
 
 
 def smaller(means: pandas.DataFrame) -> list[str]:
@@ -89,7 +89,7 @@ def _panel(
     picture = chart(means, used, methods, NAMES)
     numbers, out = _numbers(means), _left_out(own)
     tall = metric in PAIRED
-    beside = orders(own, cells, used) if tall else ()
+    beside = meta_comparisons(own, cells, used) if tall else ()
     return Panel(
         metric, asked, told, better, picture, tuple(used), rows, rivals, numbers, out, tall, beside
     )

@@ -1,5 +1,5 @@
 """Data sets as samples, in the forms people keep them."""
 
-from .masks import Size, mask_of, others, things_of
+from .masks import Size, annotations_of, mask_of, others
 from .readers import samples
 from .samples import Sample, Samples

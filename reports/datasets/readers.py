@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from ...models.inputs import SUFFIXES, images
 from ...probe.errors import LimelightError, near
 from ...probe.targets import class_in
-from .samples import Box, Sample, Samples, Thing
+from .samples import Annotation, Box, Sample, Samples
 
 SOURCES = ("path", "image", "file", "file_name", "filename", "source")
 LABELS = ("label", "class", "target", "category")
@@ -33,9 +33,9 @@ def samples(data: Any, *, root: str | Path | None = None) -> Samples:
         return data
     if isinstance(data, (str, Path)):
         path, start = Path(data).expanduser(), None if root is None else Path(root).expanduser()
-        found = _file(path, start)
-        found.origin = tuple(str(p.resolve()) for p in (path, start) if p is not None)
-        return found
+        opened = _file(path, start)
+        opened.origin = tuple(str(p.resolve()) for p in (path, start) if p is not None)
+        return opened
     if hasattr(data, "column_names") and hasattr(data, "_fingerprint"):
         return hugging_face(data)
     listed = isinstance(data, (list, tuple))
@@ -87,15 +87,16 @@ def _parent(path: Path, root: Path) -> str | None:
 
 def pictures(items: Sequence[Any]) -> Samples:
     """Paths, or pictures of any kind that `limelight.read` takes."""
-    if all(isinstance(one, (str, Path)) for one in items):
-        paths = [Path(one).expanduser() for one in items]
+    if all(isinstance(item, (str, Path)) for item in items):
+        paths = [Path(item).expanduser() for item in items]
         return Samples(Sample(p.stem, str(p)) for p in paths)
     rows = [Sample(f"picture {n}") for n in range(1, len(items) + 1)]
     return Samples(rows, open=lambda place, row: (items[place], row))
 
 
 def listing(path: Path, root: Path) -> Samples:
-    """A table, one row a thing: path, label, and left top right bottom or mask if there are any.
+    """A table, one row an annotation: path, label, and
+    left top right bottom or mask if there are any.
 
     Rows of one path are one sample; its label is that of its first row.
     """
@@ -105,12 +106,12 @@ def listing(path: Path, root: Path) -> Samples:
     label = next((word for word in LABELS if word in rows[0]), "")
     for row in rows:
         groups[str(row[source])].append(row)
-    found = []
-    for name, own in groups.items():
-        things = tuple(t for row in own for t in _thing(row, label, root))
-        first = _label(own[0].get(label))
-        found.append(Sample(name, str(root / name), first, things))
-    return Samples(found)
+    listed = []
+    for name, group in groups.items():
+        annotations = tuple(a for row in group for a in _annotation(row, label, root))
+        first = _label(group[0].get(label))
+        listed.append(Sample(name, str(root / name), first, annotations))
+    return Samples(listed)
 
 
 def _table(path: Path) -> list[dict[str, Any]]:
@@ -127,17 +128,17 @@ def _table(path: Path) -> list[dict[str, Any]]:
 
 
 def _column(rows: Sequence[Mapping[str, Any]], known: Sequence[str], path: Path) -> str:
-    found = next((word for word in known if word in rows[0]), None)
-    if found is None:
+    column = next((word for word in known if word in rows[0]), None)
+    if column is None:
         hint = near(known[0], rows[0])
         raise LimelightError(
             f"listing {str(path)!r} has the columns {', '.join(rows[0])}, but none of "
             f"{', '.join(known)}{hint}"
         )
-    return found
+    return column
 
 
-def _thing(row: Mapping[str, Any], label: str, root: Path) -> list[Thing]:
+def _annotation(row: Mapping[str, Any], label: str, root: Path) -> list[Annotation]:
     corners = [row.get(word) for word in BOXES]
     box = None if any(c in (None, "") for c in corners) else tuple(float(c) for c in corners)  # type: ignore[arg-type]
     mask = row.get("mask")
@@ -147,7 +148,7 @@ def _thing(row: Mapping[str, Any], label: str, root: Path) -> list[Thing]:
     hard = str(row.get("difficult", "")).lower() in ("1", "true", "yes")
     where = str(root / mask) if mask else ""
     number = None if value in (None, "") else int(value)
-    return [Thing(_label(row.get(label)), box, where, number, (), hard)]  # type: ignore[arg-type]
+    return [Annotation(_label(row.get(label)), box, where, number, (), hard)]  # type: ignore[arg-type]
 
 
 def _label(value: Any) -> int | str | None:
@@ -157,28 +158,29 @@ def _label(value: Any) -> int | str | None:
 
 
 def coco(path: Path, root: Path) -> Samples:
-    """COCO's instances: boxes and outlines, the category's name as label of each thing.
+    """COCO's instances: boxes and outlines, the category's name as label of each annotation.
 
     Pictures are looked for beside the file, and in its folders `images`, `train2017`, `val2017`.
     """
     raw = json.loads(path.read_text())
     names = {c["id"]: c["name"] for c in raw["categories"]}
-    things: dict[int, list[Thing]] = defaultdict(list)
-    for one in raw["annotations"]:
-        x, y, width, height = (float(v) for v in one["bbox"])
-        shape = one.get("segmentation")
+    annotations: dict[int, list[Annotation]] = defaultdict(list)
+    for instance in raw["annotations"]:
+        x, y, width, height = (float(v) for v in instance["bbox"])
+        shape = instance.get("segmentation")
         outlines = tuple(tuple(map(float, p)) for p in shape) if isinstance(shape, list) else ()
         box = (x, y, x + width, y + height)
-        crowd = bool(one.get("iscrowd"))
-        things[one["image_id"]].append(
-            Thing(names[one["category_id"]], box, "", None, outlines, crowd)
+        crowd = bool(instance.get("iscrowd"))
+        annotations[instance["image_id"]].append(
+            Annotation(names[instance["category_id"]], box, "", None, outlines, crowd)
         )
-    found = []
+    listed = []
     for image in raw["images"]:
-        own = tuple(things[image["id"]])
+        marked = tuple(annotations[image["id"]])
         place = _beside(root, image["file_name"])
-        found.append(Sample(image["file_name"], place, own[0].label if own else None, own))
-    return Samples(found)
+        label = marked[0].label if marked else None
+        listed.append(Sample(image["file_name"], place, label, marked))
+    return Samples(listed)
 
 
 def _beside(root: Path, name: str) -> str:
@@ -200,16 +202,16 @@ def _one_voc(path: Path, root: Path) -> Samples:
 
 def _voc_row(path: Path, root: Path) -> Sample:
     tree = ElementTree.parse(path).getroot()
-    things = []
-    for one in tree.iter("object"):
-        box = one.find("bndbox")
+    annotations = []
+    for marked in tree.iter("object"):
+        box = marked.find("bndbox")
         corners = [float(box.findtext(word, "nan")) for word in ("xmin", "ymin", "xmax", "ymax")]  # type: ignore[union-attr]
         edges: Box = (corners[0] - 1, corners[1] - 1, corners[2], corners[3])  # counted from 1
-        hard = one.findtext("difficult", "0").strip() == "1"
-        things.append(Thing(one.findtext("name"), edges, difficult=hard))
+        hard = marked.findtext("difficult", "0").strip() == "1"
+        annotations.append(Annotation(marked.findtext("name"), edges, difficult=hard))
     name = tree.findtext("filename") or path.stem + ".jpg"
-    label = things[0].label if things else None
-    return Sample(path.stem, _beside(root, name), label, tuple(things))
+    label = annotations[0].label if annotations else None
+    return Sample(path.stem, _beside(root, name), label, tuple(annotations))
 
 
 def prompts(path: Path, root: Path) -> Samples:
@@ -224,8 +226,8 @@ def prompts(path: Path, root: Path) -> Samples:
 
 def torch_dataset(data: Any) -> Samples:
     """A torch data set of (picture or ready input, label), or of mappings with such keys."""
-    own = f"{type(data).__module__}.{type(data).__qualname__} {len(data)}"
-    return _lazy(len(data), data.__getitem__, own)
+    kind = f"{type(data).__module__}.{type(data).__qualname__} {len(data)}"
+    return _lazy(len(data), data.__getitem__, kind)
 
 
 def hugging_face(data: Any) -> Samples:
@@ -247,7 +249,7 @@ def _lazy(count: int, get: Callable[[int], Any], digest: str) -> Samples:
         if source is None:
             raise LimelightError("the row has no image: name its column image, img or pixel_values")
         value = label if label is None or isinstance(label, (int, str)) else int(label)
-        return source, Sample(row.name, "", _label(value), row.things)
+        return source, Sample(row.name, "", _label(value), row.annotations)
 
     return Samples((Sample(str(n)) for n in range(count)), open=open_row, digest=digest)
 

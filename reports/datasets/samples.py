@@ -17,12 +17,12 @@ Open = Callable[[int, "Sample"], tuple[Any, "Sample"]]
 
 
 @dataclass(frozen=True)
-class Thing:
-    """What is to be seen in a picture: its class, and where it lies.
+class Annotation:
+    """One object marked in a picture: its class, and where it lies.
 
     box        left, top, right, bottom in pixels of the picture
-    mask       a picture file of the same size; `value` is the pixel value that means this thing,
-               None any value but 0
+    mask       a picture file of the same size; `value` is the pixel value that means this
+               object, None any value but 0
     polygons   outlines x0 y0 x1 y1 ... in pixels
     difficult  left out by the "difficult" rules of the pointing game
     """
@@ -42,7 +42,7 @@ class Sample:
     name: str
     source: str = ""
     label: int | str | None = None
-    things: tuple[Thing, ...] = ()
+    annotations: tuple[Annotation, ...] = ()
 
 
 class Samples(Sequence[Sample]):
@@ -86,12 +86,13 @@ class Samples(Sequence[Sample]):
 
     @property
     def digest(self) -> str:
-        """16 hex digits over names, labels, things, and the sizes of files."""
-        found = hashlib.sha256(self._digest.encode())
+        """16 hex digits over names, labels, annotations, and the sizes of files."""
+        state = hashlib.sha256(self._digest.encode())
         for row in self.rows:
-            told = {**asdict(row), "size": _size(row.source)}
-            found.update(json.dumps(told, sort_keys=True, default=str).encode())
-        return found.hexdigest()[:16]
+            content = {**asdict(row), "size": _size(row.source)}
+            content["things"] = content.pop("annotations")  # as in the digests of earlier runs
+            state.update(json.dumps(content, sort_keys=True, default=str).encode())
+        return state.hexdigest()[:16]
 
 
 def _path(place: int, row: Sample) -> tuple[Any, Sample]:
@@ -107,9 +108,9 @@ def _size(source: str) -> int:
 
 def _named(rows: Iterable[Sample]) -> list[Sample]:
     """Rows with names made unique: a second `dog` becomes `dog (2)`."""
-    found: dict[str, Sample] = {}
+    named: dict[str, Sample] = {}
     for row in rows:
         others = (f"{row.name} ({n})" for n in count(2))
-        name = row.name if row.name not in found else next(n for n in others if n not in found)
-        found[name] = row if name == row.name else replace(row, name=name)
-    return list(found.values())
+        name = row.name if row.name not in named else next(n for n in others if n not in named)
+        named[name] = row if name == row.name else replace(row, name=name)
+    return list(named.values())

@@ -14,8 +14,16 @@ from torch import Tensor, nn
 
 from ...methods.combine import How
 from ...methods.combine import combine as combine_maps
-from ...models.inputs import Picture, crop_image, labels, prepare, read, recipe
-from ...models.inputs import images as folder
+from ...models.inputs import (
+    Picture,
+    Preprocessing,
+    input_for,
+    labels,
+    prepare,
+    preprocessing_of,
+    read,
+)
+from ...models.inputs import images as pictures_under
 from ...models.weights import fingerprint
 from ...probe.attribution import bound_methods
 from ...probe.engine import Sites, about_model, chunks, maps_and_output
@@ -33,8 +41,12 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class _Samples:
-    """Photos that could be read, under names of their own; and those that could not."""
+class _Photos:
+    """Photos that could be read, under names of their own; and those that could not.
+
+    inputs   what the model takes of each, by name
+    skipped  (which, why)
+    """
 
     photos: list[Photo] = field(default_factory=list)
     inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -62,71 +74,73 @@ def explain(
     The other options are those of `limelight.maps`. A picture that cannot be read is left out and
     named in `.skipped`; ImageError is raised when none can.
     """
-    taken = _take(model, _listed(images))
-    about = _about(model, seed)
-    found = Maps()
-    best: dict[str, list[Guess]] = {}
-    total = len(taken.photos)
+    preprocessing = preprocessing_of(model)
+    samples = _prepared(model, preprocessing, _listed(images))
+    about = _about(model, preprocessing, seed)
+    maps = Maps()
+    guesses: dict[str, list[Guess]] = {}
+    total = len(samples.photos)
     for places in chunks(total, _TOGETHER):
-        names = [p.sample for p in taken.photos[places.start : places.stop]]
-        x = torch.stack([taken.inputs[name] for name in names])
+        names = [p.sample for p in samples.photos[places.start : places.stop]]
+        x = torch.stack([samples.inputs[name] for name in names])
         options = {"target": target, "sites": sites, "batch": batch, "seed": seed, "about": about}
-        new, output = maps_and_output(model, x, methods, samples=names, **options)
-        found += new
-        best.update(zip(names, _guesses(output, labels(model)), strict=True))
+        more, output = maps_and_output(model, x, methods, samples=names, **options)
+        maps += more
+        guesses.update(zip(names, _guesses(output, labels(model)), strict=True))
         if progress is not None:
             progress(places.stop, total, names[-1])
     if combine is not None:
-        found += combine_maps(found, combine)
-    books = _ledgers(model, taken, methods, target, found) if ledger else {}
-    photos, skipped = tuple(taken.photos), tuple(taken.skipped)
-    return Explanation(found, photos, best, about=about, skipped=skipped, ledgers=books)
+        maps += combine_maps(maps, combine)
+    ledgers = _ledgers(model, samples, methods, target, maps) if ledger else {}
+    photos, skipped = tuple(samples.photos), tuple(samples.skipped)
+    return Explanation(maps, photos, guesses, about=about, skipped=skipped, ledgers=ledgers)
 
 
 def _ledgers(
-    model: nn.Module, taken: _Samples, methods: Any, target: Any, maps: Maps
+    model: nn.Module, samples: _Photos, methods: Any, target: Any, maps: Maps
 ) -> dict[str, Ledger]:
-    """The books of each relevance method on the first picture and its first target."""
-    sample, x = next(iter(taken.inputs.items()))
-    one = targets(top() if target is None else target)[0].take([0])
-    title = next((m.target for m in maps), one.name)
-    found: dict[str, Ledger] = {}
+    """The ledger of each relevance method on the first picture and its first target."""
+    sample, x = next(iter(samples.inputs.items()))
+    first = targets(top() if target is None else target)[0].take([0])
+    title = next((m.target for m in maps), first.name)
+    ledgers: dict[str, Ledger] = {}
     for bound in bound_methods(methods):
         if isinstance(bound.regime, Preset):
-            name = _free(f"{bound.name} of {sample} for {title}", found)
-            found[name] = ledger_of(model, x[None], bound, target=one)
-    return found
+            name = _free(f"{bound.name} of {sample} for {title}", ledgers)
+            ledgers[name] = ledger_of(model, x[None], bound, target=first)
+    return ledgers
 
 
 def _listed(images: Any) -> list[Picture]:
     if isinstance(images, (str, Path)) and Path(images).expanduser().is_dir():
-        return list(folder(images))
+        return list(pictures_under(images))
     single = isinstance(images, (str, Path, bytes, Image)) or getattr(images, "ndim", 4) == 3
     return [images] if single else list(images)
 
 
-def _take(model: nn.Module, pictures: Sequence[Picture]) -> _Samples:
-    """Read every picture once; what the model sees of it is kept, the rest is let go."""
-    taken = _Samples()
+def _prepared(
+    model: nn.Module, preprocessing: Preprocessing, pictures: Sequence[Picture]
+) -> _Photos:
+    """Read and prepare every picture once; the crop and the input are kept, the rest let go."""
+    samples = _Photos()
     for number, picture in enumerate(pictures, 1):
         named = isinstance(picture, (str, Path))
         name = Path(picture).stem if named else f"picture {number}"  # type: ignore[arg-type]
         try:
             image = read(picture)
-            ready = prepare(model, image)
+            ready = prepare(preprocessing, image)
         except ImageError as error:
-            taken.skipped.append((str(picture) if named else name, str(error)))
+            samples.skipped.append((str(picture) if named else name, str(error)))
             continue
-        name = _free(name, taken.inputs)
-        taken.inputs[name] = ready.tensor[0]
-        left, upper, right, lower = ready.crops[0]
-        crop = (upper, left, lower, right)
-        taken.photos.append(
-            Photo(name, crop_image(model, image), (image.height, image.width), crop)
-        )
-    if not taken.photos:
-        raise ImageError(taken.skipped[0][1] if taken.skipped else "no pictures were given")
-    return taken
+        name = _free(name, samples.inputs)
+        samples.inputs[name] = input_for(model, ready.tensor)
+        left, upper, right, lower = ready.box
+        size, crop = (image.height, image.width), (upper, left, lower, right)
+        samples.photos.append(Photo(name, ready.crop, size, crop))
+    if not samples.photos:
+        reason = samples.skipped[0][1] if samples.skipped else "no pictures were given"
+        raise ImageError(reason)
+    return samples
 
 
 def _free(name: str, taken: Mapping[str, object]) -> str:
@@ -135,13 +149,13 @@ def _free(name: str, taken: Mapping[str, object]) -> str:
     return name if name not in taken else next(n for n in numbers if n not in taken)
 
 
-def _about(model: nn.Module, seed: int) -> About:
-    how = recipe(model)
-    size = f"resize {how.resize} {how.interpolation}, crop {how.size[0]} x {how.size[1]}"
-    scale = f"mean {_numbers(how.mean)}, std {_numbers(how.std)}"
-    known = about_model(model, seed)
-    notes = known.notes + how.notes
-    return replace(known, weights=fingerprint(model), preprocessing=f"{size}; {scale}", notes=notes)
+def _about(model: nn.Module, preprocessing: Preprocessing, seed: int) -> About:
+    used = preprocessing
+    size = f"resize {used.resize} {used.interpolation}, crop {used.size[0]} x {used.size[1]}"
+    scale = f"mean {_numbers(used.mean)}, std {_numbers(used.std)}"
+    about = about_model(model, seed)
+    notes = about.notes + used.notes
+    return replace(about, weights=fingerprint(model), preprocessing=f"{size}; {scale}", notes=notes)
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ...models.inputs import Box, Recipe, make_ready, read
+from ...models.inputs import Box, Preprocessing, prepare, read
 from ..datasets import Sample, Samples
 
 
@@ -20,54 +20,56 @@ class Loaded:
     """A sample as the model takes it, or the reason why it cannot be had.
 
     place   its number in the data set
-    crop    the part of the picture that the model sees, empty where there is no picture
+    box     the part of the picture that the model sees, empty where there is no picture
     """
 
     place: int
     sample: Sample
     tensor: Tensor | None
-    crop: Box | tuple[()] = ()
+    box: Box | tuple[()] = ()
     error: str = ""
 
 
-class Feed(Dataset):
-    """The samples at some places, read and preprocessed one by one."""
+class PreparedSamples(Dataset[Loaded]):
+    """The samples at some places, read and prepared one by one."""
 
-    def __init__(self, samples: Samples, places: Sequence[int], how: Recipe) -> None:
-        self.samples, self.places, self.how = samples, places, how
+    def __init__(
+        self, samples: Samples, places: Sequence[int], preprocessing: Preprocessing
+    ) -> None:
+        self.samples, self.places, self.preprocessing = samples, places, preprocessing
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, k: int) -> Loaded:
         place = self.places[k]
-        row = self.samples[place]
+        sample = self.samples[place]
         try:
-            item, row = self.samples.open(place, row)
-            if isinstance(item, Tensor) and not _pixels(item):
-                return Loaded(place, row, item)
-            tensor, crop = make_ready(self.how, read(item))
+            item, sample = self.samples.open(place, sample)
+            if is_ready(item):
+                return Loaded(place, sample, item)
+            ready = prepare(self.preprocessing, read(item))
         except Exception as error:
-            return Loaded(place, row, None, (), _told(error))
-        return Loaded(place, row, tensor, crop)
+            reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+            return Loaded(place, sample, None, (), reason)
+        return Loaded(place, sample, ready.tensor, ready.box)
 
 
-def _pixels(item: Tensor) -> bool:
-    """Whether a tensor is a picture still to be preprocessed: bytes, not a ready input."""
-    return item.dtype == torch.uint8
+def is_ready(item: object) -> TypeGuard[Tensor]:
+    """Whether what a data set gives is an input already, not a picture: a tensor, but no bytes."""
+    return isinstance(item, Tensor) and item.dtype != torch.uint8
 
 
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip() or 'no message'}"
-
-
-def feed(samples: Samples, places: Sequence[int], how: Recipe, workers: int) -> Iterator[Loaded]:
+def load_samples(
+    samples: Samples, places: Sequence[int], preprocessing: Preprocessing, workers: int
+) -> Iterator[Loaded]:
     """The samples in order; when a worker dies, this process reads on by itself and says so."""
+    data = PreparedSamples(samples, places, preprocessing)
     done = 0
     if workers > 0 and len(places) > 1:
         try:
-            for one in _loader(Feed(samples, places, how), workers):
-                yield one
+            for loaded in _loader(data, workers):
+                yield loaded
                 done += 1
         except RuntimeError as error:
             if "worker" not in str(error).lower():
@@ -76,11 +78,10 @@ def feed(samples: Samples, places: Sequence[int], how: Recipe, workers: int) -> 
             warnings.warn(
                 f"a decoding worker died ({first}); reading goes on without workers", stacklevel=2
             )
-    rest = Feed(samples, places, how)
-    yield from (rest[k] for k in range(done, len(places)))
+    yield from (data[k] for k in range(done, len(places)))
 
 
-def _loader(data: Feed, workers: int) -> DataLoader[Any]:
+def _loader(data: PreparedSamples, workers: int) -> DataLoader[Loaded]:
     return DataLoader(
         data,
         batch_size=None,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...models.inputs import Recipe
+from ...models.inputs import Preprocessing
 from ...models.weights import fingerprint
 from ...probe.attribution import BoundMethod
 from ...probe.engine import about_model
@@ -24,6 +24,7 @@ from ..datasets import Samples
 
 FILE = "plan.json"
 LABEL = "label"
+RunTarget = Target | str | int
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class RunPlan:
     @property
     def hash(self) -> str:
         """16 hex digits over everything but what is merely told."""
-        own = {**asdict(self), "told": None}
-        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+        numbers = {**asdict(self), "told": None}
+        return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def shards(self) -> list[range]:
@@ -72,11 +73,11 @@ class RunPlan:
         path = folder / FILE
         try:
             raw = json.loads(path.read_text())
-            known = {f.name for f in fields(RunPlan)}
-            kept: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in known
+            names = {f.name for f in fields(RunPlan)}
+            values: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in names
             }
-            return RunPlan(**kept)
+            return RunPlan(**values)
         except FileNotFoundError:
             raise LimelightError(
                 f"{str(folder)!r} holds no run: there is no {FILE} in it; give a folder that "
@@ -90,11 +91,11 @@ class RunPlan:
 
 def make_plan(
     net: nn.Module,
-    how: Recipe,
+    preprocessing: Preprocessing,
     samples: Samples,
     bounds: Sequence[BoundMethod],
     sites: Sequence[str],
-    wanted: Sequence[Any],
+    wanted: Sequence[RunTarget],
     *,
     shard: int,
     seed: int,
@@ -102,21 +103,21 @@ def make_plan(
     """Describe a run. Raises OptionError for a shard of no samples."""
     if shard < 1:
         raise OptionError(f"shard={shard}: give at least 1 sample to a part")
-    known = about_model(net, seed)
-    told = {"created": known.created, "versions": dict(known.versions), "notes": list(how.notes)}
+    about, used = about_model(net, seed), preprocessing
+    told = {"created": about.created, "versions": dict(about.versions), "notes": list(used.notes)}
     return RunPlan(
-        known.model,
+        about.model,
         fingerprint(net),
-        f"resize {how.resize} {how.interpolation}, crop {list(how.size)}, mean "
-        f"{[round(v, 4) for v in how.mean]}, std {[round(v, 4) for v in how.std]}",
+        f"resize {used.resize} {used.interpolation}, crop {list(used.size)}, mean "
+        f"{[round(v, 4) for v in used.mean]}, std {[round(v, 4) for v in used.std]}",
         samples.digest,
         len(samples),
         shard,
         tuple(_spec(bound) for bound in bounds),
         tuple(str(site) for site in sites),
-        tuple(told_target(one) for one in wanted),
+        tuple(describe_target(target) for target in wanted),
         seed,
-        known.dtype,
+        about.dtype,
         told,
     )
 
@@ -125,8 +126,8 @@ def _spec(bound: BoundMethod) -> str:
     """A method, its options, its sites; and its code, where it is none of ours."""
     options = "".join(f",{name}={value}" for name, value in bound.options)
     sites = f" at {bound.sites}" if bound.sites is not None else ""
-    own = bound.method.function.__module__.startswith(__name__.partition(".")[0] + ".")
-    return bound.method.name + options + sites + ("" if own else f" #{_code(bound)}")
+    ours = bound.method.function.__module__.startswith(__name__.partition(".")[0] + ".")
+    return bound.method.name + options + sites + ("" if ours else f" #{_code(bound)}")
 
 
 def _code(bound: BoundMethod) -> str:
@@ -139,47 +140,47 @@ def _code(bound: BoundMethod) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def told_target(one: Any) -> str:
+def describe_target(target: RunTarget) -> str:
     """A target in words that change when what it means changes."""
-    if not isinstance(one, Target):
-        return str(one)
-    if one.rows is None and one.mask is None:
-        return one.name
-    if any(len(part) > 1 for part in (one.rows, one.mask) if part is not None):
+    if not isinstance(target, Target):
+        return str(target)
+    if target.rows is None and target.mask is None:
+        return target.name
+    tensors = [part for part in (target.rows, target.mask) if part is not None]
+    if any(len(part) > 1 for part in tensors):
         raise OptionError(
-            f"target {one.name!r} is given per sample; in a run the classes come from the data: "
+            f"target {target.name!r} is given per sample; in a run the classes come from the data: "
             f"write target='{LABEL}'"
         )
-    parts = [part for part in (one.rows, one.mask) if part is not None]
-    digest = hashlib.sha256(b"".join(p.double().numpy().tobytes() for p in parts)).hexdigest()[:8]
-    return f"{one.name} {' '.join(one.words)}#{digest}"
+    held = b"".join(part.double().numpy().tobytes() for part in tensors)
+    digest = hashlib.sha256(held).hexdigest()[:8]
+    return f"{target.name} {' '.join(target.words)}#{digest}"
 
 
-def target_of(one: Any, labels: Sequence[Any]) -> Target:
+def target_of(target: RunTarget, labels: Sequence[int | str | None]) -> Target:
     """One target of a batch; `label` means the class of each sample."""
-    if isinstance(one, Target):
-        return one
-    if one == LABEL:
+    if isinstance(target, Target):
+        return target
+    if target == LABEL:
         return label([class_in(v) if isinstance(v, str) else v for v in labels])
-    if one == "least":
+    if target == "least":
         return ranked(-1)
-    found = targets(target_in(str(one)) if isinstance(one, str) else one)
-    return found[0]
+    first, *_ = targets(target_in(str(target)) if isinstance(target, str) else target)
+    return first
 
 
-def flat_targets(spec: Any) -> list[Any]:
+def flat_targets(spec: Any) -> list[RunTarget]:
     """The targets of a run: strings stay as written, `top:3` becomes three."""
-    listed = spec if isinstance(spec, (list, tuple)) else [spec]
-    found: list[Any] = []
-    for one in listed:
-        if isinstance(one, str) and one not in (LABEL, "least"):
-            several = target_in(one)
-            found += several if isinstance(several, tuple) else [one]
-        elif isinstance(one, (str, int)):
-            found.append(one)
+    flat: list[RunTarget] = []
+    for target in spec if isinstance(spec, (list, tuple)) else [spec]:
+        if isinstance(target, str) and target not in (LABEL, "least"):
+            parsed = target_in(target)
+            flat += parsed if isinstance(parsed, tuple) else [target]
+        elif isinstance(target, (str, int)):
+            flat.append(target)
         else:
-            found += targets(one)
-    return found
+            flat += targets(target)
+    return flat
 
 
 def same_or_refuse(folder: Path, plan: RunPlan) -> None:
@@ -207,7 +208,7 @@ def same_or_refuse(folder: Path, plan: RunPlan) -> None:
     (folder / "maps").mkdir(exist_ok=True)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = ", ".join(value) if isinstance(value, tuple) else str(value)
     return text if len(text) < 60 else text[:57] + "..."
 
@@ -216,7 +217,7 @@ def as_dtype(name: str | None) -> torch.dtype | None:
     """`bfloat16`, `float32` ... as torch says it. Raises OptionError."""
     if name is None:
         return None
-    found = getattr(torch, str(name).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    dtype = getattr(torch, str(name).removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise OptionError(f"dtype {name!r} is unknown: write float32, bfloat16 or float64")
-    return found
+    return dtype

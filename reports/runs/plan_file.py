@@ -29,7 +29,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "engine": (str,),
     "address": (str,),
 }
-_TOLD = {str: "text", list: "a list", dict: "a table", int: "a whole number"}
+_KINDS = {str: "text", list: "a list", dict: "a table", int: "a whole number"}
 
 
 def read_plan(path: Path) -> dict[str, Any]:
@@ -57,17 +57,18 @@ def _check(path: Path, name: str, value: object) -> None:
         raise OptionError(f"plan {str(path)!r} has the key {name!r}, which is unknown{hint}")
     kinds = KEYS[name]
     listed = value if isinstance(value, list) else []
-    words = all(isinstance(one, (str, int)) and not isinstance(one, bool) for one in listed)
+    words = all(isinstance(v, (str, int)) and not isinstance(v, bool) for v in listed)
     if isinstance(value, bool) or not isinstance(value, kinds) or not words:
-        wanted = " or ".join(_TOLD[kind] for kind in kinds)
+        wanted = " or ".join(_KINDS[kind] for kind in kinds)
         raise OptionError(f"plan {str(path)!r}: {name} = {value!r} must be {wanted}")
 
 
 def merged(plan: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """A plan with what was also asked for in words. Raises OptionError for what is missing."""
-    found = {**plan, **{name: value for name, value in options.items() if value not in (None, [])}}
-    found["hyper"] = {**plan.get("hyper", {}), **options.get("hyper", {})}
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    hyper = {**plan.get("hyper", {}), **options.get("hyper", {})}
+    asked = {**plan, **given, "hyper": hyper}
     for name, way in (("model", "name one of `limelight models`"), ("data", "give a folder")):
-        if not found.get(name):
+        if not asked.get(name):
             raise OptionError(f"the run names no {name}: {way}, in the plan or on the command line")
-    return found
+    return asked

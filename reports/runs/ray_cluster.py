@@ -48,11 +48,11 @@ def joined(ray: Any, address: str | None) -> Iterator[None]:
 
 def _same(ray: Any, address: str | None) -> None:
     """Refuse an address where this process is in another cluster."""
-    own = ray.get_runtime_context().gcs_address
-    if address not in (None, "auto", own):
+    current = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", current):
         raise LimelightError(
             f"a Ray cluster at {address!r} was asked for, but this process is in the one at "
-            f"{own!r}: call ray.shutdown() first, or leave the address out"
+            f"{current!r}: call ray.shutdown() first, or leave the address out"
         )
 
 

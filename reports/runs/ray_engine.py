@@ -9,13 +9,14 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from ...probe.errors import LimelightError
 from .ray_cluster import joined
-from .worker import local
+from .worker import Work, local
 
 _AGAIN = 3  # how often a shard whose actor died is tried again
 
@@ -32,17 +33,17 @@ class Actor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         numbers = [int(n) for n in batch["id"]]
-        made = [part for _, part in local(self.work, numbers, workers=0)]
-        return {"number": np.asarray(numbers), "part": np.asarray(made, dtype=object)}
+        parts = [part for _, part in local(self.work, numbers, workers=0)]
+        return {"number": np.asarray(numbers), "part": np.asarray(parts, dtype=object)}
 
 
-def pool(address: str | None) -> Callable[[Any, Sequence[int], int], Iterator[tuple[int, bytes]]]:
+def pool(address: str | None) -> Callable[[Work, Sequence[int], int], Iterator[tuple[int, bytes]]]:
     """The engine on the cluster at an address; None is a cluster of this machine."""
     return partial(compute, address=address)
 
 
 def compute(
-    work: Any, todo: Sequence[int], workers: int, address: str | None = None
+    work: Work, todo: Sequence[int], workers: int, address: str | None = None
 ) -> Iterator[tuple[int, bytes]]:
     """Parts as they are finished, in any order.
 
@@ -57,7 +58,7 @@ def compute(
         yield from _mapped(ray, work, todo, max(1, workers))
 
 
-def _mapped(ray: Any, work: Any, todo: Sequence[int], actors: int) -> Iterator[tuple[int, bytes]]:
+def _mapped(ray: Any, work: Work, todo: Sequence[int], actors: int) -> Iterator[tuple[int, bytes]]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
@@ -77,29 +78,29 @@ def _mapped(ray: Any, work: Any, todo: Sequence[int], actors: int) -> Iterator[t
         yield int(row["number"]), bytes(row["part"])
 
 
-def _put(ray: Any, work: Any) -> Any:
+def _put(ray: Any, work: Work) -> Any:
     """Hand over the work; what scripts of the user define travels along, workers have no copy."""
     from ray import cloudpickle
 
-    own = _scripts(work)
-    for module in own:
+    scripts = _scripts(work)
+    for module in scripts:
         cloudpickle.register_pickle_by_value(module)
     try:
         return ray.put(work)
     finally:
-        for module in own:
+        for module in scripts:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def _scripts(work: Any) -> list[Any]:
+def _scripts(work: Work) -> list[ModuleType]:
     """The modules of methods and network parts that belong to no installed package."""
     places = {bound.method.function.__module__ for bound in work.bounds}
     places |= {type(part).__module__ for part in work.net.modules()}
     packaged = tuple(sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib"))
-    found = [sys.modules.get(name) for name in places if name.split(".")[0] != "limelight"]
+    modules = [sys.modules.get(name) for name in places if name.split(".")[0] != "limelight"]
     return [
         module
-        for module in found
+        for module in modules
         if module is not None
         and module.__name__ != "__main__"
         and not str(getattr(module, "__file__", None) or packaged[0]).startswith(packaged)

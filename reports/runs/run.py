@@ -5,22 +5,23 @@ from __future__ import annotations
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from ...models import load
-from ...models.inputs import recipe
+from ...models.inputs import preprocessing_of
 from ...probe.attribution import bound_methods
 from ...probe.engine import Sites
 from ...probe.errors import OptionError
-from ...probe.results import Maps, write
+from ...probe.results import Maps, map_of_row, write
 from ..datasets import samples
-from . import store as parts
+from . import store
 from .plan import RunPlan, as_dtype, flat_targets, make_plan, same_or_refuse
 from .store import Row
 from .worker import Work, local
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Progress = Callable[[int, int, str], None]
+Engine = Callable[[Work, Sequence[int], int], Iterator[tuple[int, bytes]]]
 
 
 @dataclass(frozen=True)
@@ -43,34 +45,34 @@ class Run:
 
     @property
     def maps_folder(self) -> Path:
-        return self.folder / parts.FOLDER
+        return self.folder / store.FOLDER
 
     @property
     def missing(self) -> int:
         """Samples whose shards are not finished."""
         shards = self.plan.shards
-        done, _ = parts.finished(self.folder, shards)
+        done, _ = store.finished(self.folder, shards)
         return sum(len(s) for n, s in enumerate(shards) if n not in done)
 
     def table(self, columns: list[str] | None = None) -> DataFrame:
         """The rows of all finished shards as a pandas table."""
         import pandas
 
-        return pandas.DataFrame(list(parts.rows(self.folder, columns)))
+        return pandas.DataFrame(list(store.rows(self.folder, columns)))
 
     def rows(self, columns: list[str] | None = None) -> Iterator[Row]:
         """The rows one by one, part by part: memory stays flat."""
-        return parts.rows(self.folder, columns)
+        return store.rows(self.folder, columns)
 
     def maps(self, **where: str) -> Maps:
         """The stored maps, filtered as `Maps.where` does."""
-        stored = (parts.map_of(row) for row in self.rows() if row["error"] is None)
+        stored = (map_of_row(row) for row in self.rows() if row["error"] is None)
         return Maps(stored).where(**where)
 
     def failed(self) -> dict[str, str]:
         """Samples without maps, and why."""
-        found = self.rows(["sample", "error"])
-        return {row["sample"]: row["error"] for row in found if row["error"] is not None}
+        rows = self.rows(["sample", "error"])
+        return {row["sample"]: row["error"] for row in rows if row["error"] is not None}
 
 
 def run(
@@ -109,64 +111,82 @@ def run(
     sample that cannot be read or run becomes a row with its error. An interrupt finishes the open
     shard first. Raises LimelightErrors for what is wrong with the plan itself.
     """
-    if engine not in ("local", "ray"):
-        raise OptionError(f"engine {engine!r} is unknown: write 'local' or 'ray'")
-    if address is not None and engine != "ray":
-        raise OptionError(f"address {address!r} is a Ray cluster's: ask for engine='ray' with it")
-    work = prepare(model, data, methods, sites, target, weights, batch, shard, seed, device, dtype,
-                   limit, hyper)  # fmt: skip
+    compute = _engine(engine, address)
+    asked = RunRequest(model, data, methods, sites=sites, target=target, weights=weights,
+                       batch=batch, shard=shard, seed=seed, device=device, dtype=dtype,
+                       limit=limit, hyper=hyper)  # fmt: skip
+    work = prepare(asked)
     root = Path(folder).expanduser()
     same_or_refuse(root, work.plan)
-    done, bad = parts.finished(root, work.plan.shards)
+    shards = work.plan.shards
+    done, bad = store.finished(root, shards)
     for text in bad:
         warnings.warn(text, stacklevel=2)
-    todo = [number for number in range(len(work.plan.shards)) if number not in done]
-    if engine == "ray":
-        from .ray_engine import pool
-
-        compute = pool(address)
-    else:
-        compute = local
+    todo = [number for number in range(len(shards)) if number not in done]
     with _interrupts() as stop:
         for number, part in compute(work, todo, workers):
-            write(parts.part_path(root, number), part)
+            write(store.part_path(root, number), part)
             done.add(number)
-            count = sum(len(work.plan.shards[n]) for n in done)
+            count = sum(len(shards[n]) for n in done)
             if progress is not None:
-                progress(count, work.plan.samples, work.samples[work.plan.shards[number][-1]].name)
+                progress(count, work.plan.samples, work.samples[shards[number][-1]].name)
             if stop.is_set():
                 raise KeyboardInterrupt
     return Run(root)
 
 
-def prepare(
-    model: str | nn.Module,
-    data: Any,
-    methods: Any,
-    sites: Sites,
-    target: Any,
-    weights: str | Path | None,
-    batch: int | str,
-    shard: int,
-    seed: int,
-    device: str | None,
-    dtype: str | None,
-    limit: int | None,
-    hyper: dict[str, Any],
-) -> Work:
-    """Everything a run needs, checked."""
-    net = load(model, weights, **hyper) if isinstance(model, str) else model.eval()
-    net = net.to(device=device, dtype=as_dtype(dtype))
-    rows = samples(data)
-    rows = rows if limit is None else rows[:limit]
-    bounds = tuple(bound_methods(methods))
-    wanted = flat_targets(target)
+def _engine(name: str, address: str | None) -> Engine:
+    """What computes shards. Raises OptionError."""
+    if name not in ("local", "ray"):
+        raise OptionError(f"engine {name!r} is unknown: write 'local' or 'ray'")
+    if address is not None and name != "ray":
+        raise OptionError(f"address {address!r} is a Ray cluster's: ask for engine='ray' with it")
+    if name == "local":
+        return local
+    from .ray_engine import pool
+
+    return pool(address)
+
+
+@dataclass(frozen=True, eq=False)
+class RunRequest:
+    """What a run is to compute, as the caller wrote it: see `run`."""
+
+    model: str | nn.Module
+    data: Any
+    methods: Any
+    sites: Sites = None
+    target: Any = "top"
+    weights: str | Path | None = None
+    batch: int | str = "auto"
+    shard: int = 32
+    seed: int = 0
+    device: str | None = None
+    dtype: str | None = None
+    limit: int | None = None
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    def network(self) -> nn.Module:
+        """The model in eval mode, on its device and in its type."""
+        model = self.model
+        net = load(model, self.weights, **self.hyper) if isinstance(model, str) else model.eval()
+        return net.to(device=self.device, dtype=as_dtype(self.dtype))
+
+
+def prepare(asked: RunRequest) -> Work:
+    """Everything a run needs, checked. Raises LimelightErrors."""
+    net = asked.network()
+    rows = samples(asked.data)
+    rows = rows if asked.limit is None else rows[: asked.limit]
+    bounds = tuple(bound_methods(asked.methods))
+    wanted = flat_targets(asked.target)
+    sites = asked.sites
     named = [sites] if isinstance(sites, str) or not isinstance(sites, Iterable) else list(sites)
-    how = recipe(net)
-    plan = make_plan(net, how, rows, bounds, [str(s) for s in named if s is not None], wanted,
-                     shard=shard, seed=seed)  # fmt: skip
+    used = preprocessing_of(net)
+    plan = make_plan(net, used, rows, bounds, [str(s) for s in named if s is not None], wanted,
+                     shard=asked.shard, seed=asked.seed)  # fmt: skip
     plan.told["data"] = list(rows.origin)
-    return Work(plan, net, how, rows, bounds, sites, tuple(wanted), batch)
+    return Work(plan, net, used, rows, bounds, sites, tuple(wanted), asked.batch)
 
 
 @contextmanager
@@ -177,13 +197,13 @@ def _interrupts() -> Iterator[threading.Event]:
         yield stop
         return
 
-    def ask(number: int, frame: Any) -> None:
+    def ask(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
 
-    old = signal.signal(signal.SIGINT, ask)
+    before = signal.signal(signal.SIGINT, ask)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, old)
+        signal.signal(signal.SIGINT, before)

@@ -2,84 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
 from ...probe.errors import LimelightError
-from ...probe.results import SaliencyMap
-from ...probe.sites import Site, parse
+from ...probe.results import SaliencyMap, map_columns, parquet_bytes, row_of_map
 from .loader import Loaded
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
 
 FOLDER = "maps"
+_KEY = "limelight.run"
 Row = dict[str, Any]
 
 
 @cache
 def schema() -> pa.Schema:
-    """The columns of a part.
+    """The columns of a part: those of a map in float16, and these.
 
     index       number of the sample in the data set
-    values      float16, row by row; times `scale` they are the raw values
+    source      its path or prompt; label as the data tell it
     y, x        rows and columns; x is null for maps over tokens, `shape` tells all others
-    extent      the part of the input covered: top, left, bottom, right
     crop        the part of the picture that was the input: left, top, right, bottom
+    class       what the target is about; score its value, kept the relevance that arrived
     error       why there is no map
     """
     import pyarrow as pa
 
-    text = ("sample", "source", "label", "target", "method", "site", "axes")
+    of_map = map_columns("float16")
     return pa.schema(
-        [
-            ("index", pa.int64()),
-            *((name, pa.string()) for name in text),
-            ("y", pa.int32()),
-            ("x", pa.int32()),
-            ("shape", pa.list_(pa.int32())),
-            ("lo", pa.float64()),
-            ("hi", pa.float64()),
-            ("scale", pa.float64()),
-            ("values", pa.list_(pa.float16())),
-            ("extent", pa.list_(pa.float32())),
-            ("crop", pa.list_(pa.float32())),
-            ("class", pa.int32()),
-            ("score", pa.float64()),
-            ("kept", pa.float64()),
-            ("error", pa.string()),
-        ]
+        {
+            "index": pa.int64(),
+            "sample": of_map.pop("sample"),
+            "source": pa.string(),
+            "label": pa.string(),
+            **{name: of_map.pop(name) for name in ("target", "method", "site", "axes")},
+            "y": pa.int32(),
+            "x": pa.int32(),
+            **of_map,
+            "crop": pa.list_(pa.float32()),
+            "class": pa.int32(),
+            "score": pa.float64(),
+            "kept": pa.float64(),
+            "error": pa.string(),
+        }
     )
 
 
-def row_of(loaded: Loaded, m: SaliencyMap) -> Row:
-    """One map as a row."""
-    values = m.values.detach().double().cpu()
-    finite = values[values.isfinite()]
-    scale = float(finite.abs().max()) if finite.numel() else 0.0
-    small = values / scale if scale else values
-    shape = list(values.shape)
+def run_row(loaded: Loaded, m: SaliencyMap) -> Row:
+    """One map of a sample as a row."""
+    row = row_of_map(m, "float16")
+    shape = row["shape"]
     return {
-        **_named(loaded),
-        "target": m.target,
-        "method": m.method,
-        "site": str(m.site),
-        "axes": m.axes,
+        **row,
+        **_of_sample(loaded),
         "y": shape[0] if shape else 1,
         "x": shape[1] if len(shape) > 1 else None,
-        "shape": shape,
-        "lo": float(finite.min()) if finite.numel() else None,
-        "hi": float(finite.max()) if finite.numel() else None,
-        "scale": scale,
-        "values": small.flatten().numpy().astype(np.float16),
-        "extent": list(m.extent),
-        "crop": list(loaded.crop),
+        "crop": list(loaded.box),
         "class": m.about.of_class,
         "score": m.about.score,
         "kept": m.about.kept,
@@ -88,48 +71,30 @@ def row_of(loaded: Loaded, m: SaliencyMap) -> Row:
 
 def error_row(loaded: Loaded, error: str) -> Row:
     """A sample without maps, and why."""
-    return {**_named(loaded), "error": error}
+    return {**_of_sample(loaded), "error": error}
 
 
-def _named(loaded: Loaded) -> Row:
+def _of_sample(loaded: Loaded) -> Row:
     row = loaded.sample
     label = None if row.label is None else str(row.label)
     return {"index": loaded.place, "sample": row.name, "source": row.source, "label": label}
-
-
-def map_of(row: Mapping[str, Any]) -> SaliencyMap:
-    """A row as the map it stores, in float32."""
-    values = np.asarray(row["values"], np.float32) * np.float32(row["scale"])
-    shape = [int(n) for n in row["shape"]]
-    return SaliencyMap(
-        torch.from_numpy(values.astype(np.float32).reshape(shape)),
-        row["axes"],
-        row["sample"],
-        row["target"],
-        row["method"],
-        _site(row["site"]),
-        tuple(float(edge) for edge in row["extent"]),
-    )
-
-
-def _site(text: str) -> Site:
-    found = parse(text)
-    return Site(found.path, found.port, found.call or 0, found.index)
 
 
 def part_path(folder: Path, number: int) -> Path:
     return folder / FOLDER / f"part-{number:05d}.parquet"
 
 
+def part_paths(folder: Path) -> list[Path]:
+    """The finished parts of a run, in the order of its data."""
+    return sorted((folder / FOLDER).glob("part-*.parquet"))
+
+
 def encode(rows: Iterable[Row], samples: range) -> bytes:
     """One shard as a Parquet file, which says whose rows it holds."""
     import pyarrow as pa
-    from pyarrow import parquet
 
-    own = schema().with_metadata({"limelight.run": f"{samples.start}:{samples.stop}"})
-    sink = BytesIO()
-    parquet.write_table(pa.Table.from_pylist(list(rows), own), sink, compression="zstd")
-    return sink.getvalue()
+    marked = schema().with_metadata({_KEY: f"{samples.start}:{samples.stop}"})
+    return parquet_bytes(pa.Table.from_pylist(list(rows), marked))
 
 
 def finished(folder: Path, shards: list[range]) -> tuple[set[int], list[str]]:
@@ -152,7 +117,7 @@ def _damage(path: Path, samples: range) -> str:
 
     try:
         with parquet.ParquetFile(path) as file:
-            held = (file.schema_arrow.metadata or {}).get(b"limelight.run", b"").decode()
+            held = _samples_in(file)
             size = file.metadata.num_row_groups and path.stat().st_size
     except (ArrowException, OSError, ValueError) as error:
         return f"cannot be read ({str(error).partition(chr(10))[0][:80]})"
@@ -161,11 +126,15 @@ def _damage(path: Path, samples: range) -> str:
     return "" if size else "is empty"
 
 
+def _samples_in(file: ParquetFile) -> str:
+    return (file.schema_arrow.metadata or {}).get(_KEY.encode(), b"").decode()
+
+
 def rows(folder: Path, columns: list[str] | None = None) -> Iterator[Row]:
     """All rows, part by part, in the order of the data set."""
     from pyarrow import parquet
 
-    paths = sorted((folder / FOLDER).glob("part-*.parquet"))
+    paths = part_paths(folder)
     if not paths:
         raise LimelightError(f"{str(folder)!r} holds no finished shard: run it first")
     for path in paths:

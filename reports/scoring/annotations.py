@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,41 +16,46 @@ _CROP = re.compile(r"crop \[(\d+), (\d+)\]")
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
-    """The data of a run. `same`: its rows are the run's, place by place; size: the input's."""
+class Annotations:
+    """The data of a run, which may mark objects.
+
+    same    whether its rows are the run's, place by place; else `places` finds them by name
+    size    rows and columns of the model's input, None where the plan does not say
+    """
 
     samples: Samples
     same: bool
-    places: dict[str, int]
+    places: Mapping[str, int]
     size: Size | None
 
     def sample(self, place: int, row: Row) -> Sample | None:
         """The sample that a row of the run is about."""
         if not self.same:
-            words = (row["sample"], row["source"] or "", Path(row["source"] or "").name)
-            place = next((self.places[w] for w in words if w and w in self.places), -1)
+            names = (row["sample"], row["source"] or "", Path(row["source"] or "").name)
+            place = next((self.places[n] for n in names if n and n in self.places), -1)
         return self.samples[place] if 0 <= place < len(self.samples) else None
 
 
-def truth_of(run: Run, data: Any, *, marked: bool = True) -> Truth:
-    """The data of a run again. Raises LimelightError where they should mark things and do not."""
+def annotations_for(run: Run, data: Any, *, marked: bool = True) -> Annotations:
+    """The data of a run again. Raises LimelightError where they should mark objects and do not."""
     plan = run.plan
     given = samples(data) if data is not None else _again(plan.told)
-    rows = given if len(given) <= plan.samples else given[: plan.samples]
-    same = rows.digest == plan.data
-    found = rows if same else given
-    if marked and not any(row.things for row in found.rows):
+    first = given if len(given) <= plan.samples else given[: plan.samples]
+    same = first.digest == plan.data
+    used = first if same else given
+    if marked and not any(row.annotations for row in used.rows):
         raise LimelightError(
             "localisation compares maps with boxes, outlines or masks, but the data mark none: "
-            "give data with things, a listing with left, top, right, bottom or mask, COCO or VOC"
+            "give a listing with left, top, right, bottom or mask, COCO, VOC, or samples with "
+            "annotations"
         )
-    told = _CROP.search(plan.preprocessing)
-    size = (int(told[1]), int(told[2])) if told else None
-    return Truth(found, same, {} if same else _places(found), size)
+    crop = _CROP.search(plan.preprocessing)
+    size = (int(crop[1]), int(crop[2])) if crop else None
+    return Annotations(used, same, {} if same else _places(used), size)
 
 
-def _again(told: dict[str, Any]) -> Samples:
-    origin = told.get("data") or []
+def _again(recorded: Mapping[str, Any]) -> Samples:
+    origin = recorded.get("data") or []
     if not origin:
         raise LimelightError(
             "the run does not say where its data came from, and these scores need it again: "
@@ -59,12 +65,12 @@ def _again(told: dict[str, Any]) -> Samples:
     return samples(path, root=root)
 
 
-def _places(found: Samples) -> dict[str, int]:
+def _places(listed: Samples) -> dict[str, int]:
     """Samples by name, path and file name; a file name that is not unique finds nothing."""
-    known: dict[str, int] = {}
+    places: dict[str, int] = {}
     twice: set[str] = set()
-    for place, row in enumerate(found.rows):
-        for word in dict.fromkeys((row.name, row.source, Path(row.source).name)):
-            if word and known.setdefault(word, place) != place:
-                twice.add(word)
-    return {word: place for word, place in known.items() if word not in twice}
+    for place, row in enumerate(listed.rows):
+        for name in dict.fromkeys((row.name, row.source, Path(row.source).name)):
+            if name and places.setdefault(name, place) != place:
+                twice.add(name)
+    return {name: place for name, place in places.items() if name not in twice}

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...models.inputs import read
 from ...probe.errors import LimelightError
 from ..datasets import Sample, Samples, Size
+from ..runs import is_ready
 
 NAMES = ("center", "random", "sobel")
 SITE = "input"
@@ -39,8 +40,8 @@ def sobel(grey: Tensor) -> Tensor:
     """The size of the brightness' gradient, `y x`."""
     across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
     padded = F.pad(grey.float()[None, None], (1, 1, 1, 1), mode="replicate")
-    found = F.conv2d(padded, torch.stack([across, across.T])[:, None])[0]
-    return found.square().sum(0).sqrt()
+    gradient = F.conv2d(padded, torch.stack([across, across.T])[:, None])[0]
+    return gradient.square().sum(0).sqrt()
 
 
 def grey_of(
@@ -49,9 +50,9 @@ def grey_of(
     """The brightness of the part that the model sees; None where the picture cannot be had."""
     try:
         item, _ = samples.open(place, row)
-        if isinstance(item, Tensor) and item.dtype != torch.uint8:
-            found = item.float().mean(0) if item.ndim == 3 else item.float()
-            return found if tuple(found.shape) == size else None
+        if is_ready(item):
+            grey = item.float().mean(0) if item.ndim == 3 else item.float()
+            return grey if tuple(grey.shape) == size else None
         return torch.from_numpy(np.asarray(seen(read(item), crop, size).convert("L"), np.float32))
     except (LimelightError, OSError, ValueError):
         return None

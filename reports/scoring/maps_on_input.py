@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...probe.results import map_of_row
 from ..datasets import Size
-from ..runs import Row, map_of
+from ..runs import Row
 from .baselines import SITE
 
 
 @dataclass(frozen=True, eq=False)
-class Plane:
+class InputMap:
     """A map to be scored.
 
     source  its row in the run, without values
@@ -38,10 +39,10 @@ class Plane:
         """The part of a mask of the whole input that the map covers."""
         return mask[self.start[0] : self.end[0], self.start[1] : self.end[1]]
 
-    def rival(self, name: str, values: Tensor) -> Plane:
+    def rival(self, name: str, values: Tensor) -> InputMap:
         """A baseline for the same sample and target."""
         source = {**self.source, "method": name, "site": SITE, "axes": "y x"}
-        return Plane(source, self.asked, values)
+        return InputMap(source, self.asked, values)
 
     def row(
         self,
@@ -64,25 +65,25 @@ class Plane:
         }
 
 
-def planes(rows: Sequence[Row], targets: Sequence[str]) -> list[Plane]:
+def maps_on_input(rows: Sequence[Row], targets: Sequence[str]) -> list[InputMap]:
     """The maps of one sample, ready to be scored."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["method"], row["site"]].append(row)
-    found = []
+    maps = []
     for group in groups.values():
         whole = len(group) == len(targets)  # rows of one method and site follow the plan's targets
         asked = targets if whole else [row["target"].partition(":")[0] for row in group]
-        found += [_plane(row, text) for row, text in zip(group, asked, strict=True)]
-    return found
+        maps += [_input_map(row, text) for row, text in zip(group, asked, strict=True)]
+    return maps
 
 
-def _plane(row: Row, asked: str) -> Plane:
-    m = map_of(row)
+def _input_map(row: Row, asked: str) -> InputMap:
+    m = map_of_row(row)
     source = {name: value for name, value in row.items() if name != "values"}
     if m.axes != "y x" or len(m.extent) != 4:
-        return Plane(source, asked, m.values, flat=False)
+        return InputMap(source, asked, m.values, flat=False)
     big = m.resize().values
     if m.values.numel() and bool((m.values == m.values.flatten()[0]).all()):
         big = torch.full_like(big, float(m.values.flatten()[0]))  # resizing may round it apart
-    return Plane(source, asked, big, (round(m.extent[0]), round(m.extent[1])))
+    return InputMap(source, asked, big, (round(m.extent[0]), round(m.extent[1])))

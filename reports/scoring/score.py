@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from ...methods.metrics import BoundMetric, MetricSpec, flat, pearson, spearman, ssim, use_metric
 from ...probe.attribution import listed
 from ...probe.errors import LimelightError, OptionError
-from ..datasets import Sample, Size, mask_of, others, things_of
+from ..datasets import Sample, Size, annotations_of, mask_of, others
 from ..runs import Row, Run
-from .annotations import Truth, truth_of
+from .annotations import Annotations, annotations_for
 from .baselines import NAMES, baselines, grey_of
-from .maps_on_input import Plane, planes
-from .model_scores import Asker
+from .maps_on_input import InputMap, maps_on_input
+from .model_scores import ModelScores
 from .table import keep, save
 
 if TYPE_CHECKING:
@@ -47,10 +47,9 @@ def score(
 ) -> DataFrame:
     """Score the maps of a run: a table, which `scores.parquet` in its folder keeps too.
 
-    metrics  names with options, as `pointing:0`, or functions under `limelight.metric`;
-             `class_sensitivity` compares the maps of the targets `top` and `least` by Spearman,
-             Pearson and SSIM
-    data     where the things lie that maps are compared with, by default the data of the run
+    metrics  names with options, as `pointing,tolerance=0`; `class_sensitivity` compares the maps
+             of the targets `top` and `least` by Spearman, Pearson and SSIM
+    data     marks the objects that maps are compared with, by default the data of the run
     model    the network of the run, for scores of faithfulness, which ask it again
     Maps are resized to the input first. One row a sample, target, method, site and metric; a score
     that cannot be had is NaN and its `note` says why. Beside localisation stand the baselines
@@ -67,22 +66,22 @@ def score(
         )
     placed = any("mask" in one.metric.needs for one in single)
     asking = [one for one in single if "model" in one.metric.needs]
-    known = truth_of(held, data, marked=placed) if placed or asking else None
-    asker = Asker.of(model, held, known, asking) if asking and known is not None else None
-    judge = _Judge(plan.targets, single, paired, known if placed else None, plan.seed, asker)
+    marked = annotations_for(held, data, marked=placed) if placed or asking else None
+    by_model = ModelScores.of(model, held, marked, asking) if asking and marked else None
+    judge = _Judge(plan.targets, single, paired, marked if placed else None, plan.seed, by_model)
     names = [*(one.name for one in single), *(PAIRED if paired else ())]
-    found = keep(held, names)
+    scores = keep(held, names)
     for done, (place, rows) in enumerate(_by_sample(held.rows()), 1):
-        found.add(judge.rows(place, rows))
+        scores.add(judge.rows(place, rows))
         if progress is not None:
             progress(done, plan.samples, rows[0]["sample"])
-    table = save(held, found)
+    table = save(held, scores)
     return table[table["metric"].isin(names)].reset_index(drop=True)
 
 
 def _by_sample(rows: Iterable[Row]) -> Iterator[tuple[int, list[Row]]]:
-    for place, own in groupby(rows, key=lambda row: row["index"]):
-        yield place, list(own)
+    for place, group in groupby(rows, key=lambda row: row["index"]):
+        yield place, list(group)
 
 
 def _asked(metrics: Sequence[MetricSpec]) -> tuple[list[BoundMetric], bool]:
@@ -114,67 +113,69 @@ class _Judge:
     targets: tuple[str, ...]
     single: list[BoundMetric]
     paired: bool
-    truth: Truth | None
+    annotations: Annotations | None
     seed: int
-    asker: Asker | None = None
+    by_model: ModelScores | None = None
 
     def rows(self, place: int, rows: list[Row]) -> Iterator[Row]:
         """The scores of a sample; none where it failed."""
         good = [row for row in rows if row["error"] is None]
         if not good:
             return
-        found = planes(good, self.targets)
-        size = self.truth.size if self.truth and good[0]["crop"] else None
-        yield from self._own(found)
+        maps = maps_on_input(good, self.targets)
+        yield from self._of_maps(maps)
         if self.paired:
-            yield from _compared(found)
-        if self.asker is not None:
-            yield from self.asker.rows(place, found)
-        if self.truth is not None:
-            yield from self._located(self.truth, place, found, size or _covered(found))
+            yield from _compared(maps)
+        if self.by_model is not None:
+            yield from self.by_model.rows(place, maps)
+        if self.annotations is not None:
+            size = self.annotations.size if good[0]["crop"] else None
+            yield from self._located(self.annotations, place, maps, size or _covered(maps))
 
-    def _own(self, found: list[Plane]) -> Iterator[Row]:
+    def _of_maps(self, maps: list[InputMap]) -> Iterator[Row]:
         """Scores of the maps alone."""
         wanted = [one for one in self.single if one.metric.needs == ("saliency",)]
-        for group in _batches(found):
-            stack = torch.stack([plane.values for plane in group])
+        for group in _batches(maps):
+            stack = torch.stack([m.values for m in group])
             for one in wanted:
                 values = one(stack).tolist()
-                for plane, value in zip(group, values, strict=True):
-                    yield plane.row(one.name, value, note=_why(plane, value))
+                for m, value in zip(group, values, strict=True):
+                    yield m.row(one.name, value, note=_why(m, value))
 
-    def _located(self, truth: Truth, place: int, found: list[Plane], size: Size) -> Iterator[Row]:
+    def _located(
+        self, annotations: Annotations, place: int, maps: list[InputMap], size: Size
+    ) -> Iterator[Row]:
         """Scores of maps on the object of their class, and of the baselines."""
-        first = found[0].source
-        crop, sample = list(first["crop"]), truth.sample(place, first)
-        known: dict[tuple[int | None, str], _Place] = {}
+        first = maps[0].source
+        crop, sample = list(first["crop"]), annotations.sample(place, first)
+        places: dict[tuple[int | None, str], _Place] = {}
         extra: Tensor | None = None
-        for group in _by_target(found):
+        for group in _by_target(maps):
             key = (group[0].source["class"], group[0].source["target"])
-            if key not in known:
-                known[key] = _place(sample, key, crop, size)
-            where = known[key]
-            if where.mask is not None and extra is None:
-                grey = None if sample is None else grey_of(truth.samples, place, sample, crop, size)
+            if key not in places:
+                places[key] = _place(sample, key, crop, size)
+            where = places[key]
+            if where.mask is not None and extra is None and sample is not None:
+                grey = grey_of(annotations.samples, place, sample, crop, size)
                 extra = baselines(size, self.seed, place, grey)
             rivals = [group[0].rival(name, values) for name, values in _named(extra)]
             yield from self._on([*group, *rivals], where)
 
-    def _on(self, group: list[Plane], where: _Place) -> Iterator[Row]:
+    def _on(self, group: list[InputMap], where: _Place) -> Iterator[Row]:
         wanted = [one for one in self.single if "mask" in one.metric.needs]
         for part in _batches(group):
             note = where.note if part[0].flat else f"a map over {part[0].source['axes']!r}"
             if where.mask is None or note:
                 for one in wanted:
-                    yield from (plane.row(one.name, note=note or where.note) for plane in part)
+                    yield from (m.row(one.name, note=note or where.note) for m in part)
                 continue
-            stack = torch.stack([plane.values for plane in part])
+            stack = torch.stack([m.values for m in part])
             mask = part[0].cut(where.mask).expand(stack.shape)
             for one in wanted:
                 values = one(stack, mask).tolist()
-                for plane, value in zip(part, values, strict=True):
-                    told = _why(plane, value)
-                    yield plane.row(one.name, value, note=told, difficult=where.difficult)
+                for m, value in zip(part, values, strict=True):
+                    note = _why(m, value)
+                    yield m.row(one.name, value, note=note, difficult=where.difficult)
 
 
 def _place(
@@ -185,13 +186,13 @@ def _place(
         return _Place(None, note="the data hold no such sample")
     if of_class is None:
         return _Place(None, note="the target has no class")
-    things = things_of(sample, of_class, target)
-    if not things:
+    marked = annotations_of(sample, of_class, target)
+    if not marked:
         return _Place(None, note="nothing of this class is marked")
-    if all(thing.difficult for thing in things):
+    if all(annotation.difficult for annotation in marked):
         return _Place(None, note="all of this class is marked as difficult")
     try:
-        mask = mask_of(things, crop, size)
+        mask = mask_of(marked, crop, size)
     except LimelightError as error:
         return _Place(None, note=str(error))
     if not mask.any():
@@ -204,43 +205,43 @@ def _named(extra: Tensor | None) -> Iterator[tuple[str, Tensor]]:
     return iter(()) if extra is None else zip(NAMES, extra, strict=True)
 
 
-def _covered(found: list[Plane]) -> Size:
+def _covered(maps: list[InputMap]) -> Size:
     """The input's size, as far as maps cover it."""
-    ends = [plane.end for plane in found if plane.flat]
+    ends = [m.end for m in maps if m.flat]
     return (max(e[0] for e in ends), max(e[1] for e in ends)) if ends else (1, 1)
 
 
-def _why(plane: Plane, value: float) -> str:
+def _why(m: InputMap, value: float) -> str:
     if value == value:
         return ""
-    if not bool(plane.values.isfinite().all()):
+    if not bool(m.values.isfinite().all()):
         return "the map holds values that are no numbers"
-    return "a constant map" if bool(flat(plane.values[None]).isnan().any()) else "undefined here"
+    return "a constant map" if bool(flat(m.values[None]).isnan().any()) else "undefined here"
 
 
-def _batches(found: Iterable[Plane]) -> Iterator[list[Plane]]:
+def _batches(maps: Iterable[InputMap]) -> Iterator[list[InputMap]]:
     """Maps of one shape that cover the same part, a bounded number at a time."""
-    groups: dict[Any, list[Plane]] = defaultdict(list)
-    for plane in found:
-        groups[(tuple(plane.values.shape), plane.start, plane.flat)].append(plane)
+    groups: dict[Any, list[InputMap]] = defaultdict(list)
+    for m in maps:
+        groups[(tuple(m.values.shape), m.start, m.flat)].append(m)
     for group in groups.values():
         yield from (group[i : i + _TOGETHER] for i in range(0, len(group), _TOGETHER))
 
 
-def _by_target(found: list[Plane]) -> Iterator[list[Plane]]:
-    groups: dict[tuple[str, str], list[Plane]] = defaultdict(list)
-    for plane in found:
-        groups[plane.asked, plane.source["target"]].append(plane)
+def _by_target(maps: list[InputMap]) -> Iterator[list[InputMap]]:
+    groups: dict[tuple[str, str], list[InputMap]] = defaultdict(list)
+    for m in maps:
+        groups[m.asked, m.source["target"]].append(m)
     yield from groups.values()
 
 
-def _compared(found: list[Plane]) -> Iterator[Row]:
+def _compared(maps: list[InputMap]) -> Iterator[Row]:
     """How alike the maps of the likeliest and the least likely class are."""
-    pairs: dict[tuple[str, str], dict[bool, Plane]] = defaultdict(dict)
-    for plane in found:
-        if plane.asked in (*BEST, LEAST):
-            key = (plane.source["method"], plane.source["site"])
-            pairs[key].setdefault(plane.asked == LEAST, plane)
+    pairs: dict[tuple[str, str], dict[bool, InputMap]] = defaultdict(dict)
+    for m in maps:
+        if m.asked in (*BEST, LEAST):
+            key = (m.source["method"], m.source["site"])
+            pairs[key].setdefault(m.asked == LEAST, m)
     for pair in pairs.values():
         if len(pair) < 2:
             continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import pandas
 
 from ...methods.metrics import interval
 from ...probe.errors import LimelightError
-from ...probe.results import write
+from ...probe.results import parquet_bytes, write
 from ..runs import Row, Run
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def schema() -> pa.Schema:
 
 
 @dataclass(eq=False)
-class Found:
+class ScoreRows:
     """Scores as they come, packed in columns so that memory stays small."""
 
     tables: list[pa.Table] = field(default_factory=list)
@@ -65,7 +64,7 @@ class Found:
             self.open = []
 
 
-def keep(run: Run, names: Sequence[str]) -> Found:
+def keep(run: Run, names: Sequence[str]) -> ScoreRows:
     """The scores that the run's folder holds, without those of some metrics."""
     import pyarrow as pa
     from pyarrow import compute, parquet
@@ -73,24 +72,21 @@ def keep(run: Run, names: Sequence[str]) -> Found:
     try:
         old = parquet.read_table(run.folder / FILE)
     except (OSError, pa.ArrowException):
-        return Found()
+        return ScoreRows()
     if (old.schema.metadata or {}).get(_KEY) != _state(run):
-        return Found()
+        return ScoreRows()
     other = compute.invert(compute.is_in(old["metric"], pa.array(list(names))))
-    return Found([old.filter(other).replace_schema_metadata(None)])
+    return ScoreRows([old.filter(other).replace_schema_metadata(None)])
 
 
-def save(run: Run, found: Found) -> pandas.DataFrame:
+def save(run: Run, scores: ScoreRows) -> pandas.DataFrame:
     """Write all scores at once, or none; the table."""
     import pyarrow as pa
-    from pyarrow import parquet
 
-    found.pack()
-    table = pa.concat_tables(found.tables) if found.tables else schema().empty_table()
-    sink = BytesIO()
-    own = table.replace_schema_metadata({_KEY: _state(run)})
-    parquet.write_table(own, sink, compression="zstd")
-    write(run.folder / FILE, sink.getvalue())
+    scores.pack()
+    table = pa.concat_tables(scores.tables) if scores.tables else schema().empty_table()
+    marked = table.replace_schema_metadata({_KEY: _state(run)})
+    write(run.folder / FILE, parquet_bytes(marked))
     return table.to_pandas()
 
 
@@ -120,15 +116,15 @@ def summary(scores: pandas.DataFrame) -> pandas.DataFrame:
     class_mean  the mean over classes of each class's mean
     hard_mean   over the difficult pictures alone, hard_count of them: a small object, and others
     """
-    rows = [_mean(keys, own) for keys, own in scores.groupby(list(_BY), sort=False)]
+    rows = [_mean(keys, group) for keys, group in scores.groupby(list(_BY), sort=False)]
     return pandas.DataFrame(rows, columns=[*_BY, *_MEANS])
 
 
-def _mean(keys: Sequence[str], own: pandas.DataFrame) -> Row:
-    known = own[own["value"].notna()]
+def _mean(keys: Sequence[str], group: pandas.DataFrame) -> Row:
+    known = group[group["value"].notna()]
     mean, low, high = interval(known["value"].tolist())
     hard = known[known["difficult"].astype(bool)]["value"]
     classes = known.groupby("class")["value"].mean()
-    counts = (len(known), len(own) - len(known))
+    counts = (len(known), len(group) - len(known))
     values = (mean, low, high, *counts, classes.mean(), hard.mean(), len(hard))
     return dict(zip((*_BY, *_MEANS), (*keys, *values), strict=True))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import limelight as ll
-from limelight.reports.datasets.samples import Sample, Samples, Thing
+from limelight.reports.datasets.samples import Annotation, Sample, Samples
 from limelight.reports.runs.run import Run, run
 
 
@@ -37,10 +37,10 @@ def small_run(root: Path, *, lost: int = 0) -> Run:
     table = pandas.read_csv(root / "photos" / "things.csv")
     rows = []
     for n, row in enumerate(table.itertuples()):
-        thing = Thing(row.label, (row.left, row.top, row.right, row.bottom))
+        square = Annotation(row.label, (row.left, row.top, row.right, row.bottom))
         gone = n >= len(table) - lost
         path = root / "photos" / ("gone.png" if gone else row.path)
-        rows.append(Sample(row.path, str(path), row.label, (thing,)))
+        rows.append(Sample(row.path, str(path), row.label, (square,)))
     asked = ["gradcam", "normgrad"]
     options = {"sites": ["layer1", "layer2"], "target": ["label", "top", "least"]}
     return run(root / "run", net, Samples(rows), asked, shard=4, workers=0, **options)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from limelight.probe.errors import ImageError, LimelightError
 from limelight.reports.datasets.readers import samples
-from limelight.reports.datasets.samples import Sample, Samples, Thing
+from limelight.reports.datasets.samples import Annotation, Sample, Samples
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def test_a_table_joins_the_things_of_one_picture(photos):
     (photos / "list.csv").write_text(text + "b.png,bee,,,,,\n")
     one, two = samples(photos / "list.csv", root=photos / "images" / "bee")
     assert one.label == 3
-    assert one.things == (
-        Thing(3, (1, 2, 5, 6)),
-        Thing(4, (0, 0, 2, 2), difficult=True),
+    assert one.annotations == (
+        Annotation(3, (1, 2, 5, 6)),
+        Annotation(4, (0, 0, 2, 2), difficult=True),
     )
     assert two == Sample("b.png", str(photos / "images/bee/b.png"), "bee")
 
@@ -54,7 +54,7 @@ def test_a_parquet_table_with_masks(photos):
     frame = pandas.DataFrame({"file": ["a.png"], "class": [7], "mask": ["m.png"], "value": [2]})
     frame.to_parquet(photos / "list.parquet")
     (row,) = samples(photos / "list.parquet")
-    assert row.things == (Thing(7, None, str(photos / "m.png"), 2),)
+    assert row.annotations == (Annotation(7, None, str(photos / "m.png"), 2),)
 
 
 def test_coco_boxes_and_outlines(photos):
@@ -74,8 +74,8 @@ def test_coco_boxes_and_outlines(photos):
     (photos / "instances.json").write_text(json.dumps(raw))
     one, two = samples(photos / "instances.json")
     assert one.source == str(photos / "images/bee/a.png")
-    assert one.things[0] == Thing("bee", (2, 3, 6, 8), polygons=((0, 0, 4, 0, 4, 4),))
-    assert one.things[1].difficult
+    assert one.annotations[0] == Annotation("bee", (2, 3, 6, 8), polygons=((0, 0, 4, 0, 4, 4),))
+    assert one.annotations[1].difficult
     assert two.label is None
 
 
@@ -88,7 +88,7 @@ def test_voc_counts_pixels_from_one(photos):
     )
     (row,) = samples(photos)
     assert row.label == "dog"
-    assert row.things == (Thing("dog", (0, 1, 5, 6), difficult=True),)
+    assert row.annotations == (Annotation("dog", (0, 1, 5, 6), difficult=True),)
 
 
 def test_prompts_by_line(photos):

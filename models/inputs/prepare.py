@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...probe.errors import ImageError
 from .images import Picture, read
-from .recipe import Recipe, recipe
+from .preprocessing import Preprocessing, preprocessing_of
 
 LONGEST = 100  # sides in proportion; beyond, the resized strip would fill the memory
 FILTERS = {
@@ -30,21 +30,26 @@ class Geometry:
     """How a photo becomes an input: resized to (width, height), then cropped.
 
     corner   left, top of the crop in the resized photo
-    crop     the crop as left, top, right, bottom in pixels of the upright photo
+    box      the crop as left, top, right, bottom in pixels of the upright photo
     """
 
     resized: tuple[int, int]
     corner: tuple[int, int]
-    crop: Box
+    box: Box
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Inputs `b c y x` and, for each photo, the box the model sees, in pixels of the photo."""
+@dataclass(frozen=True, eq=False)
+class PreparedPhoto:
+    """One photo as a model takes it.
+
+    tensor   the input `c y x`: float32, on the CPU
+    crop     what the model sees, 8 bits a channel
+    box      where the crop lies: left, top, right, bottom in pixels of the upright photo
+    """
 
     tensor: Tensor
-    crops: tuple[Box, ...]
-    notes: tuple[str, ...] = ()
+    crop: Image.Image
+    box: Box
 
 
 def preprocess(model: nn.Module, images: Picture | Iterable[Picture]) -> Tensor:
@@ -53,43 +58,45 @@ def preprocess(model: nn.Module, images: Picture | Iterable[Picture]) -> Tensor:
     The short side is resized, the centre cropped, the pixels normalised as the model's card, its
     timm or its Hugging Face configuration says. Raises ImageError.
     """
-    return prepare(model, images).tensor
-
-
-def prepare(model: nn.Module, images: Picture | Iterable[Picture]) -> Prepared:
-    """As `preprocess`, with the crop of each photo and notes on what had to be guessed."""
-    how = recipe(model)
-    ready = [make_ready(how, read(source)) for source in _each(images)]
-    if not ready:
+    preprocessing = preprocessing_of(model)
+    photos = [prepare(preprocessing, read(source)).tensor for source in _each(images)]
+    if not photos:
         raise ImageError("no pictures were given: pass at least one")
-    batch = torch.stack([tensor for tensor, _ in ready])
+    return input_for(model, torch.stack(photos))
+
+
+def prepare(preprocessing: Preprocessing, photo: Image.Image) -> PreparedPhoto:
+    """One upright RGB photo resized, cropped and normalised, each once.
+
+    Raises ImageError for a mere strip.
+    """
+    place = geometry(preprocessing, photo.size)
+    left, top = place.corner
+    rows, columns = preprocessing.size
+    resized = photo.resize(place.resized, FILTERS[preprocessing.interpolation])
+    crop = resized.crop((left, top, left + columns, top + rows))
+    return PreparedPhoto(_normalised(crop, preprocessing), crop, place.box)
+
+
+def input_for(model: nn.Module, x: Tensor) -> Tensor:
+    """A batch on the model's device, floats in its precision."""
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    crops = tuple(crop for _, crop in ready)
-    return Prepared(batch if weight is None else batch.to(weight), crops, how.notes)
+    if weight is None:
+        return x
+    return x.to(weight) if x.is_floating_point() else x.to(weight.device)
 
 
-def make_ready(how: Recipe, photo: Image.Image) -> tuple[Tensor, Box]:
-    """One photo as an input `c y x` by a recipe, and the box of it that is seen."""
-    return _normalised(_crop(how, photo), how), geometry(how, photo.size).crop
-
-
-def crop_image(model: nn.Module, image: Picture) -> Image.Image:
-    """The 8-bit crop of a photo that the model sees."""
-    return _crop(recipe(model), read(image))
-
-
-def geometry(how: Recipe | nn.Module, size: tuple[int, int]) -> Geometry:
+def geometry(preprocessing: Preprocessing, size: tuple[int, int]) -> Geometry:
     """Resize and crop for a photo of (width, height); raises ImageError for a mere strip.
 
     Short side to `resize`, long side to int(resize x long / short), crop at
     round((side - crop) / 2). For an oblong input the photo is resized to cover it.
     """
-    how = recipe(how) if isinstance(how, nn.Module) else how
     width, height = size
     if max(size) > LONGEST * min(size):
         raise ImageError(f"a picture of {width} x {height} is too narrow: crop it first")
-    resized = _resized(how, width, height)
-    crop_h, crop_w = how.size
+    resized = _resized(preprocessing, width, height)
+    crop_h, crop_w = preprocessing.size
     left, top = round((resized[0] - crop_w) / 2), round((resized[1] - crop_h) / 2)
     x, y = width / resized[0], height / resized[1]
     return Geometry(
@@ -97,27 +104,21 @@ def geometry(how: Recipe | nn.Module, size: tuple[int, int]) -> Geometry:
     )
 
 
-def _resized(how: Recipe, width: int, height: int) -> tuple[int, int]:
-    crop_h, crop_w = how.size
+def _resized(preprocessing: Preprocessing, width: int, height: int) -> tuple[int, int]:
+    crop_h, crop_w = preprocessing.size
+    resize = preprocessing.resize
     if crop_h == crop_w:
         short = min(width, height)
-        return int(how.resize * width / short), int(how.resize * height / short)
-    scale = max(crop_w / width, crop_h / height) * how.resize / min(how.size)
+        return int(resize * width / short), int(resize * height / short)
+    scale = max(crop_w / width, crop_h / height) * resize / min(preprocessing.size)
     return max(int(scale * width), crop_w), max(int(scale * height), crop_h)
 
 
-def _crop(how: Recipe, photo: Image.Image) -> Image.Image:
-    found = geometry(how, photo.size)
-    left, top = found.corner
-    resized = photo.resize(found.resized, FILTERS[how.interpolation])
-    return resized.crop((left, top, left + how.size[1], top + how.size[0]))
-
-
-def _normalised(crop: Image.Image, how: Recipe) -> Tensor:
-    grey = len(how.mean) == 1
+def _normalised(crop: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    grey = len(preprocessing.mean) == 1
     pixels = np.asarray(crop.convert("L") if grey else crop, np.float32)
     pixels = pixels[..., None] if grey else pixels
-    mean, std = (np.asarray(values) * 255.0 for values in (how.mean, how.std))
+    mean, std = (np.asarray(v) * 255.0 for v in (preprocessing.mean, preprocessing.std))
     values = (pixels - mean.astype(np.float32)) / std.astype(np.float32)
     return torch.from_numpy(values.transpose(2, 0, 1).copy())
 

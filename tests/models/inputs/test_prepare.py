@@ -12,14 +12,18 @@ from torch import nn
 
 from limelight.models import load
 from limelight.models.inputs import preprocess
-from limelight.models.inputs.preprocess import crop_image, geometry, prepare
-from limelight.models.inputs.recipe import Recipe, recipe
+from limelight.models.inputs.prepare import PreparedPhoto, geometry, prepare
+from limelight.models.inputs.preprocessing import Preprocessing, preprocessing_of
 from limelight.probe.errors import ImageError
 
 
 def photo(width: int, height: int) -> Image.Image:
     values = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(values)
+
+
+def prepared(net: nn.Module, image: Image.Image) -> PreparedPhoto:
+    return prepare(preprocessing_of(net), image)
 
 
 @pytest.fixture(scope="module")
@@ -36,33 +40,33 @@ def test_lite_preprocessing_as_published(lite, size):
     crop = np.asarray(resized.crop((left, top, left + 224, top + 224)), np.float32)
     want = torch.from_numpy((crop - 127) / 128).permute(2, 0, 1)[None]
     assert torch.equal(preprocess(lite, image), want)
-    assert np.array_equal(np.asarray(crop_image(lite, image)), crop.astype(np.uint8))
+    assert np.array_equal(np.asarray(prepared(lite, image).crop), crop.astype(np.uint8))
 
 
 def test_imagenet_normalisation_equals_the_formula():
     net = load("resnet18", layers=(1,), width=8)
     x = preprocess(net, photo(256, 256))
-    crop = torch.from_numpy(np.array(crop_image(net, photo(256, 256)))).permute(2, 0, 1) / 255
+    crop = torch.from_numpy(np.array(prepared(net, photo(256, 256)).crop)).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(v)[:, None, None] for v in (net.card.mean, net.card.std))
     torch.testing.assert_close(x[0], (crop - mean) / std, atol=1e-6, rtol=1e-6)
 
 
 def test_crops_tell_the_part_of_the_photo(lite):
-    found = prepare(lite, [photo(512, 256), photo(256, 1024)])
-    assert found.tensor.shape == (2, 3, 224, 224)
-    assert found.crops == ((144.0, 16.0, 368.0, 240.0), (16.0, 400.0, 240.0, 624.0))
-    assert found.notes == ()
-    halved = geometry(lite, (1024, 512))
+    wide, tall = prepared(lite, photo(512, 256)), prepared(lite, photo(256, 1024))
+    assert wide.tensor.shape == tall.tensor.shape == (3, 224, 224)
+    assert (wide.box, tall.box) == ((144.0, 16.0, 368.0, 240.0), (16.0, 400.0, 240.0, 624.0))
+    assert wide.crop.size == (224, 224)
+    halved = geometry(preprocessing_of(lite), (1024, 512))
     assert halved.resized == (512, 256)
-    assert halved.crop == (288.0, 32.0, 736.0, 480.0)
+    assert halved.box == (288.0, 32.0, 736.0, 480.0)
 
 
 def test_oblong_inputs_are_covered():
     net = load("deit_tiny", img_size=(64, 128), depth=1)
     for size in ((300, 200), (200, 300), (64, 64)):
-        found = prepare(net, photo(*size))
-        assert found.tensor.shape == (1, 3, 64, 128)
-        left, top, right, bottom = found.crops[0]
+        ready = prepared(net, photo(*size))
+        assert ready.tensor.shape == (3, 64, 128)
+        left, top, right, bottom = ready.box
         assert 0 <= left < right <= size[0] + 1e-6
         assert 0 <= top < bottom <= size[1] + 1e-6
         assert (right - left) / (bottom - top) == pytest.approx(2, rel=0.03)
@@ -88,7 +92,7 @@ def test_inputs_have_the_models_dtype():
 def test_grey_models_get_grey_inputs():
     net = load("resnet18", layers=(1,), width=8, in_channels=1, num_classes=2)
     x = preprocess(net, photo(256, 256))
-    grey = np.asarray(crop_image(net, photo(256, 256)).convert("L"), np.float32) / 255
+    grey = np.asarray(prepared(net, photo(256, 256)).crop.convert("L"), np.float32) / 255
     want = (grey - net.card.mean[0]) / net.card.std[0]
     np.testing.assert_allclose(x[0, 0].numpy(), want, atol=1e-5)
     assert net(x).shape == (1, 2)
@@ -111,8 +115,10 @@ def foreign(**attributes: object) -> nn.Module:
 def test_timm_configurations_are_read():
     told = {"input_size": (3, 96, 96), "crop_pct": 0.9, "interpolation": "bicubic"}
     net = foreign(pretrained_cfg={**told, "mean": (0.5,) * 3, "std": (0.25,) * 3})
-    assert recipe(net) == Recipe((96, 96), 106, "bicubic", (0.5,) * 3, (0.25,) * 3)
-    odd = recipe(foreign(pretrained_cfg={**told, "interpolation": "random", "crop_pct": 1.0}))
+    assert preprocessing_of(net) == Preprocessing((96, 96), 106, "bicubic", (0.5,) * 3, (0.25,) * 3)
+    odd = preprocessing_of(
+        foreign(pretrained_cfg={**told, "interpolation": "random", "crop_pct": 1.0})
+    )
     assert (odd.interpolation, odd.resize) == ("bicubic", 96)
     assert "timm's 'random'" in odd.notes[0]
 
@@ -128,9 +134,8 @@ def test_timm_configurations_are_read():
         ({}, (224, 224)),
     ],
 )
-def test_foreign_models_without_a_recipe_are_guessed_and_noted(attributes, size):
+def test_foreign_models_without_a_configuration_are_guessed_and_noted(attributes, size):
     net = foreign(**attributes)
-    assert recipe(net).size == size
-    assert "ImageNet's mean and std assumed" in recipe(net).notes[0]
-    assert prepare(net, photo(90, 80)).tensor.shape == (1, 3, *size)
-    assert prepare(net, photo(90, 80)).notes == recipe(net).notes
+    assert preprocessing_of(net).size == size
+    assert "ImageNet's mean and std assumed" in preprocessing_of(net).notes[0]
+    assert preprocess(net, photo(90, 80)).shape == (1, 3, *size)

@@ -11,7 +11,7 @@ from ..card import IMAGENET_MEAN, IMAGENET_STD, Card, sides
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Preprocessing:
     """Crop (height, width), short side before the crop, filter, mean and std on the 0..1 scale.
 
     notes   what had to be guessed
@@ -25,11 +25,11 @@ class Recipe:
     notes: tuple[str, ...] = ()
 
 
-def recipe(model: nn.Module) -> Recipe:
+def preprocessing_of(model: nn.Module) -> Preprocessing:
     """The preprocessing of any model; a foreign one's gaps are filled and noted."""
     card = getattr(model, "card", None)
     if isinstance(card, Card):
-        return Recipe(sides(card.size), card.resize, card.interpolation, card.mean, card.std)
+        return Preprocessing(sides(card.size), card.resize, card.interpolation, card.mean, card.std)
     timm = getattr(model, "pretrained_cfg", None)
     if isinstance(timm, Mapping) and "input_size" in timm:
         return _timm(timm)
@@ -42,16 +42,16 @@ def recipe(model: nn.Module) -> Recipe:
     )
 
 
-def _timm(found: Mapping[str, object]) -> Recipe:
-    shape, fraction = found["input_size"], found.get("crop_pct") or 0.875
+def _timm(config: Mapping[str, object]) -> Preprocessing:
+    shape, fraction = config["input_size"], config.get("crop_pct") or 0.875
     size = (int(shape[-2]), int(shape[-1]))  # type: ignore[index]
-    mean = tuple(map(float, found.get("mean") or IMAGENET_MEAN))  # type: ignore[call-overload]
-    std = tuple(map(float, found.get("std") or IMAGENET_STD))  # type: ignore[call-overload]
-    filter_name = str(found.get("interpolation") or "bilinear")
-    known = filter_name in ("bilinear", "bicubic", "lanczos", "nearest")
-    notes = () if known else (f"resized bicubic for timm's {filter_name!r}",)
+    mean = tuple(map(float, config.get("mean") or IMAGENET_MEAN))  # type: ignore[call-overload]
+    std = tuple(map(float, config.get("std") or IMAGENET_STD))  # type: ignore[call-overload]
+    filter_name = str(config.get("interpolation") or "bilinear")
+    available = filter_name in ("bilinear", "bicubic", "lanczos", "nearest")
+    notes = () if available else (f"resized bicubic for timm's {filter_name!r}",)
     resize = max(int(min(size) / float(fraction)), min(size))  # type: ignore[arg-type]
-    return Recipe(size, resize, filter_name if known else "bicubic", mean, std, notes)
+    return Preprocessing(size, resize, filter_name if available else "bicubic", mean, std, notes)
 
 
 def _configured_size(model: nn.Module) -> tuple[tuple[int, int] | None, str]:
@@ -74,6 +74,6 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int)
 
 
-def _imagenet(size: tuple[int, int], note: str) -> Recipe:
+def _imagenet(size: tuple[int, int], note: str) -> Preprocessing:
     resize = int(min(size) * 256 / 224)
-    return Recipe(size, resize, "bilinear", IMAGENET_MEAN, IMAGENET_STD, (note,))
+    return Preprocessing(size, resize, "bilinear", IMAGENET_MEAN, IMAGENET_STD, (note,))
