@@ -260,6 +260,31 @@ def test_an_interrupt_finishes_the_open_shard(tmp_path, folder):
     assert not list((tmp_path / "maps").glob(".*"))
 
 
+def test_interrupts_are_the_callers_again(tmp_path, net, folder):
+    """Asked for in a run, an interrupt comes after the shard; before and after, it is as it was."""
+    heard = []
+
+    def callers(number, frame):
+        heard.append(number)
+
+    def interrupt(done, total, name):
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, callers)
+    try:
+        go(tmp_path / "whole", net, folder, limit=3)
+        assert signal.getsignal(signal.SIGINT) is callers
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / "stopped", net, folder, progress=interrupt)
+        assert Run(tmp_path / "stopped").missing == 7
+        assert signal.getsignal(signal.SIGINT) is callers
+        assert not heard, "the run hears what comes while it computes"
+        signal.raise_signal(signal.SIGINT)
+        assert heard == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def kill_at_random(tmp_path: Path, folder: Path, kills: int) -> None:
     draw = random.Random(0)
     out, seen = tmp_path / "run", {}
