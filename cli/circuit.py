@@ -235,7 +235,7 @@ def _print_summary(circuit: Circuit, written: Sequence[Path]) -> None:
 
 
 def _figures(circuit: Circuit) -> Any:
-    from ..reports.html import three
+    from ..reports.html import three_digits
 
     if "ap" not in circuit.evaluation:
         return _unjudged(circuit)
@@ -245,8 +245,8 @@ def _figures(circuit: Circuit) -> Any:
     for row in circuit.evaluation.to_dict("records"):
         gain = "–"
         if _known(row.get("ap_null")):
-            between = f"{three(row['ap_low'])} to {three(row['ap_high'])}"
-            gain = f"{three(row['ap'] - row['ap_null'])} [{between}]"
+            between = f"{three_digits(row['ap_low'])} to {three_digits(row['ap_high'])}"
+            gain = f"{three_digits(row['ap'] - row['ap_null'])} [{between}]"
         keys = ("auc", "auc_null", "precision_k", "spearman")
         cells = [_cell(row.get(key)) for key in ("ap", "ap_null")]
         rest = [_cell(row.get(key)) for key in keys]
@@ -269,9 +269,9 @@ def _known(value: Any) -> bool:
 
 
 def _cell(value: Any) -> str:
-    from ..reports.html import three
+    from ..reports.html import three_digits
 
-    return three(value) if _known(value) else "–"
+    return three_digits(value) if _known(value) else "–"
 
 
 def _heads(circuit: Circuit) -> Any:
@@ -290,6 +290,6 @@ def _heads(circuit: Circuit) -> Any:
 
 
 def _of(values: torch.Tensor | None, place: int) -> str:
-    from ..reports.html import number
+    from ..reports.html import significant
 
-    return "–" if values is None else number(float(values[place]))
+    return "–" if values is None else significant(float(values[place]))

@@ -58,13 +58,13 @@ def images(folder: str | Path) -> list[Path]:
         raise ImageError(f"{str(folder)!r} is a file: give the folder, or read() the picture")
     if not root.is_dir():
         raise ImageError(f"folder {str(folder)!r} does not exist{_beside(root)}")
-    found = [path for path in root.rglob("*") if _is_picture(path, root)]
-    if not found:
+    paths = [path for path in root.rglob("*") if _is_picture(path, root)]
+    if not paths:
         raise ImageError(
             f"folder {str(folder)!r} holds no pictures: files ending in "
             f"{' '.join(sorted(SUFFIXES))} count"
         )
-    return sorted(found)
+    return sorted(paths)
 
 
 def _is_picture(path: Path, root: Path) -> bool:

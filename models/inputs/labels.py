@@ -41,11 +41,11 @@ def class_index(model: nn.Module, name: str | int) -> int:
     if isinstance(number, int):
         return _checked(number, len(names) or _outputs(model))
     index = _by_name(names)
-    found = index.get(text, [])
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise TargetError(f"class {name!r} means {_told(found)}: give the number")
+    classes = index.get(text, [])
+    if len(classes) == 1:
+        return classes[0]
+    if classes:
+        raise TargetError(f"class {name!r} means {_listed(classes)}: give the number")
     hint = near(text, index) or ("; give its number" if names else "; the model names no classes")
     raise TargetError(f"class {name!r} is unknown{hint}")
 
@@ -57,9 +57,9 @@ def _checked(number: int, outputs: int) -> int:
     return number
 
 
-def _told(numbers: list[int]) -> str:
-    words = [str(n) for n in numbers]
-    return "both " + " and ".join(words) if len(words) == 2 else "each of " + ", ".join(words)
+def _listed(numbers: list[int]) -> str:
+    texts = [str(n) for n in numbers]
+    return "both " + " and ".join(texts) if len(texts) == 2 else "each of " + ", ".join(texts)
 
 
 @cache
@@ -80,18 +80,18 @@ def _full_names(model: nn.Module) -> tuple[str, ...]:
         if isinstance(card.labels, tuple):
             return card.labels
         return imagenet_names() if card.labels == "imagenet" else ()
-    told = getattr(getattr(model, "config", None), "id2label", None)
-    if isinstance(told, Mapping) and told:
-        return _configured(told)
+    id2label = getattr(getattr(model, "config", None), "id2label", None)
+    if isinstance(id2label, Mapping) and id2label:
+        return _configured(id2label)
     if hasattr(model, "pretrained_cfg"):
         return imagenet_names() if _timm_imagenet(model) else ()
     foreign = type(model).__module__.startswith("torchvision.models")
     return imagenet_names() if foreign and _outputs(model) == IMAGENET else ()
 
 
-def _configured(told: Mapping[object, object]) -> tuple[str, ...]:
+def _configured(id2label: Mapping[object, object]) -> tuple[str, ...]:
     """Hugging Face's id2label; its placeholders LABEL_0, LABEL_1, ... name nothing."""
-    names = {int(str(key)): str(value) for key, value in told.items()}
+    names = {int(str(key)): str(value) for key, value in id2label.items()}
     if sorted(names) != list(range(len(names))):
         return ()
     if all(value.startswith("LABEL_") for value in names.values()):
@@ -100,8 +100,8 @@ def _configured(told: Mapping[object, object]) -> tuple[str, ...]:
 
 
 def _timm_imagenet(model: nn.Module) -> bool:
-    found = getattr(model, "pretrained_cfg", None)
-    published = found.get("num_classes") if isinstance(found, Mapping) else None
+    config = getattr(model, "pretrained_cfg", None)
+    published = config.get("num_classes") if isinstance(config, Mapping) else None
     return published == IMAGENET == getattr(model, "num_classes", None)
 
 

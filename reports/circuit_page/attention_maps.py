@@ -43,24 +43,24 @@ class Seen:
 def seen(circuit: Circuit, places: Sequence[int], count: int) -> Seen:
     """The maps of some heads on the first prompts that are not too long."""
     pairs = [p for p in circuit.pairs if _length(p.clean) <= LONGEST][:count]
-    found: dict[int, list[dict[str, Any]]] = {}
+    drawn: dict[int, list[dict[str, Any]]] = {}
     reasons: dict[int, str] = {}
     outputs = circuit.evidence.outputs
     for layer in sorted({circuit.names[place][0] for place in places}):
-        own = [place for place in places if circuit.names[place][0] == layer]
+        heads = [place for place in places if circuit.names[place][0] == layer]
         module = outputs.layers[layer].module
-        got = [_map(circuit, pair.clean, module) for pair in pairs]
-        kept = [one for one in got if isinstance(one, Tensor)]
-        if not got or len(kept) < len(got):
-            bad = next((one for one in got if isinstance(one, str)), _too_long() if count else "")
-            reasons |= dict.fromkeys(own, bad)
+        attention = [_map(circuit, pair.clean, module) for pair in pairs]
+        read = [m for m in attention if isinstance(m, Tensor)]
+        if not attention or len(read) < len(attention):
+            bad = next((m for m in attention if isinstance(m, str)), _too_long() if count else "")
+            reasons |= dict.fromkeys(heads, bad)
             continue
-        for place in own:
+        for place in heads:
             head = circuit.names[place][1]
-            found[place] = [
-                _packed(circuit, p.clean, one[head]) for p, one in zip(pairs, kept, strict=True)
+            drawn[place] = [
+                _packed(circuit, p.clean, m[head]) for p, m in zip(pairs, read, strict=True)
             ]
-    return Seen(tuple(_prompt(circuit, pair) for pair in pairs), found, reasons)
+    return Seen(tuple(_prompt(circuit, pair) for pair in pairs), drawn, reasons)
 
 
 def _prompt(circuit: Circuit, pair: Pair) -> dict[str, Any]:
@@ -86,12 +86,12 @@ def _map(circuit: Circuit, x: Tensor, module: str) -> Tensor | str:
         (value, *_) = trace(model, feed(model, x[None]), sites=[f"{module}:map"]).values()
     except (LimelightError, ValueError) as error:
         return f"No attention map can be read at {module}: {error}"
-    found = value.act.detach().float().cpu()
-    if found.ndim != 4 or len(found) != 1:
+    weights = value.act.detach().float().cpu()
+    if weights.ndim != 4 or len(weights) != 1:
         return f"The attention of {module} is no map of queries by keys, so it is not drawn."
-    if max(found.shape[2:]) > LONGEST:
-        return f"Its map has {found.shape[2]} by {found.shape[3]} values, too many to be drawn."
-    return found[0]
+    if max(weights.shape[2:]) > LONGEST:
+        return f"Its map has {weights.shape[2]} by {weights.shape[3]} values, too many to be drawn."
+    return weights[0]
 
 
 def _packed(circuit: Circuit, x: Tensor, values: Tensor) -> dict[str, Any]:
@@ -113,19 +113,19 @@ def roles(circuit: Circuit, places: Sequence[int]) -> dict[int, list[tuple[str, 
     modules = [outputs.layers[i].module for i in sorted({circuit.names[p][0] for p in places})]
     model = circuit.evidence.model
     try:
-        found = maps(model, feed(model, group.clean), list(ROLES), sites=modules)
+        role_maps = maps(model, feed(model, group.clean), list(ROLES), sites=modules)
     except LimelightError:
         return {}
-    told: dict[int, list[tuple[str, str, float]]] = {}
+    means: dict[int, list[tuple[str, str, float]]] = {}
     for place in places:
         layer, head = circuit.names[place]
-        for name, words in ROLES.items():
+        for name, meaning in ROLES.items():
             rows = [
                 m.values[head]
-                for m in found
+                for m in role_maps
                 if m.method == name and m.site.path == outputs.layers[layer].module
             ]
             mean = float(torch.stack(rows).nanmean()) if rows else float("nan")
             if mean == mean:
-                told.setdefault(place, []).append((name, words, mean))
-    return told
+                means.setdefault(place, []).append((name, meaning, mean))
+    return means

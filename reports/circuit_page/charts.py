@@ -10,7 +10,7 @@ import pandas
 
 from ...methods.circuits.circuit import Circuit
 from ...methods.circuits.judging import Verdict, curves
-from ..html import Dot, number, three, ticks
+from ..html import Dot, interval_text, significant, three_digits, ticks
 from .text import head_name, is_control
 
 LEFT, TOP, SIDE = 44, 10, 260  # a square plot of `SIDE` pixels
@@ -73,22 +73,22 @@ def curve_plots(circuit: Circuit, hues: Mapping[str, int]) -> list[Curve]:
     if circuit.truth is None or "ap" not in circuit.evaluation:
         return []
     figures = circuit.evaluation.set_index("method")
-    found = []
+    plots = []
     for name, score in circuit.scores.items():
         points = curves(score, circuit.truth)
         roc = _line(zip(points["fpr"], points["tpr"], strict=True))
         recall = _steps(points["recall"][::-1], points["precision"][::-1])
-        words = three(figures.loc[name, "auc"]), three(figures.loc[name, "ap"])
-        found.append(Curve(name, hues[name], roc, recall, *words))
-    return found
+        areas = three_digits(figures.loc[name, "auc"]), three_digits(figures.loc[name, "ap"])
+        plots.append(Curve(name, hues[name], roc, recall, *areas))
+    return plots
 
 
 def hues(methods: Sequence[str]) -> dict[str, int]:
     """A hue for each method, -1 for controls."""
-    found: dict[str, int] = {}
+    by_method: dict[str, int] = {}
     for name in methods:
-        found[name] = -1 if is_control(name) else sum(hue >= 0 for hue in found.values())
-    return found
+        by_method[name] = -1 if is_control(name) else sum(hue >= 0 for hue in by_method.values())
+    return by_method
 
 
 def _line(points: object) -> str:
@@ -135,12 +135,12 @@ def forests(table: pandas.DataFrame) -> dict[str, Forest]:
     def at(value: float) -> float:
         return round(4 + 92 * (value - least) / span, 2)
 
-    found = {}
+    by_method = {}
     for row in rows.itertuples():
         gain = row.ap - row.ap_null
-        words = f"{three(gain)}, 95 % interval {three(row.ap_low)} to {three(row.ap_high)}"
-        found[row.method] = Forest(at(row.ap_low), at(gain), at(row.ap_high), at(0.0), words)
-    return found
+        title = f"{three_digits(gain)}, 95 % interval {interval_text(row.ap_low, row.ap_high)}"
+        by_method[row.method] = Forest(at(row.ap_low), at(gain), at(row.ap_high), at(0.0), title)
+    return by_method
 
 
 @dataclass(frozen=True)
@@ -187,16 +187,16 @@ def growth(tables: Mapping[str, pandas.DataFrame], total: int, hues: Mapping[str
     def line(name: str, kind: str, column: pandas.Series) -> Series:
         ends = [*column, 0.0 if kind == "completeness" else 1.0]
         dots = tuple(
-            Dot(across(k), down(v), f"{name}, {k} heads: {kind} {three(v)}")
+            Dot(across(k), down(v), f"{name}, {k} heads: {kind} {three_digits(v)}")
             for k, v in zip(sizes, ends, strict=True)
         )
         return Series(name, kind, hues.get(name, -1), dots)
 
     series = tuple(line(*column) for column in columns)
-    rows = tuple((n, kind, tuple(three(v) for v in column)) for n, kind, column in columns)
+    rows = tuple((n, kind, tuple(three_digits(v) for v in column)) for n, kind, column in columns)
     named = tuple((across(k), k) for k in _apart(sizes, across))
     return Growth(
-        series, tuple((down(v), number(v)) for v in marks), named, tuple(sizes[:-1]), rows
+        series, tuple((down(v), significant(v)) for v in marks), named, tuple(sizes[:-1]), rows
     )
 
 
@@ -229,18 +229,18 @@ def parts(verdict: Verdict, places: Mapping[tuple[int, int], int]) -> tuple[list
     least = min(0.0, *verdict.minimality.values())
     span = (max(0.0, *verdict.minimality.values()) - least) or 1.0
     zero = round(-100 * least / span, 2)
-    found = []
+    bars = []
     for head, value in sorted(verdict.minimality.items(), key=lambda item: -item[1]):
         width = round(max(100 * abs(value) / span, 0.4), 2)
         left = zero if value >= 0 else zero - width
-        found.append(
+        bars.append(
             Part(
                 places[head],
                 head_name(head),
-                three(round(value, 3) + 0.0),
+                three_digits(round(value, 3) + 0.0),
                 round(left, 2),
                 width,
                 value >= 0,
             )
         )
-    return found, zero
+    return bars, zero

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ...methods.circuits.circuit import Circuit
-from ...probe.errors import MethodError
-from ..html import three
+from ..html import three_digits
 from .text import head_name
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure, Scatter
-
-_HELPS, _AGAINST, _OUTSIDE = "#4b7a0a", "#c2620c", "#9a9ea6"
 EDGES = 30
 _ROW, _MARGIN, _ACROSS = 52, 40, 1150
 
@@ -78,20 +71,20 @@ Link = tuple[int, int, float]  # from, to (-1: output), signed
 
 def edge_method(circuit: Circuit) -> str:
     """The method whose edges are drawn: edge attribution where it was run; "" for none."""
-    known = [name for name, score in circuit.scores.items() if score.edges is not None]
-    best = [name for name in known if name.partition(",")[0] == "edge_attribution"]
-    return next(iter([*best, *known]), "")
+    with_edges = [name for name, score in circuit.scores.items() if score.edges is not None]
+    best = [name for name in with_edges if name.partition(",")[0] == "edge_attribution"]
+    return next(iter([*best, *with_edges]), "")
 
 
 def links(circuit: Circuit, method: str, count: int = EDGES) -> list[Link]:
     """The largest edges, those to the output included where the method gives them."""
     score = circuit.score(method)
     signed: Tensor = score.facts.get("signed edges", score.edges)
-    found = [(u, v, float(signed[u, v])) for u, v in (signed != 0).nonzero().tolist()]
+    edges = [(u, v, float(signed[u, v])) for u, v in (signed != 0).nonzero().tolist()]
     out = score.facts.get("to output")
     if out is not None:
-        found += [(u, -1, float(value)) for u, value in enumerate(out) if value]
-    return sorted(found, key=lambda link: -abs(link[2]))[:count]
+        edges += [(u, -1, float(value)) for u, value in enumerate(out) if value]
+    return sorted(edges, key=lambda link: -abs(link[2]))[:count]
 
 
 def graph(circuit: Circuit, method: str = "", count: int = EDGES) -> Graph | None:
@@ -114,7 +107,7 @@ def graph(circuit: Circuit, method: str = "", count: int = EDGES) -> Graph | Non
             round(1 + 6 * abs(value) / largest, 2),
             value <= 0 or not signed,
             order[v] - order[u] > 1,
-            f"{nodes[u].name} → {nodes[v].name}: {three(abs(value))}",
+            f"{nodes[u].name} → {nodes[v].name}: {three_digits(abs(value))}",
         )
         for u, v, value in reversed(kept)
     )
@@ -134,13 +127,13 @@ def _layer(layer: int) -> str:
 
 def _columns(circuit: Circuit, kept: list[Link]) -> dict[int, list[int]]:
     """The heads that take part, by layer; within a layer near those that they hear from."""
-    used = dict.fromkeys(place for u, v, _ in kept for place in (u, v))
-    layers = sorted({circuit.names[p][0] for p in used if p >= 0})
+    places = dict.fromkeys(place for u, v, _ in kept for place in (u, v))
+    layers = sorted({circuit.names[p][0] for p in places if p >= 0})
     columns = {
-        layer: [p for p in sorted(used) if p >= 0 and circuit.names[p][0] == layer]
+        layer: [p for p in sorted(places) if p >= 0 and circuit.names[p][0] == layer]
         for layer in layers
     }
-    if -1 in used:
+    if -1 in places:
         columns[-1] = [-1]
     rank: dict[int, float] = {}
     for heads in columns.values():
@@ -150,9 +143,9 @@ def _columns(circuit: Circuit, kept: list[Link]) -> dict[int, list[int]]:
 
 
 def _heard(place: int, kept: list[Link], rank: dict[int, float]) -> float:
-    own = [(abs(value), rank[u]) for u, v, value in kept if v == place and u in rank]
-    total = sum(weight for weight, _ in own)
-    return sum(weight * at for weight, at in own) / total if total else float(place)
+    weighted = [(abs(value), rank[u]) for u, v, value in kept if v == place and u in rank]
+    total = sum(weight for weight, _ in weighted)
+    return sum(weight * at for weight, at in weighted) / total if total else float(place)
 
 
 def _nodes(
@@ -161,69 +154,17 @@ def _nodes(
     values = circuit.score(method).values
     largest = float(values.abs().max()) or 1.0
     inside = circuit.truth.inside.tolist() if circuit.truth is not None else None
-    found: dict[int, Node] = {}
+    nodes: dict[int, Node] = {}
     for column, heads in enumerate(columns.values()):
         for i, place in enumerate(heads):
             x = _MARGIN + column * _gap(columns)
             y = height / 2 + (i - (len(heads) - 1) / 2) * _ROW
             if place < 0:
-                found[place] = Node(-1, "output", x, y, 12, False, "the metric")
+                nodes[place] = Node(-1, "output", x, y, 12, False, "the metric")
                 continue
             size = round(9 + 7 * (max(float(values[place]), 0) / largest) ** 0.5, 1)
             name = head_name(circuit.names[place])
-            title = f"head {name}: {method} {three(float(values[place]))}"
+            title = f"head {name}: {method} {three_digits(float(values[place]))}"
             title += ", in the circuit" if inside and inside[place] else ""
-            found[place] = Node(place, name, x, y, size, bool(inside and inside[place]), title)
-    return found
-
-
-def graph_figure(circuit: Circuit, method: str = "", count: int = EDGES) -> Figure:
-    """The graph as a Plotly figure, for notebooks. Raises MethodError where no score has edges."""
-    from plotly.graph_objects import Figure
-
-    found = graph(circuit, method, count)
-    if found is None:
-        raise MethodError(
-            "a graph was asked for, but no method here gives edges: run edge_attribution"
-        )
-    figure = Figure([*map(_drawn, found.edges), _heads(found)])
-    figure.update_layout(showlegend=False).update_yaxes(visible=False)
-    return figure.update_xaxes(
-        tickvals=[x for x, _ in found.layers], ticktext=[name for _, name in found.layers]
-    )
-
-
-def _drawn(edge: Edge) -> Scatter:
-    """An edge with its words in the middle."""
-    from plotly.graph_objects import Scatter
-
-    a, b = edge.start, edge.end
-    line = {"width": edge.width, "color": _HELPS if edge.helps else _AGAINST}
-    return Scatter(
-        x=[a.x, (a.x + b.x) / 2, b.x],
-        y=[-a.y, -(a.y + b.y) / 2, -b.y],
-        mode="lines",
-        line=line,
-        opacity=0.6,
-        text=escape(edge.title),
-        hoverinfo="text",
-    )
-
-
-def _heads(found: Graph) -> Scatter:
-    from plotly.graph_objects import Scatter
-
-    marker = {
-        "size": [2 * n.size for n in found.nodes],
-        "color": [_HELPS if n.inside else _OUTSIDE for n in found.nodes],
-    }
-    return Scatter(
-        x=[n.x for n in found.nodes],
-        y=[-n.y for n in found.nodes],
-        mode="markers+text",
-        marker=marker,
-        text=[n.name for n in found.nodes],
-        textposition="top center",
-        hovertext=[escape(n.title) for n in found.nodes],
-        hoverinfo="text",
-    )
+            nodes[place] = Node(place, name, x, y, size, bool(inside and inside[place]), title)
+    return nodes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...methods.circuits.circuit import Circuit
-from ..html import percent, precise, three
+from ..html import or_dash, percent, significant_or_zero, three_digits
 from .attention_maps import Seen, roles, seen
 from .graph import edge_method
 from .text import head_name
@@ -54,13 +54,13 @@ class HeadPage:
 
     rows   for each method: rank, score, null, p, q
     roles  (name, what it means, value)
-    said   the head in one sentence
+    summary  the head in words
     """
 
     place: int
     name: str
     inside: bool
-    said: str
+    summary: str
     rows: tuple[tuple[str, str, str, str, str, str], ...]
     roles: tuple[tuple[str, str, str, float], ...]
     usage: tuple[Usage, ...]
@@ -74,12 +74,12 @@ def head_pages(circuit: Circuit, heads: int, prompts: int) -> tuple[list[HeadPag
     """One for each of the heads that the first method ranks first, and their maps."""
     places = [circuit.names.index(head) for head in circuit.top(heads)]
     maps = seen(circuit, places, prompts)
-    known = roles(circuit, places)
-    return [_page(circuit, place, maps, known.get(place, [])) for place in places], maps
+    by_place = roles(circuit, places)
+    return [_page(circuit, place, maps, by_place.get(place, [])) for place in places], maps
 
 
 def _page(
-    circuit: Circuit, place: int, maps: Seen, known: Sequence[tuple[str, str, float]]
+    circuit: Circuit, place: int, maps: Seen, head_roles: Sequence[tuple[str, str, float]]
 ) -> HeadPage:
     inside = circuit.truth is not None and bool(circuit.truth.inside[place])
     incoming, outgoing = _edges(circuit, place)
@@ -87,9 +87,12 @@ def _page(
         place,
         head_name(circuit.names[place]),
         inside,
-        _said(circuit, place),
+        _summary(circuit, place),
         tuple(_row(circuit, name, place) for name in circuit.scores),
-        tuple((n, words, three(v), round(100 * min(max(v, 0), 1), 1)) for n, words, v in known),
+        tuple(
+            (n, meaning, three_digits(v), round(100 * min(max(v, 0), 1), 1))
+            for n, meaning, v in head_roles
+        ),
         tuple(_usages(circuit, place)),
         incoming,
         outgoing,
@@ -98,38 +101,37 @@ def _page(
     )
 
 
-def _said(circuit: Circuit, place: int) -> str:
+def _summary(circuit: Circuit, place: int) -> str:
     """What the truth says of a head, and which way it works."""
-    told = []
-    known = circuit.truth
-    if known is not None:
+    sentences = []
+    truth = circuit.truth
+    if truth is not None:
         name = circuit.names[place]
-        groups = [group for group, heads in known.groups.items() if name in heads]
+        groups = [group for group, heads in truth.groups.items() if name in heads]
         where = f", as {' and '.join(groups)}" if groups and groups != ["heads"] else ""
-        told.append(f"In the circuit{where}." if known.inside[place] else "Not in the circuit.")
-        if known.effects is not None:
-            effect = float(known.effects[place])
+        sentences.append(
+            f"In the circuit{where}." if truth.inside[place] else "Not in the circuit."
+        )
+        if truth.effects is not None:
+            effect = float(truth.effects[place])
             does = "lowers" if effect >= 0 else "raises"
-            told.append(
+            sentences.append(
                 f"Giving its output on the corrupt input, it alone {does} the metric by "
                 f"{percent(abs(effect))} of the fall from clean to corrupt."
             )
-    return " ".join(told)
+    return " ".join(sentences)
 
 
 def _row(circuit: Circuit, method: str, place: int) -> tuple[str, str, str, str, str, str]:
     score = circuit.scores[method]
     rank = int((score.values > score.values[place]).sum()) + 1
     null = None if score.null is None else score.null.mean(0)
-    cells = (_at(one, place) for one in (score.values, null, score.p, score.q))
+    cells = (_at(values, place) for values in (score.values, null, score.p, score.q))
     return method, str(rank), *cells  # type: ignore[return-value]
 
 
 def _at(values: Tensor | None, place: int) -> str:
-    if values is None:
-        return "–"
-    value = float(values[place])
-    return "–" if value != value else precise(value)
+    return or_dash(None if values is None else float(values[place]), significant_or_zero)
 
 
 def _edges(circuit: Circuit, place: int) -> tuple[tuple[Link, ...], tuple[Link, ...]]:
@@ -143,7 +145,12 @@ def _edges(circuit: Circuit, place: int) -> tuple[tuple[Link, ...], tuple[Link, 
         order = row.argsort(descending=True)[:_EDGES].tolist()
         sides.append(
             tuple(
-                Link(i, head_name(circuit.names[i]), precise(v), round(100 * v / largest, 1))
+                Link(
+                    i,
+                    head_name(circuit.names[i]),
+                    significant_or_zero(v),
+                    round(100 * v / largest, 1),
+                )
                 for i in order
                 if (v := float(row[i])) > 0
             )
@@ -152,15 +159,15 @@ def _edges(circuit: Circuit, place: int) -> tuple[tuple[Link, ...], tuple[Link, 
 
 
 def _usages(circuit: Circuit, place: int) -> list[Usage]:
-    found: list[Usage] = []
+    usages: list[Usage] = []
     for method, score in circuit.scores.items():
         codes = score.facts.get("codes")
-        if not isinstance(codes, Tensor) or len(found) == _TABLES:
+        if not isinstance(codes, Tensor) or len(usages) == _TABLES:
             continue
-        own = codes_of(codes, place, len(circuit.names), 2 * len(circuit.pairs))
-        if own is not None:
-            found.append(_usage(method, own))
-    return found
+        of_head = codes_of(codes, place, len(circuit.names), 2 * len(circuit.pairs))
+        if of_head is not None:
+            usages.append(_usage(method, of_head))
+    return usages
 
 
 def codes_of(codes: Tensor, place: int, heads: int, examples: int) -> Tensor | None:

@@ -19,7 +19,7 @@ from ...models.weights import fingerprint
 from ...probe.attribution import list_methods
 from ...probe.errors import LimelightError, OptionError
 from ...probe.results import write
-from ..html import fill, precise, three
+from ..html import fill, interval_text, nonempty, or_dash, significant_or_zero, three_digits
 from . import text as words
 from .attention_maps import Seen
 from .charts import curve_plots, forests, grid, growth, hues, parts
@@ -102,7 +102,7 @@ def render_circuit(
         asked=words.asked(circuit),
         circuit=circuit,
         example=words.example(circuit),
-        told=[words.metric(circuit), words.truth(circuit)],
+        facts=[words.metric(circuit), words.truth(circuit)],
         verdicts=words.verdicts(circuit),
         caveats=words.caveats(circuit),
         hues=colours,
@@ -125,7 +125,7 @@ def render_circuit(
         missing=missing,
         times=_times(circuit),
         provenance=provenance(circuit),
-        three=three,
+        three_digits=three_digits,
     )
 
 
@@ -140,8 +140,8 @@ def _verified(
     circuit: Circuit, by: By, checked: int, colours: dict[str, int]
 ) -> tuple[Verdict | None, Any, str]:
     """The verdict on the first method's top heads and the curves, or why there are none."""
-    known = circuit.truth
-    size = int(known.inside.sum()) if known is not None else 10
+    truth = circuit.truth
+    size = int(truth.inside.sum()) if truth is not None else 10
     size = min(size or 10, len(circuit.names) - 1)
     names = list(circuit.scores)
     published = [name for name in names[1:] if words.is_published(name)]
@@ -155,12 +155,13 @@ def _verified(
 
 
 def _summaries(circuit: Circuit) -> dict[str, str]:
-    found = {}
+    summaries = {}
     for name in circuit.scores:
-        known = list_methods(words.bare(name))
+        listed = list_methods(words.bare(name))
         chance = circuit.scores[name].chance
-        found[name] = (known[0].summary if known else "") + (f" Null: {chance}." if chance else "")
-    return found
+        null = f" Null: {chance}." if chance else ""
+        summaries[name] = (listed[0].summary if listed else "") + null
+    return summaries
 
 
 def _table(circuit: Circuit) -> list[dict[str, Any]]:
@@ -179,27 +180,19 @@ def _table(circuit: Circuit) -> list[dict[str, Any]]:
                 "method": row["method"],
                 "ap": row["ap"],
                 "null": null if isfinite(null) else None,
-                "gain": three(gain) if isfinite(gain) else "",
-                "between": _between(row) if isfinite(gain) else "",
+                "gain": three_digits(gain) if isfinite(gain) else "",
+                "between": interval_text(row["ap_low"], row["ap_high"]) if isfinite(gain) else "",
                 "beats": beats,
                 "forest": intervals.get(row["method"]),
-                "cells": [_number(row.get(key)) for key in COLUMNS],
+                "cells": [or_dash(row.get(key), three_digits) for key in COLUMNS],
                 "seconds": _seconds(row["seconds"]),
             }
         )
     return rows
 
 
-def _between(row: dict[str, Any]) -> str:
-    return f"{three(row['ap_low'])} to {three(row['ap_high'])}"
-
-
-def _number(value: Any) -> str:
-    return three(float(value)) if value is not None and isfinite(float(value)) else "–"
-
-
 def _seconds(value: float) -> str:
-    return f"{value:.1f} s" if value >= 1 else f"{precise(1000 * value)} ms"
+    return f"{value:.1f} s" if value >= 1 else f"{significant_or_zero(1000 * value)} ms"
 
 
 def _times(circuit: Circuit) -> list[tuple[str, str, float]]:
@@ -212,8 +205,8 @@ def _times(circuit: Circuit) -> list[tuple[str, str, float]]:
 
 def _data(circuit: Circuit, maps: Seen) -> dict[str, Any]:
     """What the script draws from."""
-    known = circuit.truth
-    effects = None if known is None or known.effects is None else known.effects
+    truth = circuit.truth
+    effects = None if truth is None or truth.effects is None else truth.effects
     return {
         "methods": [
             {
@@ -227,7 +220,7 @@ def _data(circuit: Circuit, maps: Seen) -> dict[str, Any]:
             for name, score in circuit.scores.items()
         ],
         "heads": [words.head_name(head) for head in circuit.names],
-        "inside": None if known is None else known.inside.tolist(),
+        "inside": None if truth is None else truth.inside.tolist(),
         "effects": _plain(effects),
         "prompts": list(maps.prompts),
         "maps": {str(place): rows for place, rows in maps.maps.items()},
@@ -243,12 +236,12 @@ def _plain(values: Tensor | None) -> list[float | None] | None:
 
 def provenance(circuit: Circuit) -> list[tuple[str, list[str]]]:
     """Rows of the table that says how to compute the page again; empty rows are dropped."""
-    about, known = circuit.about, circuit.truth
+    about, truth = circuit.about, circuit.truth
     rows = {
         "Model": [about.model],
         "Weights": [about.weights or fingerprint(circuit.evidence.model)],
         "Inputs": [f"{circuit.pairs.name}: {circuit.pairs.about}", _count(circuit)],
-        "Truth": [] if known is None else [known.name, known.version],
+        "Truth": [] if truth is None else [truth.name, truth.version],
         "Methods": list(circuit.scores),
         "Heads read at": [str(o.site) for o in circuit.evidence.outputs.layers[:_SITES]],
         "Seed": [str(about.seed)],
@@ -259,7 +252,7 @@ def provenance(circuit: Circuit) -> list[tuple[str, list[str]]]:
     }
     if len(circuit.evidence.outputs.layers) > _SITES:
         rows["Heads read at"].append(f"and {len(circuit.evidence.outputs.layers) - _SITES} more")
-    return [(name, kept) for name, told in rows.items() if (kept := [w for w in told if w])]
+    return nonempty(rows)
 
 
 _SITES = 3

@@ -14,7 +14,7 @@ from ...models.inputs import labels
 from ...probe.attribution import list_methods
 from ...probe.errors import LimelightError
 from ...probe.sites import Tokenizer, tokenizer_of
-from ..html import counted, percent, three
+from ..html import interval_text, joined, percent, plural, three_digits
 from .photos import is_photo, photo
 
 PUBLISHED = ("discrete_sae", "discrete_sae_edge")
@@ -42,10 +42,10 @@ def title(circuit: Circuit) -> str:
 
 def asked(circuit: Circuit) -> str:
     """The question in one sentence."""
-    layers = counted(len(circuit.evidence.outputs.layers), "layer")
+    layers = plural(len(circuit.evidence.outputs.layers), "layer")
     return (
-        f"{counted(len(circuit.scores), 'score')} of {len(circuit.names)} attention heads in "
-        f"{layers}, on {counted(len(circuit.pairs), 'pair')} of clean and corrupt inputs."
+        f"{plural(len(circuit.scores), 'score')} of {len(circuit.names)} attention heads in "
+        f"{layers}, on {plural(len(circuit.pairs), 'pair')} of clean and corrupt inputs."
     )
 
 
@@ -105,8 +105,8 @@ def example(circuit: Circuit) -> Example | None:
     if not clean:
         return None
     differs = (pair.clean != pair.corrupt).tolist()
-    one, other = (tuple(zip(side, differs, strict=True)) for side in (clean, corrupt))
-    return Example(one, other, good, bad)
+    left, right = (tuple(zip(side, differs, strict=True)) for side in (clean, corrupt))
+    return Example(left, right, good, bad)
 
 
 def metric(circuit: Circuit) -> str:
@@ -117,24 +117,25 @@ def metric(circuit: Circuit) -> str:
     solved = (clean > 0).float().mean().item()
     return (
         f"The metric is the {what} of the right answer minus that of the wrong one: on average "
-        f"{three(clean.mean().item())} on clean inputs and {three(corrupt.mean().item())} on "
-        f"corrupt ones; {percent(solved)} of the clean inputs are solved, which means above 0."
+        f"{three_digits(clean.mean().item())} on clean inputs and "
+        f"{three_digits(corrupt.mean().item())} on corrupt ones; {percent(solved)} of the clean "
+        "inputs are solved, which means above 0."
     )
 
 
 def truth(circuit: Circuit) -> str:
     """What the ranking is judged by."""
-    known = circuit.truth
-    if known is None:
+    judge = circuit.truth
+    if judge is None:
         return "No circuit is known for this task, so the rankings are shown but not judged."
-    inside = [n for n, i in zip(circuit.names, known.inside.tolist(), strict=True) if i]
+    inside = [n for n, i in zip(circuit.names, judge.inside.tolist(), strict=True) if i]
     named = ", ".join(head_name(head) for head in inside[:_MOST_HEADS])
     more = f" and {len(inside) - _MOST_HEADS} more" if len(inside) > _MOST_HEADS else ""
     if "ap" not in circuit.evaluation:
         more += "; all or none, so that no ranking can be judged by it"
     return (
-        f"Judged by {known.name}: {len(inside)} of {counted(len(circuit.names), 'head')}"
-        f"{f' ({named})' if inside else ''}{more}. {_sentence(known.version)}"
+        f"Judged by {judge.name}: {len(inside)} of {plural(len(circuit.names), 'head')}"
+        f"{f' ({named})' if inside else ''}{more}. {_sentence(judge.version)}"
     )
 
 
@@ -153,8 +154,8 @@ def is_published(method: str) -> bool:
 
 def is_control(method: str) -> bool:
     """Whether a method is there to be beaten."""
-    found = list_methods(bare(method))
-    return bool(found) and found[0].summary.startswith(("Control", "Null"))
+    listed = list_methods(bare(method))
+    return bool(listed) and listed[0].summary.startswith(("Control", "Null"))
 
 
 def verdicts(circuit: Circuit) -> list[str]:
@@ -163,73 +164,70 @@ def verdicts(circuit: Circuit) -> list[str]:
     if "ap" not in table:
         return []
     rows = table.set_index("method").sort_values("ap", ascending=False, kind="stable")
-    told = [_best(rows)]
+    sentences = [_best(rows)]
     measured = rows[rows.get("ap_null", pandas.Series(index=rows.index, dtype=float)).notna()]
     if len(measured):
         above = measured[measured["ap_low"] > 0].index
         below = measured[measured["ap_low"] <= 0].index
         if len(above):
-            told.append(f"Above their nulls, with all of the 95 % interval: {', '.join(above)}.")
+            sentences.append(
+                f"Above their nulls, with all of the 95 % interval: {', '.join(above)}."
+            )
         if len(below):
-            told.append(f"Not clearly above their nulls: {', '.join(below)}.")
-    told += [_against_null(m, rows) for m in rows.index if is_published(m)]
-    return told
+            sentences.append(f"Not clearly above their nulls: {', '.join(below)}.")
+    sentences += [_against_null(m, rows) for m in rows.index if is_published(m)]
+    return sentences
 
 
 def _best(rows: pandas.DataFrame) -> str:
-    own = [m for m in rows.index if not is_control(str(m))] or list(rows.index)
-    best = rows.loc[own[0], "ap"]
-    same = [m for m in own if rows.loc[m, "ap"] == best]
+    scored = [m for m in rows.index if not is_control(str(m))] or list(rows.index)
+    best = rows.loc[scored[0], "ap"]
+    same = [m for m in scored if rows.loc[m, "ap"] == best]
     has = "has" if len(same) == 1 else "have"
-    said = f"{_joined(same)} {has} the largest average precision, {three(best)}"
+    sentence = f"{joined(same)} {has} the largest average precision, {three_digits(best)}"
     rivals = [m for m in rows.index if is_control(str(m))]
     if rivals:
-        said += f"; the best control is {rivals[0]}, {three(rows.loc[rivals[0], 'ap'])}"
-    return said + "."
-
-
-def _joined(words: Sequence[object]) -> str:
-    *first, last = map(str, words)
-    return f"{', '.join(first)} and {last}" if first else last
+        sentence += f"; the best control is {rivals[0]}, {three_digits(rows.loc[rivals[0], 'ap'])}"
+    return sentence + "."
 
 
 def _against_null(method: str, rows: pandas.DataFrame) -> str:
     row = rows.loc[method]
     if isnan(row.get("ap_null", float("nan"))):
-        return f"The published score, {method}, has average precision {three(row['ap'])}."
+        return f"The published score, {method}, has average precision {three_digits(row['ap'])}."
     return (
-        f"The published score, {method}, has average precision {three(row['ap'])}, "
-        f"{three(row['ap'] - row['ap_null'])} above its null "
-        f"(95 % interval {three(row['ap_low'])} to {three(row['ap_high'])})."
+        f"The published score, {method}, has average precision {three_digits(row['ap'])}, "
+        f"{three_digits(row['ap'] - row['ap_null'])} above its null "
+        f"(95 % interval {interval_text(row['ap_low'], row['ap_high'])})."
     )
 
 
 def caveats(circuit: Circuit) -> list[str]:
     """What a reader should keep in mind."""
-    known, table = circuit.truth, circuit.evaluation
-    told = list(circuit.notes)
-    if known is not None and "ap" in table:
-        share = known.inside.float().mean().item()
-        told.append(
-            f"Average precision is to be read against {three(share)}, the share of heads in the "
-            "circuit, which a random ranking has, and against the null beside it."
+    judge, table = circuit.truth, circuit.evaluation
+    sentences = list(circuit.notes)
+    if judge is not None and "ap" in table:
+        share = judge.inside.float().mean().item()
+        sentences.append(
+            f"Average precision is to be read against {three_digits(share)}, the share of heads in "
+            "the circuit, which a random ranking has, and against the null beside it."
         )
     if "auc_null" in table and table["auc_null"].notna().any():
         row = table.loc[table["auc_null"].idxmax()]
-        told.append(
-            f"A null takes the task out of a score and leaves the sizes of its parts: that of "
-            f"{row['method']} still has an AUC of {three(row['auc_null'])} here. So judge by "
-            "average precision minus its null, not by AUC."
+        sentences.append(
+            "A null takes the task out of a score and leaves the sizes of its parts: that of "
+            f"{row['method']} still has an AUC of {three_digits(row['auc_null'])} here. So judge "
+            "by average precision minus its null, not by AUC."
         )
     if any(map(is_published, circuit.scores)):
-        told.append(
+        sentences.append(
             "The published discrete autoencoder score is close to its nulls: level with them on "
             "toys, a little above on a real model in this project’s own trials. Read it beside "
             "permuted labels, split nulls and an untrained encoder."
         )
-    if known is not None and known.effects is not None:
-        told.append(
+    if judge is not None and judge.effects is not None:
+        sentences.append(
             "The measured truth exchanges one head at a time: heads that stand in for one another "
             "have small effects and are missed."
         )
-    return told
+    return sentences

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from ...probe.attribution import list_methods
-from ..html import LEFT, Dot, Scale, across, number, spread, ticks
+from ..html import LEFT, Dot, Scale, across, or_dash, significant, spread, ticks
 from .head_means import Layer, State
 
 _LABELS, _RIGHT = 12, 100.0
@@ -38,7 +38,7 @@ class Depth:
     """
 
     metric: str
-    told: str
+    meaning: str
     where: str
     summary: str
     series: tuple[Series, ...]
@@ -64,27 +64,29 @@ def depths(states: Sequence[State]) -> tuple[list[Depth], list[str]]:
 
 
 def _depth(metric: str, states: Sequence[State]) -> Depth:
-    own = [(s.name, [x for x in s.metrics.get(metric, ()) if isfinite(x.mean)]) for s in states]
-    sites = list(dict.fromkeys(layer.site for _, layers in own for layer in layers))
+    per_state = [
+        (s.name, [x for x in s.metrics.get(metric, ()) if isfinite(x.mean)]) for s in states
+    ]
+    sites = list(dict.fromkeys(layer.site for _, layers in per_state for layer in layers))
     labels, where = short_names(sites)
-    values = [v for _, layers in own for layer in layers for v in layer.heads if isfinite(v)]
+    values = [v for _, layers in per_state for layer in layers for v in layer.heads if isfinite(v)]
     marks = ticks(0.0, 1.0) if min(values) >= 0 and max(values) <= 1 else _marks(values)
     scale = Scale(marks[0], marks[-1])
     series = tuple(
-        _series(name, n, len(own), layers, sites, scale)
-        for n, (name, layers) in enumerate(own)
+        _series(name, n, len(per_state), layers, sites, scale)
+        for n, (name, layers) in enumerate(per_state)
         if layers
     )
     named = spread(sites, _LABELS)
     return Depth(
         metric,
-        _told(metric),
+        _meaning(metric),
         where,
         "; ".join(f"{s.name}: {', '.join(dot.title for dot in s.means)}" for s in series),
         series,
-        tuple((scale.at(v), number(v)) for v in marks),
+        tuple((scale.at(v), significant(v)) for v in marks),
         tuple((across(sites.index(s), len(sites), _RIGHT), labels[s], s) for s in named),
-        tuple(_row(site, labels[site], [layers for _, layers in own]) for site in sites),
+        tuple(_row(site, labels[site], [layers for _, layers in per_state]) for site in sites),
     )
 
 
@@ -101,13 +103,13 @@ def _series(
     part = _ROOM * (_RIGHT - LEFT) / len(sites) / count
     for layer in layers:
         x = across(sites.index(layer.site), len(sites), _RIGHT) + part * (hue - (count - 1) / 2)
-        words = f"{number(layer.mean)} at {layer.site}"
-        means.append(Dot(round(x, 3), scale.at(layer.mean), words))
+        title = f"{significant(layer.mean)} at {layer.site}"
+        means.append(Dot(round(x, 3), scale.at(layer.mean), title))
         for n, value in enumerate(layer.heads):
             if isfinite(value):
                 aside = part * ((n + 0.5) / len(layer.heads) - 0.5)
-                words = f"head {n}: {number(value)} at {layer.site}"
-                heads.append(Dot(round(x + aside, 3), scale.at(value), words))
+                title = f"head {n}: {significant(value)} at {layer.site}"
+                heads.append(Dot(round(x + aside, 3), scale.at(value), title))
     return Series(name, hue, tuple(heads), tuple(means))
 
 
@@ -116,18 +118,18 @@ def _row(
 ) -> tuple[str, tuple[tuple[str, str, str], ...]]:
     cells = []
     for layers in states:
-        found = next((layer for layer in layers if layer.site == site), None)
-        if found is None:
+        here = next((layer for layer in layers if layer.site == site), None)
+        if here is None:
             cells.append(("–", "", ""))
             continue
-        wide = f"± {number(found.wide)}" if found.wide > 0 else ""
-        cells.append((number(found.mean), wide, ", ".join(_value(v) for v in found.heads)))
+        wide = f"± {significant(here.wide)}" if here.wide > 0 else ""
+        cells.append((significant(here.mean), wide, ", ".join(_value(v) for v in here.heads)))
     return label, tuple(cells)
 
 
 def gates(states: Sequence[State]) -> list[Gates]:
     """The gates of every state that has some."""
-    found = []
+    drawn = []
     for state in states:
         layers = [x for x in state.metrics.get("gate", ()) if isfinite(x.mean)]
         labels, _ = short_names([layer.site for layer in layers])
@@ -136,12 +138,12 @@ def gates(states: Sequence[State]) -> list[Gates]:
             for layer in layers
         )
         if rows:
-            found.append(Gates(state.name, max(len(cells) for _, cells in rows), rows))
-    return found
+            drawn.append(Gates(state.name, max(len(cells) for _, cells in rows), rows))
+    return drawn
 
 
 def _value(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−") if isfinite(value) else "–"
+    return or_dash(value, lambda v: significant(v, 3))
 
 
 def _dark(value: float) -> float:
@@ -152,28 +154,28 @@ def _finite(layers: Sequence[Layer]) -> bool:
     return any(isfinite(layer.mean) for layer in layers)
 
 
-def _told(metric: str) -> str:
-    found = list_methods(metric.partition(",")[0].partition(":")[0])
-    return found[0].summary if found else ""
+def _meaning(metric: str) -> str:
+    listed = list_methods(metric.partition(",")[0].partition(":")[0])
+    return listed[0].summary if listed else ""
 
 
 def short_names(sites: Sequence[str]) -> tuple[dict[str, str], str]:
     """Sites by what tells them apart, and what they have in common: 0, 1 of `blocks.*.attn`."""
     bare = [site.removesuffix(":map") for site in sites]
-    words = [site.split(".") for site in bare]
+    parts = [site.split(".") for site in bare]
     if len(set(bare)) < 2 or len(set(bare)) < len(sites):
         return {site: site for site in sites}, ""
-    least = min(len(w) for w in words) - 1
-    start = _alike(words, least)
-    end = _alike([w[::-1] for w in words], least - start)
-    labels = [".".join(w[start : len(w) - end]) for w in words]
-    common = ".".join([*words[0][:start], "*", *words[0][len(words[0]) - end :]])
+    least = min(len(w) for w in parts) - 1
+    start = _alike(parts, least)
+    end = _alike([w[::-1] for w in parts], least - start)
+    labels = [".".join(w[start : len(w) - end]) for w in parts]
+    common = ".".join([*parts[0][:start], "*", *parts[0][len(parts[0]) - end :]])
     return dict(zip(sites, labels, strict=True)), common if common != "*" else ""
 
 
-def _alike(words: Sequence[Sequence[str]], most: int) -> int:
+def _alike(names: Sequence[Sequence[str]], most: int) -> int:
     """How many first words all have in common."""
     count = 0
-    while count < most and len({w[count] for w in words}) == 1:
+    while count < most and len({w[count] for w in names}) == 1:
         count += 1
     return count

@@ -54,14 +54,14 @@ def galleries(
     scores: pandas.DataFrame, means: pandas.DataFrame, smaller: Sequence[str]
 ) -> list[Gallery]:
     """One for each score and method. `smaller`: the scores of which less is better."""
-    found = []
+    shown = []
     usable = means[(means["count"] > 1) & (means["asked"] != LEAST)]
     groups = usable.groupby(["metric", "method"], sort=False)
-    for (metric, method), own in sorted(groups, key=lambda group: rank(group[0][0])):
+    for (metric, method), group in sorted(groups, key=lambda item: rank(item[0][0])):
         if method in NAMES or (metric in PAIRED and metric != "class_sensitivity"):
             continue
         less = metric in smaller
-        row = own.sort_values("mean", ascending=less, kind="stable").iloc[0]
+        row = group.sort_values("mean", ascending=less, kind="stable").iloc[0]
         values = scores[
             (scores["metric"] == metric)
             & (scores["method"] == method)
@@ -77,8 +77,8 @@ def galleries(
         best, worst = tuple(items[:count]), tuple(reversed(items[len(items) - count :]))
         if not count or best[0].value == worst[0].value:
             continue
-        found.append(Gallery(metric, row["asked"], str(method), row["site"], best, worst))
-    return found
+        shown.append(Gallery(metric, row["asked"], str(method), row["site"], best, worst))
+    return shown
 
 
 def pool(shown: Sequence[Gallery]) -> list[int]:
@@ -99,8 +99,8 @@ def explanation_of(run: Run, places: Sequence[int]) -> tuple[Explanation, dict[i
         size += sum(len(row["values"]) for row in rows)
         if not rows or (names and size > BYTES):
             continue
-        own = rows[0]["sample"].rpartition("/")[2]
-        names[place] = own if own not in names.values() else rows[0]["sample"]
+        short = rows[0]["sample"].rpartition("/")[2]
+        names[place] = short if short not in names.values() else rows[0]["sample"]
         maps += [map_of_row({**row, "sample": names[place]}) for row in rows]
         photos += _photo({**rows[0], "sample": names[place]})
     return Explanation(Maps(maps), tuple(photos)), names

@@ -47,32 +47,32 @@ def states(run: Run, against: Run | None = None) -> list[State]:
     A run whose network holds the parts `trained` and `initial` gives both states by itself. States
     of two runs are called by their folders. Raises LimelightError where they do not compare.
     """
-    own = _split(State(_name(run), _means(run)))
+    states_of_run = _split(State(_name(run), _means(run)))
     if against is None:
-        return own
+        return states_of_run
     _comparable(run, against)
     (other, *_) = _split(State(_name(against), _means(against)))
-    if not set(other.metrics) & set(own[0].metrics):
-        found = ", ".join(own[0].metrics) or "none of attention heads"
+    if not set(other.metrics) & set(states_of_run[0].metrics):
+        metrics = ", ".join(states_of_run[0].metrics) or "none of attention heads"
         raise LimelightError(
             f"{str(against.folder)!r} has no metric of attention heads in common with "
-            f"{str(run.folder)!r} ({found}): run both with nonlocality, gate, ..."
+            f"{str(run.folder)!r} ({metrics}): run both with nonlocality, gate, ..."
         )
-    if other.name == own[0].name:
-        own[0], other = (
-            State(_name(r, 2), s.metrics) for r, s in ((run, own[0]), (against, other))
+    if other.name == states_of_run[0].name:
+        states_of_run[0], other = (
+            State(_name(r, 2), s.metrics) for r, s in ((run, states_of_run[0]), (against, other))
         )
-    return [*own, other]
+    return [*states_of_run, other]
 
 
 def _comparable(run: Run, against: Run) -> None:
-    one, other = run.plan, against.plan
-    if one.model != other.model:
+    plan, other = run.plan, against.plan
+    if plan.model != other.model:
         raise LimelightError(
             f"{str(against.folder)!r} is a run of {other.model}, but {str(run.folder)!r} of "
-            f"{one.model}: compare two runs of one model"
+            f"{plan.model}: compare two runs of one model"
         )
-    if one.weights == other.weights:
+    if plan.weights == other.weights:
         raise LimelightError(
             f"{str(against.folder)!r} has the weights of {str(run.folder)!r}, so that there is "
             "nothing to compare: run the model with weights='none' there"
@@ -94,13 +94,13 @@ def _split(state: State) -> list[State]:
 def _under(state: State, name: str) -> Iterator[tuple[str, tuple[Layer, ...]]]:
     for metric, layers in state.metrics.items():
         parts = [(layer, *layer.site.partition(".")[::2]) for layer in layers]
-        own = tuple(
+        rows = tuple(
             Layer(rest, layer.heads, layer.mean, layer.wide, layer.count)
             for layer, first, rest in parts
             if first == name
         )
-        if own:
-            yield metric, own
+        if rows:
+            yield metric, rows
 
 
 @dataclass(eq=False)
@@ -114,11 +114,11 @@ class _Sums:
     count: int = 0
 
     def add(self, values: Numbers) -> None:
-        known = np.isfinite(values)
-        self.heads += np.where(known, values, 0.0)
-        self.seen += known
-        if known.any():
-            mean = float(values[known].mean())
+        finite = np.isfinite(values)
+        self.heads += np.where(finite, values, 0.0)
+        self.seen += finite
+        if finite.any():
+            mean = float(values[finite].mean())
             self.means += mean
             self.squares += mean * mean
             self.count += 1
@@ -139,10 +139,10 @@ def _means(run: Run) -> dict[str, tuple[Layer, ...]]:
         if key not in sums:
             sums[key] = _Sums(np.zeros(len(values)), np.zeros(len(values)))
         sums[key].add(values)
-    found: dict[str, list[Layer]] = {}
+    by_method: dict[str, list[Layer]] = {}
     for (method, site), total in sums.items():
-        found.setdefault(method, []).append(total.layer(site))
-    return {method: tuple(layers) for method, layers in found.items()}
+        by_method.setdefault(method, []).append(total.layer(site))
+    return {method: tuple(layers) for method, layers in by_method.items()}
 
 
 def _values(run: Run) -> Iterator[tuple[str, str, Numbers]]:
@@ -152,6 +152,6 @@ def _values(run: Run) -> Iterator[tuple[str, str, Numbers]]:
     for path in part_paths(run.folder):
         table = parquet.read_table(path, columns=_COLUMNS, filters=[("axes", "==", AXES)])
         for row in table.to_pylist():
-            known = row["lo"] is not None  # a row without a single number is kept as zeros
-            scale = row["scale"] if known else np.nan
+            has_numbers = row["lo"] is not None  # a row without a single number is kept as zeros
+            scale = row["scale"] if has_numbers else np.nan
             yield row["method"], row["site"], np.asarray(row["values"], np.float64) * scale

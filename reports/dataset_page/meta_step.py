@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas
 
 from ...methods.metrics import interval
-from ..html import Cell, three
+from ..html import Cell, interval_text, three_digits
 
 _META, _BASE = "meta", "normgrad"
 
@@ -50,9 +50,8 @@ def _rows(
                 continue
             gain = (values[name, site] - values[base, site]).dropna()
             mean, low, high = interval(gain.tolist())
-            yield MetaComparison(
-                base, name, site, zero, one, three(mean), f"{three(low)} to {three(high)}"
-            )
+            ends = interval_text(low, high)
+            yield MetaComparison(base, name, site, zero, one, three_digits(mean), ends)
 
 
 def base_of(method: str) -> str | None:

@@ -8,9 +8,8 @@ from typing import Any
 import pandas
 
 from ..explanation import SCRIPTS, page_data, photo_uri
-from ..html import counted, fill, number
-from ..runs import Run, RunPlan
-from ..runs import store as parts
+from ..html import fill, nonempty, plural, significant
+from ..runs import FOLDER, Run, RunPlan
 from ..scoring import NAMES
 from ..scoring import table as score_table
 from .depth import depths, gates
@@ -30,8 +29,8 @@ def render_run(run: Run, against: Run | None = None) -> str:
     plan, rows = run.plan, run.table(["index", "sample", "method", "site", "axes", "error"])
     good = rows[rows["error"].isna() & (rows["axes"] != AXES)]
     methods, sites = list(good["method"].unique()), list(good["site"].unique())
-    known = states(run, against)
-    pictures, empty = depths(known)
+    model_states = states(run, against)
+    pictures, empty = depths(model_states)
     scores = _scores(run, methods)
     means = score_table.summary(scores) if len(scores) else pandas.DataFrame()
     shown = galleries(scores, means, smaller(means)) if len(means) else []
@@ -45,16 +44,16 @@ def render_run(run: Run, against: Run | None = None) -> str:
         ("page.css", "dataset.css"),
         scripts,
         data,
-        title=f"What {plan.model} looks at in {counted(rows['sample'].nunique(), 'sample')}",
-        asked=_asked(plan, methods, sites, known),
+        title=f"What {plan.model} looks at in {plural(rows['sample'].nunique(), 'sample')}",
+        asked=_asked(plan, methods, sites, model_states),
         samples=data["samples"],
         photos={p.sample: photo_uri(p) for p in explanation.photos},
         methods=methods,
         panels=panels(scores, means, sites, methods),
         depths=pictures,
-        states=[state.name for state in known],
+        states=[state.name for state in model_states],
         empty=empty,
-        gates=gates(known),
+        gates=gates(model_states),
         galleries=_grouped(shown, names, data, plan.targets),
         failed=[(row.sample, row.error) for row in failed.head(_FAILED).itertuples()],
         more=max(0, len(failed) - _FAILED),
@@ -71,33 +70,33 @@ def _scores(run: Run, methods: Sequence[str]) -> pandas.DataFrame:
 
 
 def _asked(
-    plan: RunPlan, methods: Sequence[str], sites: Sequence[str], known: Sequence[State]
+    plan: RunPlan, methods: Sequence[str], sites: Sequence[str], model_states: Sequence[State]
 ) -> str:
     """The question in words: methods and where they read, metrics of heads."""
-    told = []
+    phrases = []
     if methods:
         where = f"at {sites[0]}" if len(sites) == 1 else f"at {len(sites)} layers"
-        what = f"{counted(len(methods), 'method')} {where}"
-        told.append(f"{what}, for the targets {', '.join(plan.targets)}")
-    metrics = list(known[0].metrics.values())
+        what = f"{plural(len(methods), 'method')} {where}"
+        phrases.append(f"{what}, for the targets {', '.join(plan.targets)}")
+    metrics = list(model_states[0].metrics.values())
     if metrics:
         layers = max(len(rows) for rows in metrics)
-        heads = counted(len(metrics), "metric") + " of attention heads"
-        told.append(f"{heads} in {counted(layers, 'layer')}")
-    return "; ".join(told) + "."
+        heads = plural(len(metrics), "metric") + " of attention heads"
+        phrases.append(f"{heads} in {plural(layers, 'layer')}")
+    return "; ".join(phrases) + "."
 
 
 def _grouped(
     shown: list[Gallery], names: dict[int, str], data: dict[str, Any], targets: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
     """Galleries by score, with the numbers that the script knows maps by."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_metric: dict[str, list[dict[str, Any]]] = {}
     for gallery in shown:
         sides = [(word, _shown(gallery, word, names, data, targets)) for word in ("best", "worst")]
         if any(side for _, side in sides):
             row = {"method": gallery.method, "site": gallery.site, "sides": sides}
-            found.setdefault(gallery.metric, []).append(row)
-    return found
+            by_metric.setdefault(gallery.metric, []).append(row)
+    return by_metric
 
 
 def _shown(
@@ -108,19 +107,19 @@ def _shown(
     targets: Sequence[str],
 ) -> list[dict[str, Any]]:
     places = {tuple(m["at"]): n for n, m in enumerate(data["maps"])}
-    known = [s["name"] for s in data["samples"]]
-    found = []
+    samples = [s["name"] for s in data["samples"]]
+    shown = []
     for pick in getattr(gallery, side):
         if pick.place not in names:
             continue
-        sample = known.index(names[pick.place])
+        sample = samples.index(names[pick.place])
         site, method = data["sites"].index(gallery.site), data["methods"].index(gallery.method)
         maps = [n for at, n in places.items() if (at[0], at[2], at[3]) == (sample, site, method)]
         if not maps:
             continue
         number_of = _wanted(maps, targets, gallery.asked)
-        found.append({"map": number_of, "name": known[sample], "value": number(pick.value)})
-    return found
+        shown.append({"map": number_of, "name": samples[sample], "value": significant(pick.value)})
+    return shown
 
 
 def _wanted(maps: list[int], targets: Sequence[str], asked: str) -> int:
@@ -138,15 +137,15 @@ def _provenance(
     against: Run | None,
 ) -> list[tuple[str, list[str]]]:
     done, failed = table["index"].nunique(), int(table["error"].notna().sum())
-    told = [counted(done, "sample"), f"{failed} failed" if failed else ""]
-    told.append(f"{run.missing} still to be computed" if run.missing else "")
+    counts = [plural(done, "sample"), f"{failed} failed" if failed else ""]
+    counts.append(f"{run.missing} still to be computed" if run.missing else "")
     versions = plan.told.get("versions") or {}
     rows = {
         "Model": [plan.model],
         "Weights": [plan.weights],
         "Preprocessing": [plan.preprocessing],
         "Data": [*plan.told.get("data", ()), f"digest {plan.data}"],
-        "Samples": [", ".join(filter(None, told))],
+        "Samples": [", ".join(filter(None, counts))],
         "Methods": list(plan.methods),
         "Sites": list(plan.sites),
         "Targets": list(plan.targets),
@@ -155,16 +154,16 @@ def _provenance(
         "Type": [plan.dtype],
         "Versions": [f"{name} {value}" for name, value in versions.items()],
         "Computed": [plan.told.get("created", "")],
-        "Run": [f"{run.folder.name}, hash {plan.hash}, parts in {parts.FOLDER}/"],
+        "Run": [f"{run.folder.name}, hash {plan.hash}, parts in {FOLDER}/"],
         "Beside it": [] if against is None else _beside(against, plan),
         "Notes": list(plan.told.get("notes", ())),
     }
-    return [(name, kept) for name, words in rows.items() if (kept := [w for w in words if w])]
+    return nonempty(rows)
 
 
 def _beside(against: Run, plan: RunPlan) -> list[str]:
     """What the other run is, and what it does not share."""
     other = against.plan
-    told = [f"{against.folder.name}, hash {other.hash}, weights {other.weights}"]
-    told.append("" if other.data == plan.data else f"it saw other data: digest {other.data}")
-    return told
+    facts = [f"{against.folder.name}, hash {other.hash}, weights {other.weights}"]
+    facts.append("" if other.data == plan.data else f"it saw other data: digest {other.data}")
+    return facts

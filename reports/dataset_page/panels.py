@@ -8,7 +8,7 @@ import pandas
 
 from ...methods.metrics import list_metrics
 from ...probe.attribution import bare_name
-from ..html import Cell, Chart, cell_of, chart, counted, number, ticks
+from ..html import Cell, Chart, cell_of, chart, or_dash, plural, significant, ticks
 from ..scoring import NAMES, PAIRED
 from .galleries import rank
 from .meta_step import MetaComparison, meta_comparisons
@@ -30,7 +30,7 @@ class Panel:
 
     metric: str
     asked: str
-    told: str
+    meaning: str
     better: str
     chart: Chart
     sites: tuple[str, ...]
@@ -44,9 +44,9 @@ class Panel:
 
 def smaller(means: pandas.DataFrame) -> list[str]:
     """The scores of which less is better."""
-    known = {m.name: m.better for m in list_metrics()}
+    better = {m.name: m.better for m in list_metrics()}
     return [
-        n for n in means["metric"].unique() if n in PAIRED or known.get(bare_name(n)) == "smaller"
+        n for n in means["metric"].unique() if n in PAIRED or better.get(bare_name(n)) == "smaller"
     ]
 
 
@@ -58,8 +58,8 @@ def panels(
         return []
     groups = means[means["count"] > 0].groupby(["metric", "asked"], sort=False)
     return [
-        _panel(str(metric), str(asked), scores, own, sites, methods)
-        for (metric, asked), own in sorted(groups, key=lambda group: rank(group[0][0]))
+        _panel(str(metric), str(asked), scores, rows, sites, methods)
+        for (metric, asked), rows in sorted(groups, key=lambda item: rank(item[0][0]))
     ]
 
 
@@ -71,9 +71,11 @@ def _panel(
     sites: list[str],
     methods: list[str],
 ) -> Panel:
-    own = scores[(scores["metric"] == metric) & (scores["asked"] == asked)]
-    ends = _ends(metric, own["value"])
-    values = {key: part["value"].dropna().tolist() for key, part in own.groupby(["method", "site"])}
+    of_panel = scores[(scores["metric"] == metric) & (scores["asked"] == asked)]
+    ends = _ends(metric, of_panel["value"])
+    values = {
+        key: part["value"].dropna().tolist() for key, part in of_panel.groupby(["method", "site"])
+    }
     cells = {
         (row.method, row.site): cell_of(row, values[row.method, row.site], ends)
         for row in means.itertuples()
@@ -85,20 +87,31 @@ def _panel(
         if any((name, site) in cells for site in used)
     )
     rivals = tuple((m, cell) for (m, _), cell in cells.items() if m in NAMES and m not in methods)
-    told, better = _told(metric)
+    meaning, better = _meaning(metric)
     picture = chart(means, used, methods, NAMES)
-    numbers, out = _numbers(means), _left_out(own)
+    numbers, out = _numbers(means), _left_out(of_panel)
     tall = metric in PAIRED
-    beside = meta_comparisons(own, cells, used) if tall else ()
+    beside = meta_comparisons(of_panel, cells, used) if tall else ()
     return Panel(
-        metric, asked, told, better, picture, tuple(used), rows, rivals, numbers, out, tall, beside
+        metric,
+        asked,
+        meaning,
+        better,
+        picture,
+        tuple(used),
+        rows,
+        rivals,
+        numbers,
+        out,
+        tall,
+        beside,
     )
 
 
 def _ends(metric: str, values: pandas.Series) -> tuple[float, float]:
     """The ends of a score's histograms: 0 to 1 or -1 to 1 where all values lie there."""
-    known = values.dropna()
-    low, high = float(known.min()), float(known.max())
+    numbers = values.dropna()
+    low, high = float(numbers.min()), float(numbers.max())
     if metric in PAIRED:
         return -1.0, 1.0
     if low >= 0 and high <= 1:
@@ -107,27 +120,27 @@ def _ends(metric: str, values: pandas.Series) -> tuple[float, float]:
     return marks[0], marks[-1]
 
 
-def _told(metric: str) -> tuple[str, str]:
+def _meaning(metric: str) -> tuple[str, str]:
     if metric in _PAIRED:
         return _PAIRED[metric], ""
-    found = list_metrics(bare_name(metric))
-    if not found:
+    listed = list_metrics(bare_name(metric))
+    if not listed:
         return "", ""
-    better = f"{found[0].better} is better" if found[0].better else ""
-    return found[0].summary, f"{found[0].group}, {better}".strip(", ")
+    better = f"{listed[0].better} is better" if listed[0].better else ""
+    return listed[0].summary, f"{listed[0].group}, {better}".strip(", ")
 
 
 def _numbers(means: pandas.DataFrame) -> tuple[tuple[str, ...], ...]:
     names = ("mean", "low", "high", "count", "left_out", "class_mean", "hard_mean", "hard_count")
     rows = []
     for row in means.itertuples():
-        values = [getattr(row, name) for name in names]
-        rows.append((row.method, row.site, *("–" if v != v else number(v) for v in values)))
+        numbers = (or_dash(getattr(row, name), significant) for name in names)
+        rows.append((row.method, row.site, *numbers))
     return tuple(rows)
 
 
-def _left_out(own: pandas.DataFrame) -> str:
+def _left_out(scores: pandas.DataFrame) -> str:
     """How many samples have no score for any reason, by reason."""
-    notes = own[own["value"].isna() & ~own["method"].isin(NAMES)]
+    notes = scores[scores["value"].isna() & ~scores["method"].isin(NAMES)]
     counts = notes.groupby("note")["index"].nunique()
-    return "; ".join(f"{note}: {counted(int(n), 'sample')}" for note, n in counts.items())
+    return "; ".join(f"{note}: {plural(int(n), 'sample')}" for note, n in counts.items())

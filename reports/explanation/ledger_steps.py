@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from itertools import groupby
 from math import isfinite
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
     from ...probe.relevance import Ledger
 
 SHARE = 1e-3
@@ -58,16 +55,16 @@ def steps(ledger: Ledger, share: float = SHARE) -> tuple[Step, ...]:
     parts = [Step(e.op, e.place, e.bias, e.stabiliser, e.leak) for e in reversed(ledger)]
     least = _least(parts, share * abs(ledger.start))
     of_start = least / abs(ledger.start) if ledger.start else 0.0
-    found: list[Step] = []
-    for large, run in groupby(parts, key=lambda one: _size(one) >= least):
+    joined: list[Step] = []
+    for large, run in groupby(parts, key=lambda part: _size(part) >= least):
         group = list(run)
-        found += group if large else [_joined(group, of_start)]
-    rest = ledger.start - ledger.arrived - sum(step.loss for step in found)
+        joined += group if large else [_joined(group, of_start)]
+    rest = ledger.start - ledger.arrived - sum(step.loss for step in joined)
     if abs(rest) > share * abs(ledger.start):
-        found.append(Step("", "", 0.0, 0.0, rest, ops=0))
+        joined.append(Step("", "", 0.0, 0.0, rest, ops=0))
     elif isfinite(rest) and rest:
-        found = _with_rest(found, rest)
-    return tuple(found)
+        joined = _with_rest(joined, rest)
+    return tuple(joined)
 
 
 def _size(step: Step) -> float:
@@ -77,7 +74,7 @@ def _size(step: Step) -> float:
 
 def _least(parts: Sequence[Step], least: float) -> float:
     """The size from which an op has a step of its own: few enough ops reach it."""
-    sizes = sorted((_size(one) for one in parts), reverse=True)
+    sizes = sorted((_size(part) for part in parts), reverse=True)
     floor = max(least, 5e-324)
     if len(sizes) > _MOST_OPS and sizes[_MOST_OPS - 1] > floor:
         return next((s for s in reversed(sizes[:_MOST_OPS]) if s > sizes[_MOST_OPS]), float("inf"))
@@ -85,41 +82,13 @@ def _least(parts: Sequence[Step], least: float) -> float:
 
 
 def _joined(group: Sequence[Step], least: float) -> Step:
-    bias, stabiliser, leak = (sum(getattr(one, reason) for one in group) for reason in REASONS)
+    bias, stabiliser, leak = (sum(getattr(part, reason) for part in group) for reason in REASONS)
     name, place = (group[0].op, group[0].place) if len(group) == 1 else ("", "")
     return Step(name, place, bias, stabiliser, leak, len(group), least)
 
 
-def _with_rest(found: list[Step], rest: float) -> list[Step]:
+def _with_rest(listed: list[Step], rest: float) -> list[Step]:
     """A rest too small to show goes with the last step."""
-    if not found:
+    if not listed:
         return [Step("", "", 0.0, 0.0, rest, ops=0)]
-    return [*found[:-1], replace(found[-1], leak=found[-1].leak + rest)]
-
-
-def ledger_figure(ledger: Ledger) -> Figure:
-    """The way from the output to the input as a Plotly waterfall; small losses joined."""
-    from plotly.graph_objects import Figure, Waterfall
-
-    middle = steps(ledger)
-    bars = Waterfall(
-        orientation="h",
-        y=list(range(len(middle) + 2)),
-        x=[ledger.start, *(-step.loss for step in middle), ledger.arrived],
-        measure=["absolute", *("relative" for _ in middle), "absolute"],
-        customdata=[
-            ["output", ""],
-            *([escape(s.name), _reasons(s)] for s in middle),
-            ["input", ""],
-        ],
-        hovertemplate="%{customdata[0]}<br>%{x:.4g}<br>%{customdata[1]}<extra></extra>",
-    )
-    names = ["output", *(step.name for step in middle), "input"]
-    ticks = {"tickvals": list(range(len(names))), "ticktext": [escape(n) for n in names]}
-    return Figure(bars).update_layout(
-        yaxis={**ticks, "autorange": "reversed"}, xaxis_title="relevance", showlegend=False
-    )
-
-
-def _reasons(step: Step) -> str:
-    return ", ".join(f"{name} {getattr(step, name):.4g}" for name in REASONS)
+    return [*listed[:-1], replace(listed[-1], leak=listed[-1].leak + rest)]

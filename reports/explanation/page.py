@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...probe.results import About
-from ..html import fill
+from ..html import fill, joined, nonempty
 from .contents import Contents
 from .page_data import page_data, photo_uri
 from .waterfall import waterfalls
@@ -56,12 +56,12 @@ def _asked(contents: Contents, data: dict[str, Any]) -> str:
 def _listed(words: list[str]) -> str:
     if len(words) > _MOST_NAMED:
         return f"{', '.join(words[:3])} and {len(words) - 3} more"
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    return joined(words)
 
 
 def _abouts(contents: Contents) -> list[About]:
-    own = dict.fromkeys(m.about for m in contents.maps)
-    return [contents.about, *own] if contents.about else list(own)
+    of_maps = dict.fromkeys(m.about for m in contents.maps)
+    return [contents.about, *of_maps] if contents.about else list(of_maps)
 
 
 def provenance(contents: Contents) -> list[tuple[str, list[str]]]:
@@ -83,11 +83,10 @@ def provenance(contents: Contents) -> list[tuple[str, list[str]]]:
         "Notes": (note for a in abouts for note in a.notes),
         "Left out": (f"{name}: {reason}" for name, reason in contents.skipped),
     }
-    named = [(name, list(dict.fromkeys(filter(None, words)))) for name, words in rows.items()]
-    return [(name, words) for name, words in named if words]
+    return nonempty({name: dict.fromkeys(texts) for name, texts in rows.items()})
 
 
 def _period(times: Iterable[str]) -> list[str]:
     """Many times of computing as the first and the last."""
-    known = sorted(set(filter(None, times)))
-    return known if len(known) < 2 else [f"{known[0]} to {known[-1]}"]
+    moments = sorted(set(filter(None, times)))
+    return moments if len(moments) < 2 else [f"{moments[0]} to {moments[-1]}"]

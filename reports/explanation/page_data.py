@@ -59,14 +59,14 @@ class _Names:
 def _map(m: SaliencyMap) -> Json:
     """A map as steps of `step` from `base`, 255 for no number; zero of a signed map stays zero."""
     values = plane(m)
-    found = extremes(values)
-    base, top, _ = span(*found) if found else (0.0, 0.0, "")
+    ends = extremes(values)
+    base, top, _ = span(*ends) if ends else (0.0, 0.0, "")
     return {
         "kind": _KINDS.get(m.axes, "matrix"),
         "axes": m.axes,
         "shape": list(m.values.shape),
         "size": list(values.shape),
-        "range": list(found) if found else None,
+        "range": list(ends) if ends else None,
         "base": base,
         "step": top / (STEPS - 1) - base / (STEPS - 1),
         "bad": int((~np.isfinite(m.values.double().numpy())).sum()),

@@ -9,7 +9,7 @@ from math import isfinite
 from operator import sub
 
 from ...probe.relevance import Entry, Ledger
-from ..html import number, percent
+from ..html import percent, significant
 from .ledger_steps import REASONS, SHARE, Step, steps
 
 ROW, BAR_TOP, BAR, BASE = 34, 19, 9, 13
@@ -101,14 +101,14 @@ def words(ledger: Ledger) -> str:
     if not isfinite(ledger.start) or not isfinite(ledger.arrived):
         return "The relevance is no finite number."
     if not ledger.start:
-        return f"The score is 0; {number(ledger.arrived)} reaches the input."
-    said = [f"{percent(ledger.kept)} of the score reaches the input"]
+        return f"The score is 0; {significant(ledger.arrived)} reaches the input."
+    clauses = [f"{percent(ledger.kept)} of the score reaches the input"]
     total = {reason: sum(getattr(s, reason) for s in steps(ledger)) for reason in REASONS}
     for reason, amount in total.items():
         share = amount / ledger.start
         if abs(share) >= _SHOWN:
-            said.append(_ends(_WORDS[reason], share))
-    return "; ".join(said) + "."
+            clauses.append(_ends(_WORDS[reason], share))
+    return "; ".join(clauses) + "."
 
 
 def _ends(where: str, share: float) -> str:
@@ -118,26 +118,26 @@ def _ends(where: str, share: float) -> str:
 
 
 def _drawn(ledger: Ledger) -> bool:
-    found = [getattr(step, reason) for step in steps(ledger) for reason in REASONS]
-    return bool(ledger.start) and all(map(isfinite, (ledger.start, ledger.arrived, *found)))
+    amounts = [getattr(step, reason) for step in steps(ledger) for reason in REASONS]
+    return bool(ledger.start) and all(map(isfinite, (ledger.start, ledger.arrived, *amounts)))
 
 
 def _largest(ledger: Ledger) -> str:
-    found = sorted((s for s in steps(ledger) if s.ops == 1), key=lambda s: -abs(s.loss))
-    taken = [s for s in found[:3] if abs(s.loss) >= SHARE * abs(ledger.start)]
+    losses = sorted((s for s in steps(ledger) if s.ops == 1), key=lambda s: -abs(s.loss))
+    taken = [s for s in losses[:3] if abs(s.loss) >= SHARE * abs(ledger.start)]
     return ", ".join(f"{s.name} {percent(-s.loss / ledger.start)}" for s in taken)
 
 
 def _bars(ledger: Ledger, middle: Sequence[Step]) -> tuple[tuple[Bar, ...], float]:
     """Bars on one axis that holds zero and every level; and where zero is."""
     pieces = [_pieces(step, ledger.start) for step in middle]
-    walks = _walks([[share for _, share in own] for own in pieces])
+    walks = _walks([[share for _, share in shares] for shares in pieces])
     axis = _Axis.over(0.0, 1.0, ledger.kept, *(level for walk in walks for level in walk))
-    start = f"{number(ledger.start)} = 100 %"
-    end = f"{number(ledger.arrived)} = {percent(ledger.kept)}"
+    start = f"{significant(ledger.start)} = 100 %"
+    end = f"{significant(ledger.arrived)} = {percent(ledger.kept)}"
     bars = [Bar("output", "", "output", start, (axis.span("end", 0, 1),), axis.at(1), 0)]
-    for step, own, walk in zip(middle, pieces, walks, strict=True):
-        levels = zip(own, pairwise(walk), strict=True)
+    for step, shares, walk in zip(middle, pieces, walks, strict=True):
+        levels = zip(shares, pairwise(walk), strict=True)
         spans = tuple(axis.span(kind, *pair) for (kind, _), pair in levels)
         label, op = (_cut(step.place or step.op), step.op) if step.ops == 1 else (step.name, "")
         amount, y = _amount(step, ledger.start), ROW * len(bars)
@@ -161,16 +161,16 @@ class _Axis:
     def at(self, level: float) -> float:
         return round(100 * (level - self.low) / (self.high - self.low), 3)
 
-    def span(self, kind: str, one: float, other: float) -> Span:
-        left, right = sorted((self.at(one), self.at(other)))
+    def span(self, kind: str, start: float, end: float) -> Span:
+        left, right = sorted((self.at(start), self.at(end)))
         return Span(kind, left, round(right - left, 3))
 
 
 def _walks(losses: Sequence[Sequence[float]]) -> list[list[float]]:
     """The levels that each row passes, from the one above it; the first stands at 1."""
     walks, at = [], 1.0
-    for own in losses:
-        walk = list(accumulate(own, sub, initial=at))
+    for shares in losses:
+        walk = list(accumulate(shares, sub, initial=at))
         at = walk[-1]
         walks.append(walk)
     return walks
@@ -180,8 +180,8 @@ def _pieces(step: Step, start: float) -> list[tuple[str, float]]:
     """What each reason takes of the start; joined ops and small losses are one neutral piece."""
     if step.ops > 1 or _size(step) < SHARE * abs(start):
         return [("small", step.loss / start)]
-    found = [(reason, getattr(step, reason) / start) for reason in REASONS]
-    large = [(reason, share) for reason, share in found if abs(share) >= _DUST]
+    shares = [(reason, getattr(step, reason) / start) for reason in REASONS]
+    large = [(reason, share) for reason, share in shares if abs(share) >= _DUST]
     dust = step.loss / start - sum(share for _, share in large)
     return [*large[:-1], (large[-1][0], large[-1][1] + dust)]
 
@@ -209,5 +209,5 @@ def _cut(text: str) -> str:
 def _row(e: Entry, size: float) -> tuple[str, ...]:
     """An op in the table; what only rounding leaves is said to be about nothing."""
     amounts = (e.received, e.handed, e.bias, e.stabiliser, e.leak)
-    told = ("≈ 0" if 0 < abs(v) < _ROUNDING * size else number(v) for v in amounts)
-    return (e.op, e.place, *told)
+    cells = ("≈ 0" if 0 < abs(v) < _ROUNDING * size else significant(v) for v in amounts)
+    return (e.op, e.place, *cells)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .charts import Histogram, histogram
-from .formatting import three
+from .formatting import interval_text, three_digits
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class Cell:
 
 def cell_of(row: Any, values: list[float], ends: tuple[float, float]) -> Cell:
     """A row of the summary and its values, counted between two ends."""
-    between = f"{three(row.low)} to {three(row.high)}"
+    between = interval_text(row.low, row.high)
     count = f"{row.count} samples" + (f", {row.left_out} left out" if row.left_out else "")
-    return Cell(three(row.mean), between, count, histogram(values, *ends))
+    return Cell(three_digits(row.mean), between, count, histogram(values, *ends))

@@ -8,7 +8,7 @@ from math import ceil, floor, isfinite, log10
 
 import pandas
 
-from .formatting import number
+from .formatting import significant
 
 HEIGHT, BINS = 240, 12
 LEFT, RIGHT = 7.0, 86.0  # percent of the width between which the sites stand
@@ -77,14 +77,14 @@ def chart(
 
     baselines   names that are drawn as level lines where they are no method
     """
-    known = means[means["count"] > 0]
-    levels = pandas.concat([known["low"], known["high"]]).tolist()
+    counted_rows = means[means["count"] > 0]
+    levels = pandas.concat([counted_rows["low"], counted_rows["high"]]).tolist()
     marks = ticks(min(levels), max(levels))
     scale = Scale(min(*levels, marks[0]), max(*levels, marks[-1]))
     places = {site: across(n, len(sites)) for n, site in enumerate(sites)}
     lines, rivals = [], []
-    for name, own in known.groupby("method", sort=False):
-        points = tuple(_point(row, places, scale) for row in own.itertuples())
+    for name, rows in counted_rows.groupby("method", sort=False):
+        points = tuple(_point(row, places, scale) for row in rows.itertuples())
         if name in baselines and name not in methods:
             rivals.append(Line(str(name), -1, points))
         else:
@@ -93,20 +93,20 @@ def chart(
             moved = sorted((replace(p, x=round(p.x + aside, 3)) for p in points), key=lambda p: p.x)
             lines.append(Line(str(name), n, tuple(moved)))
     below = tuple((places[site], _short(site), site) for site in spread(sites))
-    words = "; ".join(f"{line.name}: {line.points[-1].title}" for line in (*lines, *rivals))
-    levels_told = tuple((scale.at(v), number(v)) for v in marks)
-    return Chart(words, tuple(lines), tuple(rivals), levels_told, below, _named(rivals))
+    summary = "; ".join(f"{line.name}: {line.points[-1].title}" for line in (*lines, *rivals))
+    named_ticks = tuple((scale.at(v), significant(v)) for v in marks)
+    return Chart(summary, tuple(lines), tuple(rivals), named_ticks, below, _named(rivals))
 
 
 def _named(rivals: Sequence[Line]) -> tuple[tuple[float, str], ...]:
     """The names of baselines beside their lines; neighbours share one place."""
-    found: list[tuple[float, str]] = []
+    names: list[tuple[float, str]] = []
     for y, name in sorted((line.points[0].y, line.name) for line in rivals):
-        if found and y - found[-1][0] < _CLOSE:
-            found[-1] = (found[-1][0], f"{found[-1][1]}, {name}")
+        if names and y - names[-1][0] < _CLOSE:
+            names[-1] = (names[-1][0], f"{names[-1][1]}, {name}")
         else:
-            found.append((y, name))
-    return tuple(found)
+            names.append((y, name))
+    return tuple(names)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Scale:
 
 def _point(row: object, places: dict[str, float], scale: Scale) -> Point:
     mean, low, high, site = (getattr(row, name) for name in ("mean", "low", "high", "site"))
-    title = f"{number(mean)} [{number(low)}, {number(high)}] at {site}"
+    title = f"{significant(mean)} [{significant(low)}, {significant(high)}] at {site}"
     return Point(places.get(site, LEFT), scale.at(mean), scale.at(low), scale.at(high), title)
 
 
@@ -178,5 +178,5 @@ def histogram(values: Sequence[float], low: float, high: float) -> Histogram:
         (round(100 * n / BINS, 3), round(100 * c / most, 2)) for n, c in enumerate(counts) if c
     )
     middle = sum(values) / len(values) if values else low
-    words = f"{len(values)} samples between {number(low)} and {number(high)}"
-    return Histogram(bars, round(100 * (middle - low) / span, 2), words)
+    title = f"{len(values)} samples between {significant(low)} and {significant(high)}"
+    return Histogram(bars, round(100 * (middle - low) / span, 2), title)

@@ -1,32 +1,57 @@
-"""Numbers and counts as the pages write them."""
+"""Numbers, counts and lists as the pages write them: a true minus, spaces that do not break."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-def three(value: float) -> str:
+
+def three_digits(value: float) -> str:
     """Three digits after the point, or three that count where there are more before it."""
-    return (f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}").replace("-", "−")
+    return _true_minus(f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}")
 
 
-def counted(count: int, word: str) -> str:
-    """A number of things in words: 1 sample, 2 samples."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
+def significant(value: float, digits: int = 4) -> str:
+    """So many digits that count."""
+    return _true_minus(f"{value:.{digits}g}")
+
+
+def significant_or_zero(value: float) -> str:
+    """Three digits that count; what is less than a millionth is none."""
+    return "0" if abs(value) < 1e-6 else significant(value, 3)
+
+
+def interval_text(low: float, high: float) -> str:
+    """Both ends in three digits: `0.1 to 0.3`."""
+    return f"{three_digits(low)} to {three_digits(high)}"
 
 
 def percent(share: float) -> str:
-    """A share with one decimal, its minus a true one, its spaces unbroken."""
+    """A share with one decimal, its thousands apart."""
     size = f"{abs(share) * 100:,.1f}"
     minus = "−" if share < 0 and size != "0.0" else ""
     return f"{minus}{size}\N{NO-BREAK SPACE}%".replace(",", "\N{NO-BREAK SPACE}")
 
 
-def number(value: float) -> str:
-    """Four digits, its minus a true one."""
-    return f"{value:.4g}".replace("-", "−")
+def or_dash(value: float | None, form: Callable[[float], str]) -> str:
+    """A number in some form; a dash where there is none."""
+    return "–" if value is None or value != value else form(float(value))
 
 
-def precise(value: float) -> str:
-    """Three digits that count; what is less than a millionth is none."""
-    if abs(value) < 1e-6:
-        return "0"
-    return f"{value:.3g}".replace("-", "−")
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: 1 sample, 2 samples."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def joined(items: Sequence[object]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *first, last = map(str, items)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def nonempty(rows: Mapping[str, Iterable[str]]) -> list[tuple[str, list[str]]]:
+    """The rows of a table of texts without empty texts, and without rows of none."""
+    return [(name, kept) for name, texts in rows.items() if (kept := [t for t in texts if t])]
+
+
+def _true_minus(text: str) -> str:
+    return text.replace("-", "−")

@@ -121,10 +121,10 @@ def summary(scores: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def _mean(keys: Sequence[str], group: pandas.DataFrame) -> Row:
-    known = group[group["value"].notna()]
-    mean, low, high = interval(known["value"].tolist())
-    hard = known[known["difficult"].astype(bool)]["value"]
-    classes = known.groupby("class")["value"].mean()
-    counts = (len(known), len(group) - len(known))
+    scored = group[group["value"].notna()]
+    mean, low, high = interval(scored["value"].tolist())
+    hard = scored[scored["difficult"].astype(bool)]["value"]
+    classes = scored.groupby("class")["value"].mean()
+    counts = (len(scored), len(group) - len(scored))
     values = (mean, low, high, *counts, classes.mean(), hard.mean(), len(hard))
     return dict(zip((*_BY, *_MEANS), (*keys, *values), strict=True))

@@ -19,7 +19,7 @@ from limelight.methods.circuits.judging.truth import Truth
 from limelight.methods.circuits.score import Score
 from limelight.probe.errors import MethodError, OptionError
 from limelight.reports.circuit_page.charts import LEFT, SIDE, TOP, curve_plots, forests, hues, parts
-from limelight.reports.circuit_page.graph import graph, graph_figure, links
+from limelight.reports.circuit_page.graph import graph, links
 from limelight.reports.circuit_page.heads import _usage, codes_of
 from limelight.reports.circuit_page.page import circuit_report, render_circuit
 from limelight.reports.circuit_page.text import answers, example, tokens, verdicts
@@ -177,11 +177,7 @@ def test_the_graph_holds_the_largest_edges(found):
     assert len(drawn.edges) == 5
     assert drawn.edges[-1].width == 7
     assert drawn.nodes[-1].name == "output"
-    figure = graph_figure(found, count=5)
-    assert len(figure.data) == 6
-    assert found.names
-    with pytest.raises(MethodError, match=r"no method here gives edges: run edge_attribution"):
-        graph_figure(replace(found, scores={"norm": found.scores["norm"]}))
+    assert graph(replace(found, scores={"norm": found.scores["norm"]})) is None
 
 
 def test_code_usage_counts_both_sides(found):

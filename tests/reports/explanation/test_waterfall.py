@@ -17,7 +17,7 @@ from limelight.probe.relevance.ledger import Ledger
 from limelight.probe.results.maps import Maps
 from limelight.probe.results.saliency_map import About
 from limelight.reports import render
-from limelight.reports.explanation.ledger_steps import REASONS, Step, ledger_figure, steps
+from limelight.reports.explanation.ledger_steps import REASONS, Step, steps
 from limelight.reports.explanation.page_data import page_data
 from limelight.reports.explanation.waterfall import waterfall, words
 from limelight.reports.html.formatting import percent
@@ -163,13 +163,6 @@ def test_the_picture_is_well_formed_and_named() -> None:
     assert (root.get("aria-label") or "").startswith("Waterfall of the relevance of lrp:epsilon")
     assert "://" not in page
     assert 'id="goes"' not in render(explanation())
-
-
-def test_the_figure_is_a_plotly_waterfall() -> None:
-    found = ledger_figure(ledger()).data[0]
-    assert found.type == "waterfall"
-    assert found.x[0] + sum(found.x[1:-1]) == pytest.approx(found.x[-1])
-    assert list(found.measure) == ["absolute", *["relative"] * 5, "absolute"]
 
 
 def test_explain_keeps_the_books_of_the_first_picture() -> None:
