@@ -220,7 +220,7 @@ def test_what_cannot_be_verified_is_said(found, monkeypatch):
     def fail(*_, **__):
         raise OptionError("the metric is the same with all heads and with none")
 
-    monkeypatch.setattr("limelight.methods.circuits.circuit.verify", fail)
+    monkeypatch.setattr(type(found), "verify", fail)
     text = words(render_circuit(found, heads=0, prompts=0))
     assert "Not measured: the metric is the same with all heads and with none" in text
 
