@@ -17,4 +17,4 @@ from .registry import (
     path_method,
     use,
 )
-from .site_maps import RAW, Job, Reading, Verdict, gather, jobs_at, needed, results
+from .site_maps import RAW, MethodAtSite, RawMap, ScoredTarget, gather, methods_at, needed, results

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import MethodError, SiteError
 from ..results import About, Maps, SaliencyMap
@@ -20,23 +20,23 @@ from .registry import BoundMethod, Method, bound_methods
 
 
 @dataclass(frozen=True)
-class Job:
+class MethodAtSite:
     """One method at one captured value."""
 
     bound: BoundMethod
     value: Value
 
     @staticmethod
-    def at(bound: BoundMethod, site: Site) -> Job:
-        """A job that reads a site without a captured value."""
-        return Job(bound, Value(site, torch.empty(0), None))
+    def uncaptured(bound: BoundMethod, site: Site) -> MethodAtSite:
+        """A method at a site whose value it did not read from a probe."""
+        return MethodAtSite(bound, Value(site, torch.empty(0), None))
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a job gave, `b` and the positions; its layout; rows and columns of the picture."""
+class RawMap:
+    """What a method gave at a site, `b` and the positions; its layout; size of the picture."""
 
-    job: Job
+    source: MethodAtSite
     values: Tensor
     layout: Layout
     size: tuple[int, ...]
@@ -49,8 +49,8 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the model says about a target: the target fixed to its classes, names and scores."""
+class ScoredTarget:
+    """A target fixed to the classes it picked, with their names and scores, sample by sample."""
 
     target: Target
     titles: list[str]
@@ -58,12 +58,12 @@ class Verdict:
     classes: list[int | None]
 
     @staticmethod
-    def of(target: Target, output: Any, labels: Sequence[str]) -> Verdict:
+    def of(target: Target, output: Any, labels: Sequence[str]) -> ScoredTarget:
         with torch.no_grad():
             fixed, scores = target.fix(output), target(output).tolist()
             rows = None if fixed.pick is None else fixed.rows
             classes = [None] * len(scores) if rows is None else rows.expand(len(scores)).tolist()
-            return Verdict(fixed, target.titles(output, labels), scores, classes)
+            return ScoredTarget(fixed, target.titles(output, labels), scores, classes)
 
 
 RAW = Method("raw", lambda grad: grad, "site", "input", needs=("grad",))
@@ -78,7 +78,9 @@ def needed(bound: BoundMethod, patterns: Iterable[Pattern]) -> list[Pattern]:
     return listed + [replace(parse(address), index=None) for address in through]
 
 
-def jobs_at(probe: Forward, bound: BoundMethod, patterns: Sequence[Pattern]) -> list[Job]:
+def methods_at(
+    probe: Forward, bound: BoundMethod, patterns: Sequence[Pattern]
+) -> list[MethodAtSite]:
     """A method at every captured site of its patterns. Raises SiteError when there is none."""
     if bound.method.kind != "site":
         raise MethodError(
@@ -89,33 +91,35 @@ def jobs_at(probe: Forward, bound: BoundMethod, patterns: Sequence[Pattern]) -> 
     if not values:
         names = ", ".join(str(p) for p in patterns)
         raise SiteError(f"method {bound.name!r} was asked at {names}, where nothing was captured")
-    return [Job(bound, value) for value in values.values()]
+    return [MethodAtSite(bound, value) for value in values.values()]
 
 
-def gather(probe: Forward, jobs: Sequence[Job], target: Target, *, retain: bool) -> list[Reading]:
-    """Run the backwards that the jobs need for one target: one per regime."""
-    readings: dict[int, Reading] = {}
+def gather(
+    probe: Forward, sources: Sequence[MethodAtSite], target: Target, *, retain: bool
+) -> list[RawMap]:
+    """Run the backwards that methods at sites need for one target: one per regime."""
+    raw_maps: dict[int, RawMap] = {}
     by_regime: dict[Any, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     with torch.no_grad():
-        for i, job in enumerate(jobs):
-            if {"grad", "relevance"} & set(job.bound.method.needs):
-                by_regime[job.bound.regime][id(job.value)].append(i)
+        for i, source in enumerate(sources):
+            if {"grad", "relevance"} & set(source.bound.method.needs):
+                by_regime[source.bound.regime][id(source.value)].append(i)
             else:
-                readings[i] = _read(probe, job, None)
+                raw_maps[i] = _read(probe, source, None)
     for turn, (regime, at) in enumerate(by_regime.items(), 1):
-        values = list({id(v): v for ids in at.values() for v in [jobs[ids[0]].value]}.values())
+        values = list({id(v): v for ids in at.values() for v in [sources[ids[0]].value]}.values())
         keep = retain or turn < len(by_regime)
-        spend = not keep and all({"act", "grad"}.issuperset(j.bound.method.needs) for j in jobs)
-        receive = _receiver(probe, jobs, at, readings, spend=spend)
+        spend = not keep and all({"act", "grad"}.issuperset(s.bound.method.needs) for s in sources)
+        receive = _receiver(probe, sources, at, raw_maps, spend=spend)
         probe.differentiate(target, values, receive, regime=regime, retain=keep)
-    return [readings[i] for i in range(len(jobs))]
+    return [raw_maps[i] for i in range(len(sources))]
 
 
 def _receiver(
     probe: Forward,
-    jobs: Sequence[Job],
+    sources: Sequence[MethodAtSite],
     at: dict[int, list[int]],
-    readings: dict[int, Reading],
+    raw_maps: dict[int, RawMap],
     *,
     spend: bool,
 ) -> Callable[[Value, Tensor], None]:
@@ -124,39 +128,45 @@ def _receiver(
     def receive(value: Value, grad: Tensor) -> None:
         with torch.no_grad():
             for i in at[id(value)]:
-                readings[i] = _read(probe, jobs[i], grad)
+                raw_maps[i] = _read(probe, sources[i], grad)
         if spend:
             value.spend()
 
     return receive
 
 
-def _read(probe: Forward, job: Job, grad: Tensor | None) -> Reading:
+def _read(probe: Forward, source: MethodAtSite, grad: Tensor | None) -> RawMap:
     """Call a site method with what its signature names, in the methods' layout."""
-    value = job.value
+    bound, value = source.bound, source.value
     plan = layout(value.site, value.act.shape, probe.size, probe.adapter)
-    given = {
-        "act": lambda: plan.canonical(value.act.to(grad.device) if grad is not None else value.act),
-        "grad": lambda: plan.canonical(grad),  # type: ignore[arg-type]
-        "relevance": lambda: plan.canonical(grad),  # type: ignore[arg-type]
-        "inputs": lambda: _inputs(probe, value),
-        "module": lambda: probe.modules[value.site.path],
-    }
-    result = job.bound(*(given[need]() for need in job.bound.method.needs))
+    result = bound(*(_need(need, probe, value, grad, plan) for need in bound.method.needs))
     batch = value.act.shape[0]
     if not isinstance(result, Tensor) or result.shape[:1] != (batch,):
-        found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        given = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise MethodError(
-            f"method {job.bound.name!r} at {value.site} must return one map per sample, "
-            f"{batch} first, but returned {found}"
+            f"method {bound.name!r} at {value.site} must return one map per sample, "
+            f"{batch} first, but returned {given}"
         )
-    reading = Reading(job, result.detach().cpu(), plan, probe.size)
-    if result.ndim - 1 != len(reading.axes.split()):
+    raw = RawMap(source, result.detach().cpu(), plan, probe.size)
+    if result.ndim - 1 != len(raw.axes.split()):
         raise MethodError(
-            f"method {job.bound.name!r} at {value.site} must return maps over {plan.axes!r}, but "
+            f"method {bound.name!r} at {value.site} must return maps over {plan.axes!r}, but "
             f"returned shape {tuple(result.shape)}"
         )
-    return reading
+    return raw
+
+
+def _need(
+    need: str, probe: Forward, value: Value, grad: Tensor | None, plan: Layout
+) -> Tensor | nn.Module:
+    """What a parameter of a site method's signature means."""
+    if need == "module":
+        return probe.modules[value.site.path]
+    if need == "inputs":
+        return _inputs(probe, value)
+    if grad is None:
+        return plan.canonical(value.act)
+    return plan.canonical(value.act.to(grad.device) if need == "act" else grad)
 
 
 def _inputs(probe: Forward, value: Value) -> Tensor:
@@ -166,39 +176,44 @@ def _inputs(probe: Forward, value: Value) -> Tensor:
 
 
 def results(
-    readings: Sequence[Reading], verdict: Verdict, samples: Sequence[str], about: About
+    raw_maps: Sequence[RawMap], scored: ScoredTarget, samples: Sequence[str], about: About
 ) -> list[SaliencyMap]:
-    """Readings of a batch as maps, one per sample."""
-    found = []
-    for r in readings:
-        grid = r.layout.grid
-        notes = (f"token grid guessed: {grid}",) if grid is not None and grid.guessed else ()
-        said = replace(
-            about,
-            options=tuple((k, str(v)) for k, v in r.job.bound.options),
-            notes=about.notes + notes,
+    """Raw maps of a batch as saliency maps, one per sample."""
+    return [
+        m for raw in raw_maps for m in _one_per_sample(raw, scored, samples, _about(raw, about))
+    ]
+
+
+def _about(raw: RawMap, about: About) -> About:
+    """Provenance with the method's options and what was guessed about the layout."""
+    grid = raw.layout.grid
+    notes = (f"token grid guessed: {grid}",) if grid is not None and grid.guessed else ()
+    options = tuple((k, str(v)) for k, v in raw.source.bound.options)
+    return replace(about, options=options, notes=about.notes + notes)
+
+
+def _one_per_sample(
+    raw: RawMap, scored: ScoredTarget, samples: Sequence[str], about: About
+) -> list[SaliencyMap]:
+    name, site = raw.source.bound.name, raw.source.value.site
+    extent = extent_of(raw.axes, raw.size, raw.values.shape[1:])
+    saliency_maps = []
+    for i, sample in enumerate(samples):
+        score, of_class, title = scored.scores[i], scored.classes[i], scored.titles[i]
+        of_sample = replace(about, score=score, of_class=of_class, kept=_kept(raw, i, score))
+        saliency_maps.append(
+            SaliencyMap(raw.values[i], raw.axes, sample, title, name, site, extent, of_sample)
         )
-        extent = extent_of(r.axes, r.size, r.values.shape[1:])
-        for i, sample in enumerate(samples):
-            score, of_class = verdict.scores[i], verdict.classes[i]
-            own = replace(said, score=score, of_class=of_class, kept=_kept(r, i, score))
-            name, site = r.job.bound.name, r.job.value.site
-            found.append(
-                SaliencyMap(r.values[i], r.axes, sample, verdict.titles[i], name, site, extent, own)
-            )
-    return found
+    return saliency_maps
 
 
-def _kept(r: Reading, i: int, score: float) -> float | None:
+def _kept(raw: RawMap, i: int, score: float) -> float | None:
     """The share of the starting relevance that a map of the input holds."""
-    job = r.job
-    if "relevance" not in job.bound.method.needs or (job.value.site.path, job.value.site.port) != (
-        "",
-        "in",
-    ):
+    bound, site = raw.source.bound, raw.source.value.site
+    if "relevance" not in bound.method.needs or (site.path, site.port) != ("", "in"):
         return None
-    start = 1.0 if getattr(job.bound.regime, "init", "logit") == "one" else score
-    return r.values[i].double().sum().item() / start if start else None
+    start = 1.0 if getattr(bound.regime, "init", "logit") == "one" else score
+    return raw.values[i].double().sum().item() / start if start else None
 
 
 def extent_of(axes: str, size: Sequence[int], shape: Sequence[int]) -> tuple[float, ...]:
@@ -211,21 +226,22 @@ def extent_of(axes: str, size: Sequence[int], shape: Sequence[int]) -> tuple[flo
 def probe_maps(probe: Forward, methods: Any, target: Any, sites: Any, *, retain: bool) -> Maps:
     """`Probe.maps`: site methods at the sites that are already captured."""
     patterns = [parse("**"), parse("**:**")] if sites is None else _patterns(probe, sites)
-    jobs: list[Job] = []
+    sources: list[MethodAtSite] = []
     for bound in bound_methods(methods):
-        own = _patterns(probe, bound.sites) if bound.sites is not None else patterns
-        jobs += jobs_at(probe, bound, own)
+        asked = _patterns(probe, bound.sites) if bound.sites is not None else patterns
+        sources += methods_at(probe, bound, asked)
     if sites is None:
-        jobs = [job for job in jobs if _mappable(probe, job.value)] or jobs
-    wanted = targets(top() if target is None else target)
+        sources = [source for source in sources if _mappable(probe, source.value)] or sources
+    labels, output = probe.adapter.labels, probe.trace.output
+    wanted = [t.resolve(by_name(labels)) for t in targets(top() if target is None else target)]
     about = About(versions=(("torch", torch.__version__),), notes=probe.adapter.notes)
-    found: list[SaliencyMap] = []
+    saliency_maps: list[SaliencyMap] = []
     for i, one in enumerate(wanted):
-        one = one.resolve(by_name(probe.adapter.labels))
-        verdict = Verdict.of(one, probe.trace.output, probe.adapter.labels)
-        readings = gather(probe, jobs, verdict.target, retain=retain or i < len(wanted) - 1)
-        found += results(readings, verdict, [str(n) for n in range(len(verdict.scores))], about)
-    return Maps(found)
+        scored = ScoredTarget.of(one, output, labels)
+        raw_maps = gather(probe, sources, scored.target, retain=retain or i < len(wanted) - 1)
+        samples = [str(n) for n in range(len(scored.scores))]
+        saliency_maps += results(raw_maps, scored, samples, about)
+    return Maps(saliency_maps)
 
 
 def _patterns(probe: Forward, sites: Any) -> list[Pattern]:

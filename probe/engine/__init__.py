@@ -2,4 +2,5 @@
 
 from .batch import Batch, chunks
 from .functional import about_model, ledger, maps, maps_and_output, patch, plan, trace
-from .runner import Runner, Sites
+from .passes import Sites
+from .runner import Runner

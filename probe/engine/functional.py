@@ -12,17 +12,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..attribution import BoundMethod, Verdict, bound_methods, use
+from ..attribution import BoundMethod, ScoredTarget, bound_methods, use
 from ..errors import LimelightError, MethodError, OptionError
 from ..probe import Probe
 from ..relevance import Ledger, Preset
 from ..results import About, Maps, SaliencyMap
-from ..sites import Site, adapt
+from ..sites import Adapter, Site, adapt
 from ..targets import Target, by_name, targets, top
 from ..trace import Edit, Trace, first_tensor
 from .batch import Batch, chunks
-from .plan import Plan, fitting, is_out_of_memory, make_plan
-from .runner import Runner, Sites
+from .passes import Sites
+from .plan import Plan, Split, is_out_of_memory, make_plan, split_of
+from .runner import Runner
 
 T = TypeVar("T")
 
@@ -41,10 +42,12 @@ def maps(
 ) -> Maps:
     """Maps of any methods, for every target, at every site: one forward, one backward per regime.
 
-    x        a batch: a tensor, a tuple of arguments, or a mapping of keyword arguments
+    x        a batch: a tensor, a tuple of arguments, or a mapping of keyword arguments; tensors as
+             long as the batch hold a row a sample, all others serve every sample
     target   what `limelight.label`, `top`, `margin` ... give; several in a list; default top()
     sites    read by every method that does not carry its own; default: each method's usual place
-    batch    samples at a time; "auto" measures when there are many and halves when memory fills
+    batch    samples at a time, and copies of one where a method runs many; "auto" measures when
+             there are many samples and halves when memory fills
 
     Order: sample, target, then methods and sites as asked. Raises LimelightErrors.
     """
@@ -65,27 +68,26 @@ def maps_and_output(
     about: About | None = None,
 ) -> tuple[Maps, Tensor]:
     """As `maps`, and the model's main output, detached."""
-    whole, bounds, wanted = _prepare(model, x, methods, target)
+    whole, bounds, wanted, adapter = _prepare(model, x, methods, target)
     names = [str(i) for i in range(len(whole))] if samples is None else list(samples)
     if len(names) != len(whole):
         raise LimelightError(f"{len(names)} sample names were given for {len(whole)} samples")
-    said = about or about_model(model, seed)
-    size = fitting(model, whole, bounds, sites) if batch == "auto" else _size(batch)
-    found: list[list[SaliencyMap]] = []
+    about = about or about_model(model, seed)
+    split = split_of(model, whole, bounds) if batch == "auto" else _split(batch)
+    saliency_maps: list[SaliencyMap] = []
     outputs: list[Tensor] = []
 
     def run(places: range, limit: int) -> None:
         part = whole.take(places)
-        runner = Runner(model, part, sites, seed, limit, said)
-        own = [t.take(places) for t in wanted]
-        part_maps, output = _run(runner, bounds, own, names[places.start : places.stop])
-        found.append(part_maps)
+        runner = Runner(model, part, sites, seed, limit, about, adapter=adapter)
+        of_part = [t.take(places) for t in wanted]
+        part_maps, output = _run(runner, bounds, of_part, names[places.start : places.stop])
+        saliency_maps.extend(part_maps)
         outputs.append(first_tensor(output).detach())
 
-    _each(len(whole), size, run)
-    ordered = [m for part in found for m in part]
+    _each(len(whole), split, run)
     place = {name: i for i, name in enumerate(names)}
-    by_sample = sorted(ordered, key=lambda m: place[m.sample])
+    by_sample = sorted(saliency_maps, key=lambda m: place[m.sample])
     return Maps(by_sample), torch.cat(outputs)
 
 
@@ -96,7 +98,7 @@ def plan(
 
     Runs one sample forward to measure.
     """
-    whole, bounds, wanted = _prepare(model, x, methods, target)
+    whole, bounds, wanted, _ = _prepare(model, x, methods, target)
     return make_plan(model, whole, bounds, len(wanted), sites)
 
 
@@ -137,9 +139,9 @@ def ledger(model: nn.Module, x: Any, method: Any = "lrp", *, target: Any = None)
     with Probe(model, ledger=True) as probe:
         probe.watch("input")
         probe(*batch.args, **batch.kwargs)
-        one = targets(top() if target is None else target)[0]
-        one = one.resolve(by_name(probe.adapter.labels))
-        probe.differentiate(one, probe.values(), lambda value, r: None, regime=bound.regime)
+        chosen = targets(top() if target is None else target)[0]
+        chosen = chosen.resolve(by_name(probe.adapter.labels))
+        probe.differentiate(chosen, probe.values(), lambda value, r: None, regime=bound.regime)
         return probe.ledger()
 
 
@@ -164,31 +166,32 @@ def about_model(model: nn.Module, seed: int = 0) -> About:
 
 @cache
 def _versions() -> tuple[tuple[str, str], ...]:
-    found = [("torch", str(torch.__version__))]
+    versions = [("torch", str(torch.__version__))]
     for name in ("limelight", "torchvision", "timm", "transformers", "captum"):
         try:
-            found.append((name, version(name)))
+            versions.append((name, version(name)))
         except PackageNotFoundError:
             continue
-    return tuple(found)
+    return tuple(versions)
 
 
 def _prepare(
     model: nn.Module, x: Any, methods: Any, target: Any
-) -> tuple[Batch, list[BoundMethod], list[Target]]:
+) -> tuple[Batch, list[BoundMethod], list[Target], Adapter]:
     whole = Batch.of(x)
     bounds = bound_methods(methods)
-    heads = [b.name for b in bounds if b.method.kind == "circuit"]
-    if heads:
+    circuits = [b.name for b in bounds if b.method.kind == "circuit"]
+    if circuits:
         raise MethodError(
-            f"method {heads[0]!r} scores the heads of a circuit and makes no map: "
+            f"method {circuits[0]!r} scores the heads of a circuit and makes no map: "
             "call limelight.circuit"
         )
-    labels = adapt(model).labels
-    wanted = [t.resolve(by_name(labels)) for t in targets(top() if target is None else target)]
+    adapter = adapt(model)
+    names = by_name(adapter.labels)
+    wanted = [t.resolve(names) for t in targets(top() if target is None else target)]
     for one in wanted:
         one.check(len(whole))
-    return whole, bounds, wanted
+    return whole, bounds, wanted, adapter
 
 
 def _run(
@@ -198,53 +201,52 @@ def _run(
     kinds: dict[str, list[BoundMethod]] = {"site": [], "path": [], "pass": [], "heads": []}
     for bound in bounds:
         kinds[bound.method.kind].append(bound)
-    labels = adapt(runner.model).labels
-    found: list[SaliencyMap] = []
+    at_sites: list[SaliencyMap] = []
     if kinds["site"]:
-        found, verdicts, output = runner.site_maps(kinds["site"], wanted, names, labels)
+        at_sites, scored, output = runner.site_maps(kinds["site"], wanted, names)
     else:
         output = runner.output(runner.batch)
-        verdicts = [Verdict.of(t, output, labels) for t in wanted]
+        scored = [ScoredTarget.of(t, output, runner.labels) for t in wanted]
     turn = {b.name: i for i, b in reversed(list(enumerate(bounds)))}
     ordered: list[SaliencyMap] = []
-    each = len(found) // len(verdicts)
-    for i, verdict in enumerate(verdicts):
-        own = found[i * each : (i + 1) * each]
+    each = len(at_sites) // len(scored)
+    for i, one in enumerate(scored):
+        of_target = at_sites[i * each : (i + 1) * each]
         if kinds["path"]:
-            own += runner.path_maps(kinds["path"], verdict, names)
+            of_target += runner.path_maps(kinds["path"], one, names)
         for bound in kinds["pass"]:
-            own += runner.pass_maps(bound, verdict, names)
-        ordered += sorted(own, key=lambda m: turn[m.method])
+            of_target += runner.pass_maps(bound, one, names)
+        ordered += sorted(of_target, key=lambda m: turn[m.method])
     if kinds["heads"]:
         ordered += runner.head_values(kinds["heads"], names)
     return ordered, output
 
 
-def _size(batch: int | str) -> int:
+def _split(batch: int | str) -> Split:
     if not isinstance(batch, int) or batch < 1:
         raise OptionError(f"batch is 'auto' or a number of samples from 1, not {batch!r}")
-    return batch
+    return Split(batch, batch)
 
 
-def _each(count: int, size: int, run: Callable[[range, int], None]) -> None:
+def _each(count: int, split: Split, run: Callable[[range, int], None]) -> None:
     """Run over all samples; when memory fills, halve what runs at a time and go on.
 
     run(places, limit): some samples, and how many copies of one may pass the model at a time.
     """
-    todo = list(reversed(chunks(count, size)))
+    todo = list(reversed(chunks(count, split.samples)))
     while todo:
         places = todo.pop()
         full = False
         try:
-            run(places, size)
+            run(places, split.copies)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or size == 1:
+            if not is_out_of_memory(error) or split.copies == 1:
                 raise
             full = True
         if full:  # outside the except, whose traceback holds the tensors
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            size = max(1, size // 2)
-            parts = chunks(len(places), size)
+            split = split.halved
+            parts = chunks(len(places), split.samples)
             todo += [places[part.start : part.stop] for part in reversed(parts)]

@@ -12,11 +12,29 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ..attribution import BoundMethod
 from ..capture import guarded
-from .batch import Batch
-from .runner import Sites
+from .batch import Batch, chunks
+from .passes import Sites
 
 _MANY = 16
 _SHARE = 0.6
+_COPIES = 8  # as many copies pass a network on the CPU faster than one by one, more do not
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many samples run at a time, and how many inputs pass the model at a time.
+
+    copies  at least `samples`; more where methods run many copies of few samples
+    """
+
+    samples: int
+    copies: int
+
+    @property
+    def halved(self) -> Split:
+        """What to do when memory has filled."""
+        copies = max(1, self.copies // 2)
+        return Split(min(self.samples, copies), copies)
 
 
 @dataclass(frozen=True)
@@ -47,31 +65,39 @@ def make_plan(
 ) -> Plan:
     """Count passes and measure one sample."""
     need, free = measure(model, batch), free_bytes(model)
-    size = _fit(need, free, len(batch))
+    split = _split(bounds, _fit(need, free, len(batch)), _fit(need, free, _COPIES))
     regimes = {
         b.method.regime for b in bounds if b.method.kind == "site" and "grad" in b.method.needs
     }
-    points = {path.points for b in bounds if b.method.kind == "path" for path in [b()]}
-    visits = targets * sum(p.count for p in points)
-    first = any(b.method.kind == "site" for b in bounds) or bool(points)
+    paths = {path.points for b in bounds if b.method.kind == "path" for path in [b()]}
+    parts = [len(part) for part in chunks(len(batch), split.samples)]
+    visits = targets * sum(
+        -(-points.count // max(1, split.copies // size)) for points in paths for size in parts
+    )
+    first = any(b.method.kind == "site" for b in bounds) or bool(paths)
     own = tuple(b.name for b in bounds if b.method.kind == "pass")
-    turns = -(-len(batch) // size)
     return Plan(
         len(batch),
-        turns * (int(first) + visits),
-        turns * (targets * len(regimes) + visits),
+        len(parts) * int(first) + visits,
+        len(parts) * targets * len(regimes) + visits,
         own,
         need,
         free,
-        size,
+        split.samples,
     )
 
 
-def fitting(model: nn.Module, batch: Batch, bounds: Sequence[BoundMethod], sites: Sites) -> int:
-    """Samples at a time. Small batches run whole; from 17 samples on, one is measured first."""
+def split_of(model: nn.Module, batch: Batch, bounds: Sequence[BoundMethod]) -> Split:
+    """Small batches run whole; from 17 samples on, one is measured first."""
     if len(batch) <= _MANY:
-        return len(batch)
-    return _fit(measure(model, batch), free_bytes(model), len(batch))
+        return _split(bounds, len(batch), _COPIES)
+    need, free = measure(model, batch), free_bytes(model)
+    return _split(bounds, _fit(need, free, len(batch)), _fit(need, free, _COPIES))
+
+
+def _split(bounds: Sequence[BoundMethod], samples: int, copies: int) -> Split:
+    repeats = any(b.method.kind in ("path", "pass") for b in bounds)
+    return Split(samples, max(samples, copies) if repeats else samples)
 
 
 def measure(model: nn.Module, batch: Batch) -> int:
@@ -105,8 +131,9 @@ def free_bytes(model: nn.Module) -> int:
     """Free memory of the device that the model is on."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    return int(psutil.virtual_memory().available)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
