@@ -35,7 +35,7 @@ from ...probe.targets import scores, targets, top
 from .contents import Guess, Photo
 from .explanation import Explanation
 
-_TOGETHER = 8
+_PHOTOS_A_CALL = 8
 _BEST = 5
 Progress = Callable[[int, int, str], None]
 
@@ -80,7 +80,7 @@ def explain(
     maps = Maps()
     guesses: dict[str, list[Guess]] = {}
     total = len(samples.photos)
-    for places in chunks(total, _TOGETHER):
+    for places in chunks(total, _PHOTOS_A_CALL):
         names = [p.sample for p in samples.photos[places.start : places.stop]]
         x = torch.stack([samples.inputs[name] for name in names])
         options = {"target": target, "sites": sites, "batch": batch, "seed": seed, "about": about}

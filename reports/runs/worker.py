@@ -17,7 +17,7 @@ from .loader import Loaded, load_samples
 from .plan import LABEL, RunPlan, RunTarget, target_of
 from .store import Row, encode, error_row, run_row
 
-_TOGETHER = 16
+_SAMPLES_A_CALL = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,8 @@ def _alike(loaded: Sequence[Loaded]) -> list[list[Loaded]]:
     for s in loaded:
         shape = () if s.tensor is None else tuple(s.tensor.shape)
         groups.setdefault(shape, []).append(s)
-    return [g[i : i + _TOGETHER] for g in groups.values() for i in range(0, len(g), _TOGETHER)]
+    starts = [(g, i) for g in groups.values() for i in range(0, len(g), _SAMPLES_A_CALL)]
+    return [g[i : i + _SAMPLES_A_CALL] for g, i in starts]
 
 
 def local(work: Work, todo: Sequence[int], workers: int) -> Iterator[tuple[int, bytes]]:
@@ -117,6 +118,6 @@ def local(work: Work, todo: Sequence[int], workers: int) -> Iterator[tuple[int, 
 def _groups(stream: Iterator[Loaded], count: int) -> Iterator[list[Loaded]]:
     """The next samples of a stream, a few at a time."""
     while count > 0:
-        group = [next(stream) for _ in range(min(count, _TOGETHER))]
+        group = [next(stream) for _ in range(min(count, _SAMPLES_A_CALL))]
         count -= len(group)
         yield group

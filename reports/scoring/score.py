@@ -32,7 +32,7 @@ PAIRED = {
     "class_sensitivity_ssim": ssim,
 }
 BEST, LEAST = ("top", "top 1"), "least"
-_TOGETHER = 32
+_MAPS_A_CALL = 32
 _HARD = 0.25  # a difficult picture's object covers less of it (arXiv 1608.00507)
 Progress = Callable[[int, int, str], None]
 
@@ -225,7 +225,7 @@ def _batches(maps: Iterable[InputMap]) -> Iterator[list[InputMap]]:
     for m in maps:
         groups[(tuple(m.values.shape), m.start, m.flat)].append(m)
     for group in groups.values():
-        yield from (group[i : i + _TOGETHER] for i in range(0, len(group), _TOGETHER))
+        yield from (group[i : i + _MAPS_A_CALL] for i in range(0, len(group), _MAPS_A_CALL))
 
 
 def _by_target(maps: list[InputMap]) -> Iterator[list[InputMap]]:
