@@ -9,8 +9,9 @@ with Probe(net) as p:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +21,23 @@ from torch import Tensor, nn
 from .backward import regime as regime_named
 from .capture import (
     Borders,
+    Claim,
     Eye,
     Keep,
     Place,
     Recording,
     Running,
     Stop,
+    Undo,
     Wishes,
     eager,
-    guarded,
     lift,
     names_of,
     picture_size,
+    prepare,
+    release,
     starts_with_tokens,
+    take,
 )
 from .capture import embedding as _embedding  # noqa: F401
 from .capture import kernels as _mixer  # noqa: F401  (registers, with attention, what Eye re-expresses)
@@ -45,7 +50,6 @@ from .trace import Edit, Trace, Value, exchange
 if TYPE_CHECKING:
     from .results import Maps
 
-_open: list[Probe] = []
 EVERYWHERE = ("**", "**:**")
 _FLEX = (
     "this model computes its attention by FlexAttention, which has no gradient on this device; "
@@ -63,6 +67,12 @@ class Probe:
     whole     run to the end also without gradients, where a forward stops once every site is found
 
     Values outlive the `with`; graphs do not. What a model caches by itself is not undone.
+
+    Threads: each may probe another model. A model is probed by one thread at a time: entering a
+    probe while another thread (or another task of this one) has one open on the same model, or on
+    a part of it, raises ProbeError; `limelight.maps`, `trace` and `patch` wait instead. Nothing
+    stops a thread that uses the model without a probe: beside an open one it runs in eval mode
+    with frozen weights, so train a copy.
     """
 
     def __init__(
@@ -85,7 +95,10 @@ class Probe:
         self._ledger: Ledger | None = None
         self._complete: tuple[int, set[Place]] | None = None
         self._calm: int | None = None
-        self._stack: ExitStack | None = None
+        self._undo: Undo | None = None
+        self._claim = Claim(())
+        self._busy = Lock()
+        self._in_order = True
         self._now = Running()
         self._borders = Borders(self._now)
         self._hooked: tuple[int, bool] | None = None
@@ -118,14 +131,35 @@ class Probe:
         return adapt(self.model)
 
     def __enter__(self) -> Probe:
-        if self._stack is not None:
+        if self._undo is not None:
             raise ProbeError("this probe is already open; leave its `with` before entering again")
-        self._stack = guarded(self.model, grad=self.grad, evaluate=self.evaluate)
+        undo = Undo()
+        try:  # returning is part of it: what an interrupt stops is put back as well
+            self._undo = undo
+            self._enter(undo)
+            return self
+        except BaseException:
+            self._undo = None
+            undo.close()
+            raise
+
+    def _enter(self, undo: Undo) -> None:
+        self._claim = Claim(tuple(self.model.modules()))
+        undo.note(self._release)
+        undo.note(self._drop_graph)
+        take(self._claim)
+        prepare(self.model, undo, grad=self.grad, evaluate=self.evaluate)
         self._look_again()
+        undo.note(self._borders.take_off)
         self._borders.put_on()
-        self._stack.callback(self._borders.take_off)
-        _open.append(self)
-        return self
+
+    def _close(self) -> None:
+        if self._undo is not None:
+            self._undo.close()
+        self._undo = None
+
+    def _release(self) -> None:
+        self._in_order = release(self._claim)
 
     def _look_again(self) -> None:
         """Forget what was learnt about the model if its modules are no longer the same."""
@@ -144,13 +178,11 @@ class Probe:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        stack, self._stack = self._stack, None
-        self._drop_graph()
-        in_order = _open[-1:] == [self]
-        _open.remove(self)
-        if stack is not None:
-            stack.close()
-        if not in_order and error is None:
+        try:
+            self._close()
+        finally:
+            self._close()  # nothing is left, but for an interrupt on the way into the first
+        if not self._in_order and error is None:
             raise ProbeError("probes were left out of order: leave the one entered last first")
 
     def _drop_graph(self) -> None:
@@ -191,12 +223,19 @@ class Probe:
         Float tensors among the arguments become the inputs that gradients are taken for; where
         there are none, the outputs of embeddings do.
         """
-        if self._stack is None:
+        if self._undo is None:
             raise ProbeError("a probe runs only inside its `with`: `with Probe(model) as p: p(x)`")
-        if self.running is not None:
+        if not self._busy.acquire(blocking=False):
             raise ProbeError(
-                "this probe is already running; it cannot run itself from inside a forward"
+                "this probe is already running; it cannot run itself from inside a forward, or in "
+                "two threads at once"
             )
+        try:
+            return self._run(function, args, kwargs)
+        finally:
+            self._busy.release()
+
+    def _run(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         self._drop_graph()
         size = picture_size(args, kwargs)
         recording = Recording(

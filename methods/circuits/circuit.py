@@ -12,6 +12,7 @@ import pandas as pd
 from torch import nn
 
 from ...probe.attribution import BoundMethod, MethodSpec, bound_methods
+from ...probe.capture import exclusive, keeps_model
 from ...probe.engine import about_model
 from ...probe.errors import MethodError, ModelError, OptionError
 from ...probe.results import About
@@ -122,13 +123,15 @@ class Circuit:
     def verify(self, heads: Iterable[tuple[int, int]] | int = 10, **options: Any) -> Verdict:
         """Faithfulness, completeness, minimality of heads, or of the first method's top ones."""
         chosen = self.top(heads) if isinstance(heads, int) else list(heads)
-        return verify(self.evidence, chosen, **options)
+        with exclusive(self.evidence.model):
+            return verify(self.evidence, chosen, **options)
 
     def curve(self, method: str = "", **options: Any) -> pd.DataFrame:
         """Faithfulness and completeness of a method's top k heads, k growing."""
         key = "curve", method, tuple(sorted(options.items()))
         if key not in self._kept:
-            self._kept[key] = curve(self.evidence, self.score(method).values, **options)
+            with exclusive(self.evidence.model):
+                self._kept[key] = curve(self.evidence, self.score(method).values, **options)
         return self._kept[key]
 
     def save(self, folder: str | Path) -> Path:
@@ -140,6 +143,7 @@ class Circuit:
         return target
 
 
+@keeps_model
 def circuit(
     model: nn.Module,
     pairs: Pairs | str | Path,

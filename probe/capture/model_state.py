@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
 
 import torch
 from torch import nn
@@ -21,34 +23,90 @@ _CHECKPOINT_SWITCHES = (
 )
 
 
-def guarded(model: nn.Module, *, grad: bool, evaluate: bool) -> ExitStack:
-    """Freeze weights, switch to eval mode and checkpointing off; closing the stack restores all."""
-    with ExitStack() as stack:
-        if grad:
-            _refuse_inference(model)
-            _freeze(model, stack)
-        for module in model.modules():
-            if evaluate and module.training:
-                stack.callback(setattr, module, "training", True)
-                module.training = False
-            state = vars(module)
-            for switch in _CHECKPOINT_SWITCHES:
-                if state.get(switch) is True:
-                    stack.callback(setattr, module, switch, True)
-                    setattr(module, switch, False)
-        return stack.pop_all()
+class Undo:
+    """How to put back what was changed: all of it, last change first, whatever interrupts.
+
+    A step is noted before the change it undoes, and may run twice.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], object]] = []
+
+    def note(self, step: Callable[..., object], *args: object) -> None:
+        """Undo a change by `step(*args)`."""
+        self._steps.append(partial(step, *args))
+
+    def close(self, failed: object = None) -> None:
+        """Undo everything; what was raised meanwhile, a KeyboardInterrupt say, is raised after.
+
+        failed: a step that was broken off once, and is given up when it is again.
+        """
+        try:  # the whole of it, for an interrupt can come between any two lines
+            while self._steps:
+                self._steps[-1]()
+                self._steps.pop()
+        except BaseException:
+            broken = self._steps[-1] if self._steps else None
+            if broken is not None and broken is failed:
+                self._steps.pop()
+            self.close(broken)
+            raise
+
+    def __enter__(self) -> Undo:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        finally:
+            self.close()  # nothing is left, but for an interrupt on the way into the first
 
 
-def _freeze(model: nn.Module, stack: ExitStack) -> None:
-    thawed = [p for p in model.parameters() if p.requires_grad]
+def guarded(model: nn.Module, *, grad: bool, evaluate: bool) -> Undo:
+    """Freeze weights, switch to eval mode and checkpointing off; closing what it returns restores.
+
+    `with guarded(model, grad=True, evaluate=True): ...`
+    """
+    undo = Undo()
+    try:
+        prepare(model, undo, grad=grad, evaluate=evaluate)
+    except BaseException:
+        undo.close()
+        raise
+    return undo
+
+
+def prepare(model: nn.Module, undo: Undo, *, grad: bool, evaluate: bool) -> None:
+    """Do what `guarded` does, on top of other changes."""
+    if grad:
+        _refuse_inference(model)
+        _freeze(model, undo)
+    for module in model.modules():
+        if evaluate and module.training:
+            undo.note(setattr, module, "training", True)
+            module.training = False
+        state = vars(module)
+        for switch in () if state.keys().isdisjoint(_CHECKPOINT_SWITCHES) else _CHECKPOINT_SWITCHES:
+            if state.get(switch) is True:
+                undo.note(setattr, module, switch, True)
+                setattr(module, switch, False)
+
+
+def _freeze(model: nn.Module, undo: Undo) -> None:
+    trained = [p for p in model.parameters() if p.requires_grad]
 
     def thaw() -> None:
-        for parameter in thawed:
+        for parameter in trained:
             parameter.requires_grad_(True)
 
-    for parameter in thawed:
+    undo.note(thaw)
+    for parameter in trained:
         parameter.requires_grad_(False)
-    stack.callback(thaw)
 
 
 def _refuse_inference(model: nn.Module) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from threading import get_ident
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..errors import ProbeError
 from ..trace import exchange, leaves
 from .recording import Recording
 
@@ -44,6 +46,13 @@ class Running:
         recording = self.recording
         return recording if recording is not None and recording.thread == get_ident() else None
 
+    def __reduce__(self) -> NoReturn:
+        """Raise ProbeError: hooks, and so this, are copied with the modules they sit on."""
+        raise ProbeError(
+            "this model cannot be copied or pickled inside a probe: the copy would keep frozen "
+            "weights, eval mode and the probe's hooks; leave the `with` first, then copy it"
+        )
+
 
 class Borders:
     """The hooks of one probe; they do nothing unless that probe is running, in its own thread.
@@ -63,7 +72,7 @@ class Borders:
             if path in now.framed:
                 continue
             now.framed.add(path)
-            enter, leave = _enter(now, path), _leave(now, path)
+            enter, leave = partial(_enter, now, path, True), partial(_leave, now, path)
             self._note(module.register_forward_pre_hook(enter, with_kwargs=True))
             self._note(module.register_forward_hook(leave, always_call=True))
 
@@ -72,10 +81,10 @@ class Borders:
         new = ports - self.looked.setdefault(path, set())
         self.looked[path] |= new
         if "in" in new:
-            look = _enter(self.running, path, follow=False)
+            look = partial(_enter, self.running, path, False)
             self._note(module.register_forward_pre_hook(look, with_kwargs=True))
         if "out" in new:
-            look = _plain_leave(self.running, path)
+            look = partial(_plain_leave, self.running, path)
             self._note(module.register_forward_hook(look, always_call=True))
 
     def _note(self, handle: RemovableHandle) -> None:
@@ -95,53 +104,44 @@ class Borders:
             table[key] = hook
 
 
-def _enter(now: Running, path: str, *, follow: bool = True) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        recording = now.here
-        if recording is None:
-            return None
-        if follow:
-            recording.enter(path)
-            call = recording.frames[-1].call
-        elif path in now.framed:
-            return None
-        else:
-            call = recording.count(path, "in")
-        return _visit_inputs(recording, path, call, args, kwargs)
-
-    return hook
+def _enter(now: Running, path: str, follow: bool, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    recording = now.here
+    if recording is None:
+        return None
+    if follow:
+        recording.enter(path)
+        call = recording.frames[-1].call
+    elif path in now.framed:
+        return None
+    else:
+        call = recording.count(path, "in")
+    return _visit_inputs(recording, path, call, args, kwargs)
 
 
-def _leave(now: Running, path: str) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        recording = now.here
-        if recording is None:
-            return None
-        call = recording.call_of(path)
-        try:
-            return None if output is None else _visit_outputs(recording, path, call, output)
-        finally:
-            recording.leave(path)
-
-    return hook
-
-
-def _plain_leave(now: Running, path: str) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        recording = now.recording
-        if recording is None or recording.thread != get_ident() or path in now.framed:
-            return None
-        call = recording.calls.get(path, 0)
-        recording.calls[path] = call + 1
-        if type(output) is Tensor:
-            known = recording.plain.get(path) if recording.spared and call == 0 else None
-            if known is not None and known[0] == output.shape:
-                return recording.keep(known[1], output)
-            new = recording.visit(path, "out", call, output)
-            return None if new is output else new
+def _leave(now: Running, path: str, module: nn.Module, args: Any, output: Any) -> Any:
+    recording = now.here
+    if recording is None:
+        return None
+    call = recording.call_of(path)
+    try:
         return None if output is None else _visit_outputs(recording, path, call, output)
+    finally:
+        recording.leave(path)
 
-    return hook
+
+def _plain_leave(now: Running, path: str, module: nn.Module, args: Any, output: Any) -> Any:
+    recording = now.recording
+    if recording is None or recording.thread != get_ident() or path in now.framed:
+        return None
+    call = recording.calls.get(path, 0)
+    recording.calls[path] = call + 1
+    if type(output) is Tensor:
+        known = recording.plain.get(path) if recording.spared and call == 0 else None
+        if known is not None and known[0] == output.shape:
+            return recording.keep(known[1], output)
+        new = recording.visit(path, "out", call, output)
+        return None if new is output else new
+    return None if output is None else _visit_outputs(recording, path, call, output)
 
 
 def _visit_outputs(recording: Recording, path: str, call: int, output: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution import BoundMethod, ScoredTarget, bound_methods, use
+from ..capture import keeps_model
 from ..errors import LimelightError, MethodError, OptionError
 from ..probe import Probe
 from ..relevance import Ledger, Preset
@@ -55,6 +56,7 @@ def maps(
     return maps_and_output(model, x, methods, seed=seed, about=about, **options)[0]
 
 
+@keeps_model
 def maps_and_output(
     model: nn.Module,
     x: Any,
@@ -91,6 +93,7 @@ def maps_and_output(
     return Maps(by_sample), torch.cat(outputs)
 
 
+@keeps_model
 def plan(
     model: nn.Module, x: Any, methods: Any, *, target: Any = None, sites: Sites = None
 ) -> Plan:
@@ -102,6 +105,7 @@ def plan(
     return make_plan(model, whole, bounds, len(wanted), sites)
 
 
+@keeps_model
 def trace(
     model: nn.Module,
     x: Any,
@@ -125,6 +129,7 @@ def trace(
         return probe.trace
 
 
+@keeps_model
 def ledger(model: nn.Module, x: Any, method: Any = "lrp", *, target: Any = None) -> Ledger:
     """The books of one relevance pass over a batch: what each op received, kept and handed on.
 
@@ -145,6 +150,7 @@ def ledger(model: nn.Module, x: Any, method: Any = "lrp", *, target: Any = None)
         return probe.ledger()
 
 
+@keeps_model
 def patch(model: nn.Module, x: Any, edits: Mapping[str | Site, Edit], *, target: Any = None) -> Any:
     """The model's output with some sites edited; with a target its score per sample instead."""
     batch = Batch.of(x)

@@ -26,6 +26,7 @@ from ...models.inputs import (
 from ...models.inputs import images as pictures_under
 from ...models.weights import fingerprint
 from ...probe.attribution import bound_methods
+from ...probe.capture import keeps_model
 from ...probe.engine import Sites, about_model, chunks, maps_and_output
 from ...probe.engine import ledger as ledger_of
 from ...probe.errors import ImageError
@@ -53,6 +54,7 @@ class _Photos:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
+@keeps_model
 def explain(
     model: nn.Module,
     images: Any,

@@ -17,6 +17,7 @@ from torch import nn
 from ...models import load
 from ...models.inputs import preprocessing_of
 from ...probe.attribution import bound_methods
+from ...probe.capture import keeps_model
 from ...probe.engine import Sites
 from ...probe.errors import OptionError
 from ...probe.results import Maps, map_of_row, write
@@ -75,6 +76,7 @@ class Run:
         return {row["sample"]: row["error"] for row in rows if row["error"] is not None}
 
 
+@keeps_model
 def run(
     folder: str | Path,
     model: str | nn.Module,
@@ -121,7 +123,7 @@ def run(
     shards = work.plan.shards
     done, bad = store.finished(root, shards)
     for text in bad:
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, stacklevel=3)
     todo = [number for number in range(len(shards)) if number not in done]
     with _interrupts() as stop:
         for number, part in compute(work, todo, workers):

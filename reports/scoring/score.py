@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...methods.metrics import BoundMetric, MetricSpec, flat, pearson, spearman, ssim, use_metric
 from ...probe.attribution import listed
+from ...probe.capture import keeps_model
 from ...probe.errors import LimelightError, OptionError
 from ..datasets import Sample, Size, annotations_of, mask_of, others
 from ..runs import Row, Run
@@ -37,6 +38,7 @@ _HARD = 0.25  # a difficult picture's object covers less of it (arXiv 1608.00507
 Progress = Callable[[int, int, str], None]
 
 
+@keeps_model
 def score(
     run: str | Path | Run,
     metrics: MetricSpec | Sequence[MetricSpec],

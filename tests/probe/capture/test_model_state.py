@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import limelight as ll
+from limelight.probe.capture.model_state import Undo
 from limelight.probe.errors import ProbeError, SiteError
 
 
@@ -188,3 +192,107 @@ def test_a_scripted_part_keeps_its_mode():
             p.watch("0")
     assert net[0].training
     assert all(m.training for m in net.modules())
+
+
+SWITCHES = (
+    "grad_checkpointing",
+    "gradient_checkpointing",
+    "memory_efficient",
+    "use_checkpoint",
+    "with_cp",
+)
+
+
+class Switched(nn.Module):
+    """Checkpoints a part where a switch of any of the usual names says so."""
+
+    def __init__(self, switch: str) -> None:
+        super().__init__()
+        self.part, self.switch = nn.Linear(3, 3), switch
+        setattr(self, switch, True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if getattr(self, self.switch):
+            return torch.utils.checkpoint.checkpoint(self.part, x * 1, use_reentrant=False)
+        return self.part(x)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_every_usual_checkpoint_switch_is_off_inside(switch):
+    net, x = Switched(switch), torch.randn(2, 3)
+    with ll.Probe(net) as p:
+        p.watch("part")
+        p(x)
+        assert getattr(net, switch) is False
+        assert torch.equal(p.backward(0)["part"].grad[:, 0], torch.ones(2))
+    assert getattr(net, switch) is True
+
+
+class Interrupts:
+    """Raises KeyboardInterrupt at the n-th line that the probe's own files run."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.lines = at, 0
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
+        if "limelight/probe" not in frame.f_code.co_filename:
+            return None
+        return self.line
+
+    def line(self, frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.at:
+                raise KeyboardInterrupt
+        return self.line
+
+
+def interrupted(work: Callable[[], object], at: int) -> bool:
+    """Whether `work` was interrupted at its n-th line, and not over before."""
+    before = sys.gettrace()
+    sys.settrace(Interrupts(at))
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("moment", ["entering", "leaving"])
+def test_an_interrupt_at_any_line_of_entering_or_leaving_restores_as_well(moment):
+    net, x = make_net().train(), torch.randn(2, 3, 8, 8)
+    net[1].eval()
+    net[2].use_checkpoint = True
+    before = snapshot(net)
+    first = 1 if moment == "entering" else 2  # Python itself may be stopped on its way into leaving
+    for at in range(first, 10_000):
+        p = ll.Probe(net).watch("**")
+        if moment == "entering":
+            stopped = interrupted(p.__enter__, at)
+        else:
+            p.__enter__()
+            p(x)
+            stopped = interrupted(lambda p=p: p.__exit__(None, None, None), at)
+        if not stopped:
+            break
+        assert_same(before, snapshot(net))
+        with p:  # and it can be used again
+            p(x)
+        assert_same(before, snapshot(net))
+    assert at > 50
+
+
+def test_a_step_that_cannot_be_undone_does_not_keep_others_from_it():
+    undo, done = Undo(), []
+
+    def broken() -> None:
+        raise TroubleError
+
+    undo.note(done.append, "first")
+    undo.note(broken)
+    undo.note(done.append, "last")
+    with pytest.raises(TroubleError), undo:
+        pass
+    assert done == ["last", "first"]
