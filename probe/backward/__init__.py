@@ -1,4 +1,4 @@
 """The graph of a forward, and its backwards."""
 
-from .regimes import regime
+from .regimes import ModifiedBackward, modified_backward
 from .tape import Tape

@@ -21,7 +21,7 @@ Grads = tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
-class Rule:
+class BackwardRule:
     """What happens to gradients at one op.
 
     before  changes the gradient of the op's output on arrival
@@ -33,13 +33,13 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Regime:
+class ModifiedBackward:
     """A name and its rules; `rectifier` is the key of every ReLU-like op."""
 
     name: str
-    rules: Mapping[str, Rule] = field(default_factory=dict)
+    rules: Mapping[str, BackwardRule] = field(default_factory=dict)
 
-    def rule(self, op: OpRecord) -> Rule | None:
+    def rule(self, op: OpRecord) -> BackwardRule | None:
         """The rule for an op, if any."""
         return self.rules.get(op.name) or (self.rules.get("rectifier") if op.rectifies else None)
 
@@ -48,18 +48,19 @@ def _positive(grads: Grads) -> Grads:
     return tuple(None if g is None else g.clamp(min=0) for g in grads)
 
 
-REGIMES: dict[str, Regime] = {
-    "plain": Regime("plain"),
+REGIMES: dict[str, ModifiedBackward] = {
+    "plain": ModifiedBackward("plain"),
     # p -> f'(x) max(p, 0)          Springenberg et al., arXiv 1412.6806
-    "guided": Regime("guided", {"rectifier": Rule(before=_positive)}),
+    "guided": ModifiedBackward("guided", {"rectifier": BackwardRule(before=_positive)}),
     # p -> max(p, 0)                Zeiler and Fergus, arXiv 1311.2901
-    "deconv": Regime(
-        "deconv", {"rectifier": Rule(after=lambda inputs, grads: _positive(grads[:1]) + inputs[1:])}
+    "deconv": ModifiedBackward(
+        "deconv",
+        {"rectifier": BackwardRule(after=lambda inputs, grads: _positive(grads[:1]) + inputs[1:])},
     ),
 }
 
 
-def regime(name: str) -> Regime:
+def modified_backward(name: str) -> ModifiedBackward:
     """The regime of that name. Raises ProbeError with near names."""
     if name not in REGIMES:
         raise ProbeError(

@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge, Node
 from ..errors import ProbeError
 from ..ops import OpCall, OpRecord, tensors
 from ..trace import Hole, Value
-from .regimes import Regime, Rule
+from .regimes import BackwardRule, ModifiedBackward
 
 Wanted = dict[Node, list[tuple[int, Value]]]
 Arrive = Callable[[Value, Tensor | None], None]
@@ -34,16 +34,16 @@ class Tape:
 
     def claim(self, outputs: Iterable[Tensor], before: set[Node], place: str) -> tuple[Node, ...]:
         """Book the nodes between a call's outputs and what its inputs were before it."""
-        found: list[Node] = []
+        nodes: list[Node] = []
         todo = [t.grad_fn for t in outputs if t.grad_fn is not None]
         while todo:
             node = todo.pop()
             if node in before or node in self.claimed:
                 continue
             self.claimed[node] = place
-            found.append(node)
+            nodes.append(node)
             todo += [n for n, _ in node.next_functions if n is not None]
-        return tuple(found)
+        return tuple(nodes)
 
     def claim_view(self, x: Tensor, place: str) -> None:
         """Book a view's node that torch made anew because its base was written in place."""
@@ -108,7 +108,7 @@ class Tape:
         score: Tensor,
         values: Sequence[Value],
         receive: Callable[[Value, Tensor], None],
-        regime: Regime,
+        regime: ModifiedBackward,
         *,
         retain: bool,
     ) -> None:
@@ -118,15 +118,15 @@ class Tape:
         receives zeros. Raises ProbeError where no gradient can come.
         """
         _check(score)
-        got = {id(v): v for v in values}
+        waiting = {id(v): v for v in values}
 
         def arrive(value: Value, grad: Tensor | None) -> None:
-            if grad is not None and got.pop(id(value), None) is not None:
+            if grad is not None and waiting.pop(id(value), None) is not None:
                 receive(value, grad.transpose(-1, -2) if value.flipped else grad)
 
         with ExitStack() as hooks:
             self._flow(score, _by_node(values), arrive, regime, hooks, retain)
-        for value in got.values():
+        for value in waiting.values():
             receive(value, torch.zeros_like(value.act))
 
     def _flow(
@@ -134,7 +134,7 @@ class Tape:
         score: Tensor,
         wanted: Wanted,
         arrive: Arrive,
-        regime: Regime,
+        regime: ModifiedBackward,
         hooks: ExitStack,
         retain: bool,
     ) -> None:
@@ -172,7 +172,7 @@ class Tape:
         more = [GradientEdge(n, nr) for n, nr in writes if n is not None and n not in behind]
         return frontier, waiting, more
 
-    def _rule(self, regime: Regime, hooks: ExitStack) -> None:
+    def _rule(self, regime: ModifiedBackward, hooks: ExitStack) -> None:
         if not regime.rules:
             return
         ruled = [(op, rule) for op in self.ops if (rule := regime.rule(op)) is not None]
@@ -213,7 +213,7 @@ def tensors_of(output: Any) -> list[Tensor]:
     return [t for _, t in leaves(output)] or tensors(output)
 
 
-def _install(op: OpRecord, rule: Rule, regime: Regime, hooks: ExitStack) -> None:
+def _install(op: OpRecord, rule: BackwardRule, regime: ModifiedBackward, hooks: ExitStack) -> None:
     if rule.before is not None:
         hooks.callback(op.nodes[0].register_prehook(rule.before).remove)
     if rule.after is not None:

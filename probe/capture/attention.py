@@ -18,7 +18,7 @@ from ..errors import SiteError
 from ..ops import Op, multi_head_attention, rows_of_map
 from ..sites import Site
 from ..trace import Value
-from .op_mode import SPECIAL, Eye
+from .op_mode import OpMode
 from .recording import Recording
 
 HEADS = "b h n d"
@@ -36,11 +36,12 @@ def mixing(q: Tensor, k: Tensor, options: dict[str, Any], rows: slice = slice(No
     return attention.to(k.dtype) if rows == slice(None) else attention
 
 
-def _fused(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
-    recording = eye.recording
+def fused_attention(mode: OpMode, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+    """Show q, k, v, heads and the lazy map of `scaled_dot_product_attention`."""
+    recording = mode.recording
     frame = recording.frames[-1]
     if not frame.heads:
-        return eye.call(op, func, args, kwargs)
+        return mode.call(op, func, args, kwargs)
     call = dict(zip(_SDPA, args, strict=False)) | kwargs
     number = recording.count(frame.path, "heads")
     axes = HEADS if call["query"].ndim == 4 else ""
@@ -48,7 +49,7 @@ def _fused(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
         call[name] = recording.visit(frame.path, port, number, call[name], axes)
     out = _map(recording, call, number)
     if out is None:
-        out = eye.call(op, func, (), call)
+        out = mode.call(op, func, (), call)
     out = recording.visit(frame.path, "heads", number, out, axes)
     differentiable(recording, frame.path, number, "v", call["query"])
     return out
@@ -57,10 +58,10 @@ def _fused(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
 def _map(recording: Recording, call: dict[str, Any], number: int) -> Tensor | None:
     """Offer the map as a lazy site; when somebody edits it, compute the heads from the edit."""
     path = recording.frames[-1].path
-    wish = recording.wishes.at(path, "map", number)
-    if wish is None:
+    request = recording.requests.at(path, "map", number)
+    if request is None:
         return None
-    if wish.edits:
+    if request.edits:
         return _edited(recording, call, number)
     mask = call.get("attn_mask")
     given = {"query": call["query"], "key": call["key"]} | ({} if mask is None else {"mask": mask})
@@ -69,8 +70,8 @@ def _map(recording: Recording, call: dict[str, Any], number: int) -> Tensor | No
     recording.guard(parts.values())
 
     def rows(span: slice) -> Tensor:
-        own = {**options, "attn_mask": parts["mask"].act} if "mask" in parts else options
-        return mixing(parts["query"].act, parts["key"].act, own, span)
+        masked = {"attn_mask": parts["mask"].act} if "mask" in parts else {}
+        return mixing(parts["query"].act, parts["key"].act, {**options, **masked}, span)
 
     recording.lazy(Site(path, "map", number, None, MAP), rows, call["query"].shape[-2])
     return None
@@ -122,13 +123,14 @@ def differentiable(recording: Recording, path: str, number: int, port: str, like
     attention.gradient = read
 
 
-def _softmax(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
-    recording = eye.recording
+def softmax(mode: OpMode, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+    """Recognise the map of a written-out attention: softmax of a product of q and k."""
+    recording = mode.recording
     frame = next((f for f in recording.frames[:-3:-1] if f.product is not None), None)
     if frame is None or frame.product is None:  # an nn.Softmax runs in a frame of its own
-        return eye.call(op, func, args, kwargs)
+        return mode.call(op, func, args, kwargs)
     q, k = frame.product
-    out = eye.call(op, func, args, kwargs)
+    out = mode.call(op, func, args, kwargs)
     if not isinstance(out, Tensor) or out.ndim != 4:
         return out
     number = recording.count(frame.path, "heads")
@@ -140,8 +142,8 @@ def _softmax(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _show(recording: Recording, site: Site, x: Tensor, *, flipped: bool = False) -> None:
     """Capture what has entered a product already. Raises SiteError when it should be edited."""
-    wish = recording.wishes.at(site.path, site.port, site.call)
-    if wish is not None and wish.edits:
+    request = recording.requests.at(site.path, site.port, site.call)
+    if request is not None and request.edits:
         raise SiteError(
             f"{site} cannot be edited: this attention is written out, and is recognised only once "
             "q and k have been multiplied; edit the module that makes them, or the map"
@@ -153,31 +155,25 @@ def _show(recording: Recording, site: Site, x: Tensor, *, flipped: bool = False)
         value.hold(value.held.transpose(-1, -2))
 
 
-def _matmul(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
-    frame = eye.recording.frames[-1]
+def matmul(mode: OpMode, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+    """Remember q k' for a softmax to come; show v and the heads of map @ v."""
+    frame = mode.recording.frames[-1]
     if not frame.heads or len(args) != 2:
-        return eye.call(op, func, args, kwargs)
+        return mode.call(op, func, args, kwargs)
     left, right = args
     if frame.softmax is None or left.shape != frame.softmax.shape:
         frame.product = (left, right)
-        return eye.call(op, func, args, kwargs)
-    recording, number = eye.recording, eye.recording.calls[frame.path, "heads"] - 1
+        return mode.call(op, func, args, kwargs)
+    recording, number = mode.recording, mode.recording.calls[frame.path, "heads"] - 1
     frame.softmax = frame.product = None
     right = recording.visit(frame.path, "v", number, right, HEADS)
-    out = eye.call(op, func, (left, right), kwargs)
+    out = mode.call(op, func, (left, right), kwargs)
     return recording.visit(frame.path, "heads", number, out, HEADS)
 
 
-def _multi_head(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+def multi_head(mode: OpMode, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+    """Re-express multi-head attention from ops, so that its parts are sites."""
     call = _MHA.bind(*args, **kwargs)
     call.apply_defaults()
-    with eye:
+    with mode:
         return multi_head_attention(**call.arguments)
-
-
-SPECIAL.update(
-    scaled_dot_product_attention=_fused,
-    softmax=_softmax,
-    matmul=_matmul,
-    multi_head_attention_forward=_multi_head,
-)

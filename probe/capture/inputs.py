@@ -35,9 +35,7 @@ def lift(recording: Recording, args: Any, kwargs: Any) -> tuple[Any, Any]:
         x = x.clone() if x.is_inference() else x
         if not recording.grad or not (x.is_floating_point() or x.is_complex()):
             return x
-        leaf = x.detach().requires_grad_()
-        copy = leaf.clone()
-        recording.lifted.append(leaf)
+        copy = x.detach().requires_grad_().clone()
         recording.tape.claim([copy], set(), "the input")
         return copy
 

@@ -14,13 +14,13 @@ from ..ops import Op
 from ..sites import HEAD_PORTS, Site
 from ..trace import Value
 from .attention import HEADS, MAP, differentiable
-from .op_mode import SPECIAL, Eye
+from .op_mode import OpMode
 from .recording import Recording
 
 
-def mixer(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+def mixer(mode: OpMode, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
     """One call of a kernel: its arguments and result are sites `module:q`, `module:gate`, ..."""
-    recording, face = eye.recording, func.face
+    recording, face = mode.recording, func.face
     bound = func.signature.bind(*args, **kwargs)
     bound.apply_defaults()
     call = bound.arguments
@@ -31,12 +31,12 @@ def mixer(eye: Eye, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
             axes = HEADS if name in HEAD_PORTS and x.ndim == 4 else ""
             call[name] = recording.visit(path, name, number, x, axes)
     if not face.opaque and recording.relevance:
-        with eye:  # its relevance is that of the ops it is made of
+        with mode:  # its relevance is that of the ops it is made of
             out = func.reference(**call)
     else:
         _apart(recording, call)
         out = _edited(recording, func, call, number)
-        out = eye.call(op, func, (), call) if out is None else out
+        out = mode.call(op, func, (), call) if out is None else out
     axes = HEADS if out.ndim == 4 and face.values == "v" else ""
     out = recording.visit(path, "heads", number, out, axes)
     if face.values in call:
@@ -60,10 +60,10 @@ def _apart(recording: Recording, call: dict[str, Any]) -> None:
 def _edited(recording: Recording, func: Any, call: dict[str, Any], number: int) -> Tensor | None:
     """Offer the map as a lazy site; the heads from an edited map, where somebody edits it."""
     path, face = recording.frames[-1].path, func.face
-    wish = recording.wishes.at(path, "map", number)
-    if wish is None or face.mixing is None:
+    request = recording.requests.at(path, "map", number)
+    if request is None or face.mixing is None:
         return None
-    if not wish.edits:
+    if not request.edits:
         site, count = (
             Site(path, "map", number, None, MAP),
             call.get("q", call[face.values]).shape[2],
@@ -93,11 +93,8 @@ def _reader(
     recording.guard(x for x in held.values() if isinstance(x, Value))
 
     def rows(span: slice) -> Tensor:
-        own = {name: x.act if isinstance(x, Value) else x for name, x in held.items()}
+        arguments = {name: x.act if isinstance(x, Value) else x for name, x in held.items()}
         with torch.no_grad():
-            return face.mixing(span, **own)  # type: ignore[misc]
+            return face.mixing(span, **arguments)  # type: ignore[misc]
 
     return rows
-
-
-SPECIAL["kernel"] = mixer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -74,19 +74,21 @@ def guarded(model: nn.Module, *, grad: bool, evaluate: bool) -> Undo:
     """
     undo = Undo()
     try:
-        prepare(model, undo, grad=grad, evaluate=evaluate)
+        prepare(model, list(model.modules()), undo, grad=grad, evaluate=evaluate)
     except BaseException:
         undo.close()
         raise
     return undo
 
 
-def prepare(model: nn.Module, undo: Undo, *, grad: bool, evaluate: bool) -> None:
-    """Do what `guarded` does, on top of other changes."""
+def prepare(
+    model: nn.Module, modules: Iterable[nn.Module], undo: Undo, *, grad: bool, evaluate: bool
+) -> None:
+    """Do what `guarded` does to a model and all its modules, on top of other changes."""
     if grad:
         _refuse_inference(model)
         _freeze(model, undo)
-    for module in model.modules():
+    for module in modules:
         if evaluate and module.training:
             undo.note(setattr, module, "training", True)
             module.training = False

@@ -7,7 +7,6 @@ from functools import partial
 from threading import get_ident
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -16,19 +15,7 @@ from ..trace import exchange, leaves
 from .recording import Recording
 
 
-def names_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by path; compiled wrappers are seen through, scripts take no hooks."""
-    found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        path = ".".join(word for word in name.split(".") if word != "_orig_mod")
-        if type(module).__name__ != "OptimizedModule" and not isinstance(
-            module, torch.jit.ScriptModule
-        ):
-            found.setdefault(path, module)
-    return found
-
-
-class Running:
+class ActiveForward:
     """What the hooks of a probe look at: the forward now recorded, and modules that are framed.
 
     Hooks refer to this and not to their probe, so that a probe and its values die together.
@@ -54,13 +41,13 @@ class Running:
         )
 
 
-class Borders:
+class ModuleHooks:
     """The hooks of one probe; they do nothing unless that probe is running, in its own thread.
 
     They are registered once. Taking them off and putting them on again is dictionary work.
     """
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: ActiveForward) -> None:
         self.running = running
         self.looked: dict[str, set[str]] = {}
         self._places: list[tuple[dict[int, Any], int, Any]] = []
@@ -104,7 +91,9 @@ class Borders:
             table[key] = hook
 
 
-def _enter(now: Running, path: str, follow: bool, module: nn.Module, args: Any, kwargs: Any) -> Any:
+def _enter(
+    now: ActiveForward, path: str, follow: bool, module: nn.Module, args: Any, kwargs: Any
+) -> Any:
     recording = now.here
     if recording is None:
         return None
@@ -118,7 +107,7 @@ def _enter(now: Running, path: str, follow: bool, module: nn.Module, args: Any, 
     return _visit_inputs(recording, path, call, args, kwargs)
 
 
-def _leave(now: Running, path: str, module: nn.Module, args: Any, output: Any) -> Any:
+def _leave(now: ActiveForward, path: str, module: nn.Module, args: Any, output: Any) -> Any:
     recording = now.here
     if recording is None:
         return None
@@ -129,16 +118,16 @@ def _leave(now: Running, path: str, module: nn.Module, args: Any, output: Any) -
         recording.leave(path)
 
 
-def _plain_leave(now: Running, path: str, module: nn.Module, args: Any, output: Any) -> Any:
+def _plain_leave(now: ActiveForward, path: str, module: nn.Module, args: Any, output: Any) -> Any:
     recording = now.recording
     if recording is None or recording.thread != get_ident() or path in now.framed:
         return None
     call = recording.calls.get(path, 0)
     recording.calls[path] = call + 1
     if type(output) is Tensor:
-        known = recording.plain.get(path) if recording.spared and call == 0 else None
-        if known is not None and known[0] == output.shape:
-            return recording.keep(known[1], output)
+        last = recording.plain.get(path) if recording.spared and call == 0 else None
+        if last is not None and last[0] == output.shape:
+            return recording.keep(last[1], output)
         new = recording.visit(path, "out", call, output)
         return None if new is output else new
     return None if output is None else _visit_outputs(recording, path, call, output)
@@ -161,7 +150,7 @@ def _visit_outputs(recording: Recording, path: str, call: int, output: Any) -> A
 
 
 def _visit_inputs(recording: Recording, path: str, call: int, args: Any, kwargs: Any) -> Any:
-    if not recording.wishes.enters(path):
+    if not recording.requests.enters(path):
         return None
     whole = (*args, kwargs)
     skip = path == "" and recording.tokens  # its input is what the embeddings return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,16 +21,18 @@ _ops: dict[Any, Op | None] = {}
 _NEW = object()
 _transforms = torch._C._functorch.peek_interpreter_stack
 
-Special = Callable[["Eye", Op, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-SPECIAL: dict[str, Special] = {}
+OpHandler = Callable[["OpMode", Op, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
-class Eye(TorchFunctionMode):
-    """Active only while a probe runs its model, in the thread that runs it."""
+class OpMode(TorchFunctionMode):
+    """Active only while a probe runs its model, in the thread that runs it.
 
-    def __init__(self, recording: Recording) -> None:
+    handlers: by op name, what runs in place of ops that are more than one value to see
+    """
+
+    def __init__(self, recording: Recording, handlers: Mapping[str, OpHandler]) -> None:
         super().__init__()
-        self.recording = recording
+        self.recording, self.handlers = recording, handlers
         self.lean = recording.lean
         self.hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
 
@@ -52,12 +54,10 @@ class Eye(TorchFunctionMode):
         if self.lean:
             self._protect(op, args, kwargs)
             return func(*args, **kwargs)
-        special = SPECIAL.get("kernel" if op.kernel else op.name)
-        return (
-            self.call(op, func, args, kwargs)
-            if special is None
-            else special(self, op, func, args, kwargs)
-        )
+        handler = self.handlers.get("kernel" if op.kernel else op.name)
+        if handler is None:
+            return self.call(op, func, args, kwargs)
+        return handler(self, op, func, args, kwargs)
 
     def call(self, op: Op, func: Any, args: Any, kwargs: Any, port: str = "") -> Any:
         """Run one op: claim its nodes, then show its result under its site."""
@@ -99,8 +99,8 @@ class Eye(TorchFunctionMode):
         if lost is None or spec_of(op.name).reshapes or "out" in kwargs:
             out = func(*args, **kwargs)
             results = tensors(out if out is not None else args[:1])
-            made = tape.claim(results, before, place)
-            tape.record(op.name, place, made, rectifying, self._with_result(call, results))
+            nodes = tape.claim(results, before, place)
+            tape.record(op.name, place, nodes, rectifying, self._with_result(call, results))
             return out
         twin = lost.clone()
         tape.claim([twin], before, place)
@@ -108,8 +108,8 @@ class Eye(TorchFunctionMode):
             call.reroute(lost, twin)
         given = kwargs if args else {**kwargs, "input": twin}
         out = func(*(twin, *args[1:])[: len(args)], **given)
-        made = tape.claim([twin], before, place)
-        tape.record(op.name, place, made, rectifying, self._with_result(call, [twin]))
+        nodes = tape.claim([twin], before, place)
+        tape.record(op.name, place, nodes, rectifying, self._with_result(call, [twin]))
         lost.copy_(twin)
         tape.claim([lost], before, place)
         return None if out is None else lost

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..backward import Tape
 from ..sites import Site, guess_axes
 from ..trace import Trace, Value, any_stale, apply, name_of
-from .requests import Place, Wish, Wishes
+from .requests import Place, Request, Requests
 
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
@@ -49,7 +49,7 @@ class Recording:
 
     def __init__(
         self,
-        wishes: Wishes,
+        requests: Requests,
         *,
         grad: bool,
         pending: set[Place] | None,
@@ -57,7 +57,7 @@ class Recording:
         relevance: bool = False,
         ledger: bool = False,
     ) -> None:
-        self.wishes, self.grad, self.size = wishes, grad, size
+        self.requests, self.grad, self.size = requests, grad, size
         self.relevance, self.ledger = relevance or ledger, ledger
         self.trace, self.tape = Trace(), Tape()
         self.frames: list[Frame] = [Frame("", 0, False)]
@@ -66,11 +66,10 @@ class Recording:
         self.enough = sys.maxsize if pending is None else len(pending)
         self.stopped = False
         self.seen: set[Site] = set()
-        self.lifted: list[Tensor] = []
         self.tokens = False  # gradients start at embeddings, not at float inputs
         self.thread = get_ident()
-        self.inside = wishes.inside
-        self.plain = wishes.plain.setdefault(size, {})
+        self.inside = requests.inside
+        self.plain = requests.plain.setdefault(size, {})
         self.spared = False  # no mode looks at the ops of this forward
         self.wrote = False  # an op has worked in place
         self._fresh: list[Value] = []
@@ -83,27 +82,33 @@ class Recording:
 
     def visit(self, path: str, port: str, call: int, x: Tensor, axes: str = "") -> Tensor:
         """Edit and capture a value if anyone wants it; return what the model goes on with."""
-        wish = self.wishes.at(path, port, call)
-        if wish is None:
+        request = self.requests.at(path, port, call)
+        if request is None:
             return x
         if self.spared and type(x) is Tensor:
-            x = self._take(wish, path, port, call, x, axes)
+            x = self._take(request, path, port, call, x, axes)
         else:
             with torch._C.DisableTorchFunction():
-                x = self._take(wish, path, port, call, x, axes)
+                x = self._take(request, path, port, call, x, axes)
         if len(self.trace.values_by_site) >= self.enough:
             self._reached()
         return x
 
-    def _take(self, wish: Wish, path: str, port: str, call: int, x: Tensor, axes: str) -> Tensor:
+    def _take(
+        self, request: Request, path: str, port: str, call: int, x: Tensor, axes: str
+    ) -> Tensor:
         if _is_wrapped(x):
             return x
         site = _site(path, port, call, axes, x.shape, self.size)
-        for index, edit in wish.edits:
+        for index, edit in request.edits:
             x = self._edit(edit, x, replace(site, index=index))
-        if wish.capture:
-            self.capture(site, x, wish)
-            if self.spared and not wish.edits and (port, call, wish.keep) == ("out", 0, "device"):
+        if request.capture:
+            self.capture(site, x, request)
+            if (
+                self.spared
+                and not request.edits
+                and (port, call, request.keep) == ("out", 0, "device")
+            ):
                 self.plain[path] = x.shape, site
         return x
 
@@ -119,8 +124,8 @@ class Recording:
 
     def _reached(self) -> None:
         """Stop the forward if no wanted site is left."""
-        found = {(s.path, s.port, s.call) for s in self.trace.values_by_site}
-        if self.pending is not None and self.pending <= found:
+        reached = {(s.path, s.port, s.call) for s in self.trace.values_by_site}
+        if self.pending is not None and self.pending <= reached:
             self.stopped = True
             raise Stop
 
@@ -137,7 +142,7 @@ class Recording:
     @property
     def embeds(self) -> bool:
         """Whether the output of embeddings is wanted as the input."""
-        return self.tokens and self.wishes.enters("")
+        return self.tokens and self.requests.enters("")
 
     def _edit(self, edit: Any, x: Tensor, site: Site) -> Tensor:
         before = {x.grad_fn} if x.grad_fn is not None else set()
@@ -146,11 +151,11 @@ class Recording:
         self.trace.edits.append((site, name_of(edit)))
         return new
 
-    def capture(self, site: Site, x: Tensor, wish: Wish) -> None:
+    def capture(self, site: Site, x: Tensor, request: Request) -> None:
         """Keep a value and the place of its gradient."""
         edge = (x.grad_fn, x.output_nr) if self.grad and x.grad_fn is not None else None
         act = x.detach()
-        here = wish.keep == "device"
+        here = request.keep == "device"
         value = Value(site, act if here else act.cpu(), edge)
         self.trace.values_by_site[site] = value
         if here or act.device.type == "cpu":
@@ -203,7 +208,7 @@ class Recording:
     def enter(self, path: str) -> None:
         call = self.calls[path]
         self.calls[path] = call + 1
-        self.frames.append(Frame(path, call, self.wishes.heads(path)))
+        self.frames.append(Frame(path, call, self.requests.heads(path)))
 
     def call_of(self, path: str) -> int:
         """Which call of a module is running."""

@@ -13,7 +13,7 @@ Keep = Literal["device", "cpu"]
 Place = tuple[str, str, int]
 
 
-class Wish(NamedTuple):
+class Request(NamedTuple):
     """What to do at one site: capture its value, and where to; change it first."""
 
     capture: bool
@@ -22,7 +22,7 @@ class Wish(NamedTuple):
 
 
 @dataclass
-class Wishes:
+class Requests:
     """All patterns that a probe watches and edits."""
 
     watched: dict[Pattern, Keep] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Wishes:
     version: int = 0
     _named: dict[tuple[str, str], list[Pattern]] = field(default_factory=dict)
     _wild: list[Pattern] = field(default_factory=list)
-    _cache: dict[Place, Wish | None] = field(default_factory=dict)
+    _cache: dict[Place, Request | None] = field(default_factory=dict)
     plain: dict[tuple[int, ...], dict[str, tuple[tuple[int, ...], Site]]] = field(
         default_factory=dict
     )  # by picture and module: outputs that are captured and nothing else, and their shape
@@ -71,16 +71,16 @@ class Wishes:
     def patterns(self) -> list[Pattern]:
         return [*self.watched, *(pattern for pattern, _ in self.edited)]
 
-    def at(self, path: str, port: str, call: int) -> Wish | None:
+    def at(self, path: str, port: str, call: int) -> Request | None:
         """What is wanted at a site; None for nothing."""
         place = (path, port, call)
         try:
             return self._cache[place]
         except KeyError:
-            found = self._cache[place] = self._find(Site(*place))
-            return found
+            request = self._cache[place] = self._find(Site(*place))
+            return request
 
-    def _find(self, site: Site) -> Wish | None:
+    def _find(self, site: Site) -> Request | None:
         turns = sorted((*self._order.get(site.path, ()), *self._order.get(None, ())))
         edits = tuple((p.index, e) for p, e in (self.edited[i] for i in turns) if p.matches(site))
         near = (*self._named.get((site.path, site.port), ()), *self._wild)
@@ -88,17 +88,17 @@ class Wishes:
         if not edits and not keeps:
             return None
         keep: Keep = "device" if "device" in keeps else "cpu"
-        return Wish(bool(keeps), keep, edits)
+        return Request(bool(keeps), keep, edits)
 
     def _with_port(self, path: str, *names: str) -> list[Pattern]:
         """The patterns that may mean one of these ports of a module, or a part of it."""
         key = names[0]
         if key not in self._ports:
-            found: dict[str | None, list[Pattern]] = {}
+            by_path: dict[str | None, list[Pattern]] = {}
             for p in self.patterns():
                 if "*" in p.port or "?" in p.port or p.port.partition(".")[0] in names:
-                    found.setdefault(p.path if p.concrete else None, []).append(p)
-            self._ports[key] = found
+                    by_path.setdefault(p.path if p.concrete else None, []).append(p)
+            self._ports[key] = by_path
         return [*self._ports[key].get(path, ()), *self._ports[key].get(None, ())]
 
     def heads(self, path: str) -> bool:

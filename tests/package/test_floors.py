@@ -26,6 +26,7 @@ FLOORS = (
         "probe/backward probe/attribution",
         "probe/capture",
         "probe/relevance",
+        "probe/regimes.py",
         "probe/probe.py",
         "probe/engine",
     ),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import limelight as ll
 from limelight.probe.capture.model_state import Undo
@@ -296,3 +297,27 @@ def test_a_step_that_cannot_be_undone_does_not_keep_others_from_it():
     with pytest.raises(TroubleError), undo:
         pass
     assert done == ["last", "first"]
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_inputs_die_with_the_run_though_the_probe_lives_on(tokens):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(9, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.words(x) if tokens else x * 2).sum(1)
+
+    net = Net()
+    x = torch.ones(2, 4, dtype=torch.long) if tokens else torch.ones(2, 4)
+    with ll.Probe(net) as p:
+        p.watch("output")
+        seen: list[StorageWeakRef] = []
+        net.words.register_forward_hook(lambda m, a, y: seen.append(StorageWeakRef(y.untyped_storage())))  # fmt: skip
+        p(x)
+        p.backward(lambda y: y.flatten(1).sum(1))
+        seen.append(StorageWeakRef(x.untyped_storage()))
+    del x
+    assert p.trace["output"].act.shape[0] == 2
+    assert [ref.expired() for ref in seen] == [True] * (1 + tokens)

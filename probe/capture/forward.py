@@ -1,0 +1,169 @@
+"""One forward under a probe: hooks where they are needed, a mode over ops, early stop, audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import ProbeError
+from ..sites import Site, no_match
+from .attention import fused_attention, matmul, multi_head, softmax
+from .embedding import embedding
+from .inputs import lift, picture_size, starts_with_tokens
+from .kernels import mixer
+from .model_modules import ModelModules
+from .model_state import eager
+from .module_hooks import ActiveForward, ModuleHooks
+from .op_mode import OpHandler, OpMode
+from .recording import Recording, Stop
+from .requests import Place, Requests
+
+# Ops that are more than one value to see: what runs in their place, by op name.
+OP_HANDLERS: dict[str, OpHandler] = {
+    "embedding": embedding,
+    "kernel": mixer,
+    "matmul": matmul,
+    "multi_head_attention_forward": multi_head,
+    "scaled_dot_product_attention": fused_attention,
+    "softmax": softmax,
+}
+_FLEX = (
+    "this model computes its attention by FlexAttention, which has no gradient on this device; "
+    "load it with attn_implementation='sdpa' or 'eager', or probe with grad=False"
+)
+
+
+@dataclass(frozen=True)
+class ForwardOptions:
+    """What a forward keeps: a graph, what relevance rules need, every value for a ledger.
+
+    whole  run to the end also without a graph, where a forward stops once every site is found
+    """
+
+    grad: bool = True
+    relevance: bool = False
+    ledger: bool = False
+    whole: bool = False
+
+
+class ForwardCapture:
+    """How the forwards of one probe are seen, while its model's modules stay the same."""
+
+    def __init__(self, modules: ModelModules, requests: Requests, options: ForwardOptions) -> None:
+        self.modules, self.requests, self.options = modules, requests, options
+        self.active = ActiveForward()
+        self.hooks = ModuleHooks(self.active)
+        self._hooked: tuple[int, bool] | None = None  # requests that hooks were registered for
+        self._complete: tuple[int, set[Place]] | None = None  # sites that a whole forward reached
+        self._calm: int | None = None  # requests whose forward had no op in place
+
+    def begin(self, args: Any, kwargs: Any) -> Recording:
+        """An empty recording for a forward on these arguments; the hooks it needs are there."""
+        options = self.options
+        recording = Recording(
+            self.requests,
+            grad=options.grad,
+            pending=self._pending(),
+            size=picture_size(args, kwargs),
+            relevance=options.relevance,
+            ledger=options.ledger,
+        )
+        recording.trace.aliases = self.modules.aliases
+        recording.tokens = starts_with_tokens(args, kwargs)
+        self._register(recording)
+        return recording
+
+    def run(
+        self, recording: Recording, function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Run the function; its output, None where the forward stopped early."""
+        with torch.inference_mode(False), torch.set_grad_enabled(recording.grad), eager():
+            args, kwargs = lift(recording, args, kwargs)
+            output = self._record(recording, function, args, kwargs)
+        recording.trace.output = output
+        self._finish(recording, output)
+        return output
+
+    def close(self) -> None:
+        """Leave the model: no hook stays on it, no forward is open."""
+        self.active.recording = None
+        self.hooks.take_off()
+
+    def _record(
+        self, recording: Recording, function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        self.active.recording = recording
+        try:
+            with self._mode(recording):
+                output = function(*args, **kwargs)
+        except Stop:
+            return None
+        except Exception as error:
+            if recording.stopped:  # the model swallowed the stop and stumbled over the rest
+                return None
+            if recording.grad and "FlexAttention" in str(error):
+                raise ProbeError(_FLEX) from error
+            raise
+        else:
+            return None if recording.stopped else output
+        finally:
+            self.active.recording = None
+
+    def _mode(self, recording: Recording) -> AbstractContextManager[Any]:
+        """The mode that sees all ops.
+
+        Where only borders are wanted it guards values against ops in place, and once a forward had
+        none it is spared; values that are overwritten all the same say so when read.
+        """
+        recording.spared = recording.lean and self._calm == self.requests.version
+        return nullcontext() if recording.spared else OpMode(recording, OP_HANDLERS)
+
+    def _register(self, recording: Recording) -> None:
+        """The hooks that the requests need, once for each version of them."""
+        framed = recording.grad or recording.inside
+        if self._hooked == (self.requests.version, framed):
+            return
+        self._hooked = self.requests.version, framed
+        if framed:
+            self.hooks.frame(self.modules.first)
+            return
+        for pattern in self.requests.patterns():
+            for module, path in self.modules.first.items():
+                if pattern.matches(Site(path, pattern.port, pattern.call or 0)):
+                    self.hooks.watch(module, path, {pattern.port.partition(".")[0]})
+
+    def _pending(self) -> set[Place] | None:
+        """The sites after which a forward without gradients may stop; None if that is unknown."""
+        watched = self.requests.watched
+        if self.options.grad or self.options.whole or not watched:
+            return None
+        if self._complete is not None and self._complete[0] == self.requests.version:
+            return self._complete[1]
+        concrete = [(p.path, p.port, p.call) for p in watched if p.concrete and p.call is not None]
+        return set(concrete) if len(concrete) == len(watched) else None
+
+    def _finish(self, recording: Recording, output: Any) -> None:
+        """What the forward taught about the model; the audit. Raises SiteError for a lost site."""
+        trace = recording.trace
+        if recording.lean:
+            calm = not (recording.wrote or recording.overtaken)
+            self._calm = self.requests.version if calm else None
+        if not recording.stopped:
+            self._check_reached(recording)
+            places = {(s.path, s.port, s.call) for s in trace}
+            self._complete = (self.requests.version, places)
+        if recording.grad:
+            trace.holes += recording.tape.close(output)
+
+    def _check_reached(self, recording: Recording) -> None:
+        trace = recording.trace
+        reached = (*trace, *(site for site, _ in trace.edits))
+        places = {(site.path, site.port) for site in reached}
+        for pattern in self.requests.patterns():
+            named = pattern.call is None and (pattern.path, pattern.port) in places
+            if not named and not any(pattern.matches(s) for s in reached):
+                raise no_match(pattern, [*trace, *recording.seen])

@@ -1,0 +1,68 @@
+"""The modules of a model as they were when it was looked at: paths, second names, adapter."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from ..sites import Adapter, adapt
+
+
+def names_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module by path; compiled wrappers are seen through, scripts take no hooks."""
+    by_path: dict[str, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        path = ".".join(word for word in name.split(".") if word != "_orig_mod")
+        if type(module).__name__ != "OptimizedModule" and not isinstance(
+            module, torch.jit.ScriptModule
+        ):
+            by_path.setdefault(path, module)
+    return by_path
+
+
+class ModuleTree:
+    """Modules, each once, and how they hang together: two trees are equal if nothing changed."""
+
+    __slots__ = ("_shape", "modules")
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = [model]
+        self._shape: list[object] = []
+        seen = {model}
+        for module in self.modules:  # grows while it is walked
+            children = module._modules
+            self._shape.append(len(children))
+            for name, child in children.items():
+                self._shape += (name, child)
+                if child is not None and child not in seen:
+                    seen.add(child)
+                    self.modules.append(child)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModuleTree) and self._shape == other._shape
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class ModelModules:
+    """What is learnt about a model's modules; made anew when they are no longer the same.
+
+    by_path   every module; one with several names answers to all of them
+    first     the first name of each module
+    aliases   second names and their first
+    """
+
+    def __init__(self, model: nn.Module, tree: ModuleTree) -> None:
+        self.model, self.tree = model, tree
+        self.by_path = names_of(model)
+        self.first: dict[nn.Module, str] = {}
+        for path, module in self.by_path.items():
+            self.first.setdefault(module, path)
+        self.aliases = {p: self.first[m] for p, m in self.by_path.items() if p != self.first[m]}
+
+    @cached_property
+    def adapter(self) -> Adapter:
+        """What the model's family calls its layers and tokens."""
+        return adapt(self.model)
