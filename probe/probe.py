@@ -23,6 +23,7 @@ from .capture import (
     ModelModules,
     ModuleTree,
     Recording,
+    Replay,
     Requests,
     Undo,
     prepare,
@@ -76,6 +77,7 @@ class Probe:
         self.options = ForwardOptions(grad, relevance or ledger, ledger, whole)
         self.requests = Requests()
         self._capture: ForwardCapture | None = None
+        self._replayed: tuple[Trace | Mapping[str, Any], str | None] | None = None
         self._last: Recording | None = None
         self._ledger: Ledger | None = None
         self._undo: Undo | None = None
@@ -92,9 +94,11 @@ class Probe:
 
     def _look_again(self, tree: ModuleTree) -> None:
         """Forget what was learnt about the model if its modules are no longer the same."""
-        if self._capture is None or self._capture.modules.tree != tree:
+        old = self._capture
+        if old is None or old.hooks.broken or old.modules.tree != tree:
             modules = ModelModules(self.model, tree)
             self._capture = ForwardCapture(modules, self.requests, self.options)
+            self._capture.replay = self._replay_in(modules)
 
     @property
     def running(self) -> Recording | None:
@@ -167,7 +171,8 @@ class Probe:
     def watch(self, *addresses: str | Site | Pattern, keep: Keep = "device") -> Probe:
         """Ask for sites; wildcards and the words `hidden`, `last`, `heads`, `input` are allowed.
 
-        keep="cpu" moves captured values off the device. Raises SiteError when nothing matches.
+        keep="cpu" moves captured values off the device; keep="call" holds whole calls of modules,
+        arguments and all that they return, in `trace.calls`. Raises SiteError when nothing matches.
         """
         self.requests.watch([p for a in addresses for p in self.resolve(a)], keep)
         return self
@@ -178,6 +183,30 @@ class Probe:
             for pattern in self.resolve(address):
                 self.requests.edit(pattern, edit)
         return self
+
+    def replay(self, values: Trace | Mapping[str, Any] | None, start: str | None = None) -> Probe:
+        """Start the runs to come at a module; what lies before answers with the values given.
+
+            clean = limelight.trace(model, x, "blocks.*")
+            with Probe(model, grad=False) as p:
+                p.replay(clean, start="blocks.5").edit({"blocks.5.attn:heads.2": zero})
+                p(x)  # blocks.0 to blocks.4 are not computed again
+
+        values  a trace of watched modules, or what modules return, by path; modules without a
+                value are computed, and so are all from `start` on. None ends the replay.
+                A trace replays modules that return more than one tensor, as many of Hugging Face
+                do, if they were watched with keep="call"
+        start   a module, or a later call of it, `layer@1`; None: all that have a value answer
+        Where a graph is built, gradients start at the values that were replayed.
+        Raises SiteError for a module that is not there; the run raises ProbeError if it never
+        comes to `start`.
+        """
+        self._replayed = None if values is None else (values, start)
+        self.capture.replay = self._replay_in(self.capture.modules)
+        return self
+
+    def _replay_in(self, modules: ModelModules) -> Replay | None:
+        return None if self._replayed is None else Replay.of(*self._replayed, modules)
 
     def resolve(self, address: str | Site | Pattern) -> list[Pattern]:
         """The patterns an address or a word means in this model. Raises SiteError."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ...probe.errors import OptionError
 from ...probe.probe import Probe
-from ...probe.trace import exchange
+from ...probe.sites import Site
+from ...probe.trace import Trace, exchange
 from .evidence import Evidence, feed
 from .score import Score, from_pairs
 from .tasks import Group
@@ -35,13 +35,13 @@ def replacement(evidence: Evidence, by: By) -> Tensor:
 
 def gap(evidence: Evidence) -> float:
     """The mean metric on clean inputs minus that on corrupt ones. Raises OptionError at 0."""
-    found = float((evidence.clean.metric - evidence.corrupt.metric).mean())
-    if abs(found) < 1e-6:
+    fall = float((evidence.clean.metric - evidence.corrupt.metric).mean())
+    if abs(fall) < 1e-6:
         raise OptionError(
             f"effects are shares of the metric's fall from clean to corrupt inputs, but on "
             f"{evidence.pairs.name!r} it does not fall: choose a task that the model can do"
         )
-    return found
+    return fall
 
 
 def exchanged_score(evidence: Evidence, side: str, new: Tensor, pairs: int) -> Score:
@@ -54,15 +54,15 @@ def exchanged_score(evidence: Evidence, side: str, new: Tensor, pairs: int) -> S
 
 def each_head(evidence: Evidence, side: str, new: Tensor, count: int) -> Tensor:
     """The metric of the first pairs with each single head's z exchanged for `new`: `p h`."""
-    found = torch.zeros(count, evidence.heads)
+    effects = torch.zeros(count, evidence.heads)
     for group in evidence.pairs[:count].batches(max(1, ROWS // evidence.outputs.layers[0].heads)):
         blocks = Blocks(evidence, group, side)
         z = new[evidence.rows(group.places)].unflatten(0, (len(group.places), -1))
         for layer in range(len(evidence.outputs.layers)):
             span = evidence.outputs.span(layer)
             metric = blocks.patched(layer, z[:, :, span])
-            found[group.places, span] = metric.T.float().cpu()
-    return found
+            effects[group.places, span] = metric.T.float().cpu()
+    return effects
 
 
 class Blocks:
@@ -73,7 +73,7 @@ class Blocks:
         self.model, self.group = evidence.model, group
         self.x = feed(self.model, group.clean if side == "clean" else group.corrupt)
         self._paths = list(dict.fromkeys(o.block for o in self.outputs.layers if o.block))
-        _, self.calls = listened(self.model, self.x, self._paths)
+        self.trace = watched_calls(self.model, self.x, self._paths)
 
     def patched(self, layer: int, z: Tensor) -> Tensor:
         """The metric with each head of a layer exchanged in turn for z `b n h d`: `h b`."""
@@ -86,10 +86,8 @@ class Blocks:
                 rows[head, :, :, head] = z[:, -rows.shape[2] :, head].to(rows)
             return rows.flatten(0, 1)
 
-        with (
-            replaying(self.model, self.before(output.block, heads)),
-            Probe(self.model, grad=False, whole=True) as probe,
-        ):
+        with Probe(self.model, grad=False, whole=True) as probe:
+            probe.replay(self.before(output.block, heads), output.block or None)
             probe.edit({output.site: output.edit(change)})
             result = probe(self.x.repeat(heads, *[1] * (self.x.ndim - 1)))
         with torch.no_grad():
@@ -99,7 +97,16 @@ class Blocks:
     def before(self, block: str, count: int = 1) -> dict[str, Any]:
         """What the layers before a block answer to `count` copies of the inputs."""
         paths = self._paths[: self._paths.index(block)] if block else []
-        return {path: _copies(self.calls[path].answer, len(self.x), count) for path in paths}
+        calls = self.trace.calls
+        return {path: _copies(calls[path, 0].output, len(self.x), count) for path in paths}
+
+
+def watched_calls(model: nn.Module, x: Tensor, paths: Sequence[str]) -> Trace:
+    """The trace of x with the calls of every module at `paths`, and the output."""
+    with Probe(model, grad=False, whole=True) as probe:
+        probe.watch(*(Site(path) for path in paths), keep="call")
+        probe(x)
+        return probe.trace
 
 
 def _copies(answer: Any, size: int, count: int) -> Any:
@@ -109,43 +116,3 @@ def _copies(answer: Any, size: int, count: int) -> Any:
         return t.repeat(count, *[1] * (t.ndim - 1)) if t.ndim and len(t) == size else t
 
     return exchange(answer, more)
-
-
-class Call(NamedTuple):
-    """How a module was called, arguments and keywords, and what it answered."""
-
-    given: tuple[Any, Any]
-    answer: Any
-
-
-def listened(model: nn.Module, x: Tensor, paths: Sequence[str]) -> tuple[Any, dict[str, Call]]:
-    """The output for x, and the last call of every module at `paths`."""
-    calls: dict[str, Call] = {}
-
-    def keeper(path: str) -> Callable[..., None]:
-        return lambda module, args, kwargs, answer: calls.update(
-            {path: Call((args, kwargs), answer)}
-        )
-
-    with Probe(model, grad=False) as probe, ExitStack() as hooks:
-        for path in paths:
-            module = model.get_submodule(path)
-            handle = module.register_forward_hook(keeper(path), with_kwargs=True)
-            hooks.callback(handle.remove)
-        return probe(x), calls
-
-
-@contextmanager
-def replaying(model: nn.Module, answers: dict[str, Any]) -> Iterator[None]:
-    """Modules that answer with what they are given instead of computing it."""
-    modules = {path: model.get_submodule(path) for path in answers}
-    held = {path: vars(m).get("forward") for path, m in modules.items()}
-    for path, module in modules.items():  # by object: some modules hand attributes on to others
-        object.__setattr__(module, "forward", lambda *a, answer=answers[path], **k: answer)
-    try:
-        yield
-    finally:
-        for path, module in modules.items():
-            vars(module).pop("forward")
-            if held[path] is not None:
-                object.__setattr__(module, "forward", held[path])

@@ -5,4 +5,5 @@ from .forward import ForwardCapture, ForwardOptions
 from .model_modules import ModelModules, ModuleTree
 from .model_state import Undo, guarded, prepare
 from .recording import Recording
+from .replay import Replay
 from .requests import Keep, Requests

@@ -16,10 +16,11 @@ from .embedding import embedding
 from .inputs import lift, picture_size, starts_with_tokens
 from .kernels import mixer
 from .model_modules import ModelModules
-from .model_state import eager
+from .model_state import Undo, eager
 from .module_hooks import ActiveForward, ModuleHooks
 from .op_mode import OpHandler, OpMode
 from .recording import Recording, Stop
+from .replay import Replay
 from .requests import Place, Requests
 
 # Ops that are more than one value to see: what runs in their place, by op name.
@@ -59,6 +60,7 @@ class ForwardCapture:
         self.hooks = ModuleHooks(self.active)
         self._hooked: tuple[int, bool] | None = None  # requests that hooks were registered for
         self._complete: tuple[int, set[Place]] | None = None  # sites that a whole forward reached
+        self.replay: Replay | None = None
         self._calm: int | None = None  # requests whose forward had no op in place
 
     def begin(self, args: Any, kwargs: Any) -> Recording:
@@ -83,9 +85,27 @@ class ForwardCapture:
         """Run the function; its output, None where the forward stopped early."""
         with torch.inference_mode(False), torch.set_grad_enabled(recording.grad), eager():
             args, kwargs = lift(recording, args, kwargs)
-            output = self._record(recording, function, args, kwargs)
+            if self.replay is None:
+                output = self._record(recording, function, args, kwargs)
+            else:
+                output = self._replayed(self.replay, recording, function, args, kwargs)
         recording.trace.output = output
         self._finish(recording, output)
+        return output
+
+    def _replayed(
+        self,
+        replay: Replay,
+        recording: Recording,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+    ) -> Any:
+        with Undo() as undo:
+            player = replay.install(recording, self.modules, undo)
+            output = self._record(recording, function, args, kwargs)
+        if not recording.stopped:
+            player.check()
         return output
 
     def close(self) -> None:
@@ -124,22 +144,21 @@ class ForwardCapture:
 
     def _register(self, recording: Recording) -> None:
         """The hooks that the requests need, once for each version of them."""
-        framed = recording.grad or recording.inside
+        framed = recording.grad or recording.inside or recording.keeps_calls
         if self._hooked == (self.requests.version, framed):
             return
-        self._hooked = self.requests.version, framed
         if framed:
             self.hooks.frame(self.modules.first)
-            return
-        for pattern in self.requests.patterns():
+        for pattern in () if framed else self.requests.patterns():
             for module, path in self.modules.first.items():
                 if pattern.matches(Site(path, pattern.port, pattern.call or 0)):
                     self.hooks.watch(module, path, {pattern.port.partition(".")[0]})
+        self._hooked = self.requests.version, framed
 
     def _pending(self) -> set[Place] | None:
         """The sites after which a forward without gradients may stop; None if that is unknown."""
         watched = self.requests.watched
-        if self.options.grad or self.options.whole or not watched:
+        if self.options.grad or self.options.whole or not watched or "call" in watched.values():
             return None
         if self._complete is not None and self._complete[0] == self.requests.version:
             return self._complete[1]

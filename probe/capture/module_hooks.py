@@ -51,6 +51,8 @@ class ModuleHooks:
         self.running = running
         self.looked: dict[str, set[str]] = {}
         self._places: list[tuple[dict[int, Any], int, Any]] = []
+        self._registering: nn.Module | None = None
+        self.broken = False  # registering was interrupted; these hooks are not to be used again
 
     def frame(self, modules: Mapping[nn.Module, str]) -> None:
         """Follow the forward through all modules: enter, leave, and both borders."""
@@ -58,13 +60,16 @@ class ModuleHooks:
         for module, path in modules.items():
             if path in now.framed:
                 continue
+            self._registering = module
             now.framed.add(path)
             enter, leave = partial(_enter, now, path, True), partial(_leave, now, path)
             self._note(module.register_forward_pre_hook(enter, with_kwargs=True))
             self._note(module.register_forward_hook(leave, always_call=True))
+            self._registering = None
 
     def watch(self, module: nn.Module, path: str, ports: set[str]) -> None:
         """Look at single borders only, without following the forward."""
+        self._registering = module
         new = ports - self.looked.setdefault(path, set())
         self.looked[path] |= new
         if "in" in new:
@@ -73,6 +78,7 @@ class ModuleHooks:
         if "out" in new:
             look = partial(_plain_leave, self.running, path)
             self._note(module.register_forward_hook(look, always_call=True))
+        self._registering = None
 
     def _note(self, handle: RemovableHandle) -> None:
         for reference in (handle.hooks_dict_ref, *handle.extra_dict_ref):
@@ -82,8 +88,21 @@ class ModuleHooks:
 
     def take_off(self) -> None:
         """Remove all hooks from the model."""
+        if self._registering is not None:
+            self._take_off_unnoted(self._registering)
         for table, key, _ in self._places:
             table.pop(key, None)
+
+    def _take_off_unnoted(self, module: nn.Module) -> None:
+        """Remove hooks from a module whose registering was interrupted, noted or not."""
+        self.broken = True
+        for table in (module._forward_pre_hooks, module._forward_hooks):
+            for key, hook in list(table.items()):
+                if isinstance(hook, partial) and hook.args[:1] == (self.running,):
+                    del table[key]
+                    module._forward_pre_hooks_with_kwargs.pop(key, None)
+                    module._forward_hooks_with_kwargs.pop(key, None)
+                    module._forward_hooks_always_called.pop(key, None)
 
     def put_on(self) -> None:
         """Give the model its hooks back."""
@@ -100,6 +119,10 @@ def _enter(
     if follow:
         recording.enter(path)
         call = recording.frames[-1].call
+        if recording.keeps_calls and recording.requests.calls(path):
+            changed = _visit_inputs(recording, path, call, args, kwargs)
+            recording.frames[-1].given = changed or (args, kwargs)
+            return changed
     elif path in now.framed:
         return None
     else:
@@ -111,9 +134,15 @@ def _leave(now: ActiveForward, path: str, module: nn.Module, args: Any, output: 
     recording = now.here
     if recording is None:
         return None
-    call = recording.call_of(path)
+    frame = recording.frame_of(path)
+    call = 0 if frame is None else frame.call
     try:
-        return None if output is None else _visit_outputs(recording, path, call, output)
+        if output is None:
+            return None
+        changed = _visit_outputs(recording, path, call, output)
+        if frame is not None and frame.given is not None:
+            recording.keep_call(frame, frame.given, output if changed is None else changed)
+        return changed
     finally:
         recording.leave(path)
 
@@ -139,6 +168,7 @@ def _visit_outputs(recording: Recording, path: str, call: int, output: Any) -> A
         new = recording.visit(path, "out", call, output)
         return None if new is output else new
     places = dict(leaves(output))
+    recording.trace.packed.add((path, call))
     main = "logits" if "logits" in places else _first_float(places)
 
     def look(place: str, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..backward import Tape
 from ..sites import Site, guess_axes
-from ..trace import Trace, Value, any_stale, apply, name_of
+from ..trace import ModuleCall, Trace, Value, any_stale, apply, name_of
 from .requests import Place, Request, Requests
 
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
@@ -28,13 +28,14 @@ class Stop(BaseException):
 class Frame:
     """A module whose forward is running."""
 
-    __slots__ = ("call", "counts", "heads", "path", "product", "softmax")
+    __slots__ = ("call", "counts", "given", "heads", "path", "product", "softmax")
 
     def __init__(self, path: str, call: int, heads: bool) -> None:
         self.path, self.call, self.heads = path, call, heads
         self.counts: Counter[str] = Counter()
         self.product: tuple[Tensor, Tensor] | None = None
         self.softmax: Tensor | None = None
+        self.given: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # of a call that is kept
 
 
 @lru_cache(maxsize=4096)
@@ -69,6 +70,7 @@ class Recording:
         self.tokens = False  # gradients start at embeddings, not at float inputs
         self.thread = get_ident()
         self.inside = requests.inside
+        self.keeps_calls = "call" in requests.watched.values()
         self.plain = requests.plain.setdefault(size, {})
         self.spared = False  # no mode looks at the ops of this forward
         self.wrote = False  # an op has worked in place
@@ -210,9 +212,15 @@ class Recording:
         self.calls[path] = call + 1
         self.frames.append(Frame(path, call, self.requests.heads(path)))
 
-    def call_of(self, path: str) -> int:
-        """Which call of a module is running."""
-        return next((f.call for f in reversed(self.frames) if f.path == path), 0)
+    def frame_of(self, path: str) -> Frame | None:
+        """The innermost running call of a module."""
+        return next((f for f in reversed(self.frames) if f.path == path), None)
+
+    def keep_call(self, frame: Frame, given: tuple[Any, Any], output: Any) -> None:
+        """Hold what a module was given and what it returned."""
+        call = ModuleCall(*given, output)
+        self.trace.calls[frame.path, frame.call] = call
+        self.guard(call.values)
 
     def leave(self, path: str) -> None:
         """Pop the frames down to a module's, whatever was raised in between."""

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from ..errors import SiteError
 from ..sites import HEAD_PORTS, Pattern, Site
 from ..trace import Edit
 
-Keep = Literal["device", "cpu"]
+Keep = Literal["device", "cpu", "call"]
 Place = tuple[str, str, int]
 
 
@@ -41,6 +42,11 @@ class Requests:
 
     def watch(self, patterns: Iterable[Pattern], keep: Keep) -> None:
         for pattern in patterns:
+            if keep == "call" and pattern.port != "out":
+                raise SiteError(
+                    f"keep='call' holds whole calls of modules, and {str(pattern)!r} is a port of "
+                    "one: watch the module"
+                )
             if pattern not in self.watched:
                 self._file(pattern)
             self.watched[pattern] = keep
@@ -87,7 +93,7 @@ class Requests:
         keeps = [self.watched[p] for p in near if p.matches(site)]
         if not edits and not keeps:
             return None
-        keep: Keep = "device" if "device" in keeps else "cpu"
+        keep: Keep = "cpu" if set(keeps) == {"cpu"} else "device"
         return Request(bool(keeps), keep, edits)
 
     def _with_port(self, path: str, *names: str) -> list[Pattern]:
@@ -121,6 +127,13 @@ class Requests:
                 if port.partition(".")[0] == "in"
             )
         return self._enters[path]
+
+    def calls(self, path: str) -> bool:
+        """Whether whole calls of a module are wanted."""
+        return any(
+            keep == "call" and p.matches(Site(path, "out", p.call or 0))
+            for p, keep in self.watched.items()
+        )
 
     @property
     def inside(self) -> bool:

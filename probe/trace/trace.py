@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import SiteError
 from ..sites import Pattern, Site, no_match, parse
+from .module_call import ModuleCall
 from .value import Hole, Value
 
 
@@ -16,6 +17,8 @@ class Trace(Mapping[Site, Value]):
     """Values by site, in the order in which the forward reached them.
 
     `trace["layer1.0"]` is the one Value an address means; `where` takes wildcards.
+    calls: by path and number, whole calls of the modules watched with keep="call".
+    packed: calls of modules that returned more than the tensor which is their value.
     aliases: second names of modules and their first.
     """
 
@@ -24,6 +27,8 @@ class Trace(Mapping[Site, Value]):
     edits: list[tuple[Site, str]] = field(default_factory=list)
     holes: list[Hole] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    calls: dict[tuple[str, int], ModuleCall] = field(default_factory=dict)
+    packed: set[tuple[str, int]] = field(default_factory=set)
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, address: str | Site | Pattern) -> Value:

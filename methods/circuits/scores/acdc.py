@@ -13,7 +13,7 @@ from ....probe.sites import Pattern, Site
 from ....probe.targets import scores
 from ....probe.trace import exchange, leaves
 from ..evidence import Evidence, feed
-from ..interventions import listened, replaying
+from ..interventions import watched_calls
 from ..score import Score, circuit_method
 from ..tasks import Group
 from .attribution_patching import attribution
@@ -113,11 +113,10 @@ class Wiring:
                         new[v] = self._z(state, path, layer, moved)[:, :, v - span.start]
             x = self._block(state, path, layers, x, new, now)
         last = x + self._change(state, self.output, now, x)
-        answers = {path: call.answer for path, call in state.calls.items()}
+        answers = {path: call.output for path, call in state.calls.items()}
         answers[self.paths[-1]] = _with_first(answers[self.paths[-1]], last)
-        model = self.evidence.model
-        with replaying(model, answers), Probe(model, grad=False) as probe:
-            return probe(state.x)
+        with Probe(self.evidence.model, grad=False) as probe:
+            return probe.replay(answers)(state.x)
 
     def _change(self, state: _State, v: int, now: Mapping[int, Tensor], like: Tensor) -> Tensor:
         """What v's corrupt edges put in place of what was written: `b n m`, as `like`."""
@@ -175,10 +174,11 @@ class _State:
     def __init__(self, evidence: Evidence, group: Group, paths: list[str]) -> None:
         self.group = group
         self.x = feed(evidence.model, group.clean)
-        output, self.calls = listened(evidence.model, self.x, paths)
-        _, other = listened(evidence.model, feed(evidence.model, group.corrupt), paths[:1])
-        self.clean = scores(output).detach()
-        self.entry, self.other = (_first(c[paths[0]].given) for c in (self.calls, other))
+        trace = watched_calls(evidence.model, self.x, paths)
+        other = watched_calls(evidence.model, feed(evidence.model, group.corrupt), paths[:1])
+        self.calls = {path: trace.calls[path, 0] for path in paths}
+        self.clean = scores(trace.output).detach()
+        self.entry, self.other = (_first(t.calls[paths[0], 0].given) for t in (trace, other))
         rows = evidence.rows(group.places)
         self.corrupt = evidence.corrupt.z[rows].unflatten(0, (len(group.places), -1))
 

@@ -261,17 +261,21 @@ def interrupted(work: Callable[[], object], at: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("moment", ["entering", "leaving"])
-def test_an_interrupt_at_any_line_of_entering_or_leaving_restores_as_well(moment):
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("moment", ["entering", "registering", "leaving"])
+def test_an_interrupt_at_any_line_of_entering_or_leaving_restores_as_well(moment, grad):
     net, x = make_net().train(), torch.randn(2, 3, 8, 8)
     net[1].eval()
     net[2].use_checkpoint = True
     before = snapshot(net)
-    first = 1 if moment == "entering" else 2  # Python itself may be stopped on its way into leaving
+    first = 2 if moment == "leaving" else 1  # Python itself may be stopped on its way into leaving
     for at in range(first, 10_000):
-        p = ll.Probe(net).watch("**")
+        p = ll.Probe(net, grad=grad).watch("**")
         if moment == "entering":
             stopped = interrupted(p.__enter__, at)
+        elif moment == "registering":
+            with p:
+                stopped = interrupted(lambda p=p: p.capture.begin((x,), {}), at)
         else:
             p.__enter__()
             p(x)
@@ -314,9 +318,13 @@ def test_inputs_die_with_the_run_though_the_probe_lives_on(tokens):
     with ll.Probe(net) as p:
         p.watch("output")
         seen: list[StorageWeakRef] = []
-        net.words.register_forward_hook(lambda m, a, y: seen.append(StorageWeakRef(y.untyped_storage())))  # fmt: skip
+
+        def look(module: nn.Module, given: Any, words: Tensor) -> None:
+            seen.append(StorageWeakRef(words.untyped_storage()))
+
+        net.words.register_forward_hook(look)
         p(x)
-        p.backward(lambda y: y.flatten(1).sum(1))
+        p.backward(lambda y: y.flatten().sum()[None].expand(2))
         seen.append(StorageWeakRef(x.untyped_storage()))
     del x
     assert p.trace["output"].act.shape[0] == 2
