@@ -106,9 +106,7 @@ class Runner:
 
     def probe(self, *, grad: bool = True, relevance: bool = False) -> Probe:
         """A probe of the model that need not read its adapter again."""
-        probe = Probe(self.model, grad=grad, relevance=relevance)
-        probe.adapter = self.adapter
-        return probe
+        return Probe(self.model, grad=grad, relevance=relevance, adapter=self.adapter)
 
     def passes(self, bounds: Sequence[BoundMethod], sites: Sites = None) -> Passes:
         """One probe for some site methods, to be run inside its `with` on batch after batch."""
