@@ -1,5 +1,6 @@
 """Tasks of circuits: prompts in pairs, made or read."""
 
+from . import induction, sentences
 from .pairs import Group, Pair, Pairs
 from .prompts import Prompt
 from .registry import TaskMaker, list_tasks, task_maker

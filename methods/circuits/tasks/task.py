@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ....probe.attribution import bare_name, options_of, split_spec
 from ....probe.errors import MethodError, OptionError, near
-from . import induction, sentences  # noqa: F401  the built-in tasks register themselves
 from .pairs import Pair, Pairs
 from .prompts import PromptError, Tokenizer, tokenise
 from .prompts_file import read_prompts
