@@ -219,7 +219,7 @@ def test_batches_channels_and_half_precision(name):
     [
         ({"rel_pos": "rope"}, "rel_pos='rope' is unknown: write 'bias_tf' or"),
         ({"padding": "valid"}, "write 'same' or 'symmetric'"),
-        ({"act": "tanh"}, "no activation 'tanh'; there are gelu, gelu exact"),
+        ({"act": "tanh"}, "there is no activation 'tanh'; did you mean"),
     ],
 )
 def test_unknown_words_are_told(hyper, told):
