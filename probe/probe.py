@@ -51,6 +51,7 @@ class Probe:
     ledger    keep books of relevance passes, for `probe.ledger()`; holds every value
     relevance  also hold what relevance rules need, so that the relevance regime can be asked for
     whole     run to the end also without gradients, where a forward stops once every site is found
+    adapter   how to read the model; by default what the registered readers say of it
 
     Values outlive the `with`; graphs do not. What a model caches by itself is not undone.
 
@@ -70,11 +71,13 @@ class Probe:
         relevance: bool = False,
         ledger: bool = False,
         whole: bool = False,
+        adapter: Adapter | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ProbeError(f"a probe needs a torch.nn.Module, not {type(model).__name__}")
         self.model, self.evaluate = model, evaluate
         self.options = ForwardOptions(grad, relevance or ledger, ledger, whole)
+        self._adapter = adapter
         self.requests = Requests()
         self._capture: ForwardCapture | None = None
         self._replayed: tuple[Trace | Mapping[str, Any], str | None] | None = None
@@ -96,7 +99,7 @@ class Probe:
         """Forget what was learnt about the model if its modules are no longer the same."""
         old = self._capture
         if old is None or old.hooks.broken or old.modules.tree != tree:
-            modules = ModelModules(self.model, tree)
+            modules = ModelModules(self.model, tree, self._adapter)
             self._capture = ForwardCapture(modules, self.requests, self.options)
             self._capture.replay = self._replay_in(modules)
 

@@ -54,8 +54,9 @@ class ModelModules:
     aliases   second names and their first
     """
 
-    def __init__(self, model: nn.Module, tree: ModuleTree) -> None:
+    def __init__(self, model: nn.Module, tree: ModuleTree, adapter: Adapter | None = None) -> None:
         self.model, self.tree = model, tree
+        self._given = adapter
         self.by_path = names_of(model)
         self.first: dict[nn.Module, str] = {}
         for path, module in self.by_path.items():
@@ -65,4 +66,4 @@ class ModelModules:
     @cached_property
     def adapter(self) -> Adapter:
         """What the model's family calls its layers and tokens."""
-        return adapt(self.model)
+        return adapt(self.model) if self._given is None else self._given
