@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -166,47 +166,71 @@ _kept: list[torch.library.Library] = []
 
 
 def check(case: Case) -> float:
-    """Count the maps, and compare with plain autograd in float64; the largest error found."""
-    maps = ours(case)
+    """Count the maps, and compare with plain autograd; the largest error with a float64 pass.
+
+    With a float64 pass both are equal, up to the float32 in which maps are made of it. With a
+    float32 pass, which is what is timed, maps may be as far from that as plain autograd's own are,
+    and one percent more.
+    """
+    maps, plain = _by_name(case, ours(case)), _plain(case)
+    exact, exact_plain = _in_float64(case)
+    errors = []
+    for name, wanted in exact_plain.items():
+        if name.startswith("gradcam") and not (maps[name].any() or wanted.any()):
+            continue  # a class may have negative evidence alone at a layer
+        errors.append(close(exact[name], wanted, 1e-5))
+        noise = float((plain[name].double() - wanted).norm() / wanted.norm())
+        close(maps[name], wanted, 1e-2 + noise)
+    return max(errors)
+
+
+def _by_name(case: Case, maps: ll.Maps) -> dict[str, Tensor]:
+    """The maps by method and site."""
     if len(maps) != case.count * len(case.x):
         raise ValueError(f"{len(maps)} maps came back, not {case.count} x {len(case.x)}")
     for peers in (len(maps.where(method=m)) for m in case.methods):
         if peers != len(case.sites) * len(case.x):
             raise ValueError(f"a method gave {peers} maps")
-    return max(_errors(case, maps))
+    inside = {f"{m} {s}": maps.where(method=m, site=s) for m in case.methods for s in case.sites}
+    at_input = {m: maps.where(method=m) for m in ("gradient", "input_x_gradient")}
+    return {name: kind.stack() for name, kind in (at_input | inside).items()}
 
 
-def _errors(case: Case, maps: ll.Maps) -> list[float]:
-    x, acts, grads = _float64(case)
-    errors = [close(maps.where(method="gradient").stack(), grads[0].abs().amax(1))]
-    errors.append(close(maps.where(method="input_x_gradient").stack(), (x * grads[0]).sum(1)))
+def _plain(case: Case) -> dict[str, Tensor]:
+    """Some of these maps by plain autograd, in the precision of the case."""
+    x, acts, grads = _differentiated(case)
+    maps = {"gradient": grads[0].abs().amax(1), "input_x_gradient": (x * grads[0]).sum(1)}
     for site, act, grad in zip(case.sites, acts, grads[1:], strict=True):
-        weighted = (grad.mean((2, 3), keepdim=True) * act).sum(1).clamp(min=0)
-        cams = maps.where(method="gradcam", site=site).stack()
-        if cams.any() or weighted.any():  # a class may have negative evidence alone at a layer
-            errors.append(close(cams, weighted))
+        weighted = (grad.mean((2, 3), keepdim=True) * act).sum(1)
+        maps[f"gradcam {site}"] = weighted.clamp(min=0)
         if "normgrad" in case.methods:
-            norms = act.norm(dim=1) * grad.norm(dim=1)
-            errors.append(close(maps.where(method="normgrad", site=site).stack(), norms))
-    return errors
+            maps[f"normgrad {site}"] = act.norm(dim=1) * grad.norm(dim=1)
+    return maps
 
 
-def _float64(case: Case) -> tuple[Tensor, list[Tensor], tuple[Tensor, ...]]:
-    """The input, the activations at the sites and the gradients at all of these, in float64."""
+def _in_float64(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Our maps and plain autograd's in float64."""
+    wide = replace(case, net=case.net.double(), x=case.x.double())
+    try:
+        return _by_name(wide, ours(wide)), _plain(wide)
+    finally:
+        case.net.float()
+
+
+def _differentiated(case: Case) -> tuple[Tensor, list[Tensor], tuple[Tensor, ...]]:
+    """The input, the activations at the sites and the gradients at all of these."""
     kept: list[Tensor] = []
-    net = case.net.double()
     hooks = [m.register_forward_hook(lambda m, a, out: kept.append(out)) for m in case.layers]
     # Ops in place would write over what the hooks keep.
-    switched = [m for m in net.modules() if getattr(m, "inplace", False)]
+    switched = [m for m in case.net.modules() if getattr(m, "inplace", False)]
     for module in switched:
         module.inplace = False
     try:
-        x = case.x.double().requires_grad_()
-        output = net(x)
+        x = case.x.clone().requires_grad_()
+        output = case.net(x)
         score = output.gather(1, output.argmax(1, keepdim=True)).sum()
         grads = torch.autograd.grad(score, [x, *kept])
     finally:
-        net.float()
         for module in switched:
             module.inplace = True
         for hook in hooks:

@@ -241,20 +241,27 @@ def _max_pool(c: RuleContext) -> Iterable[Message]:
 
 def _gradient(c: RuleContext) -> Iterable[Message]:
     """The plain gradient, which shares a sum by values; or its residual form."""
-    summands = [x for x in c.call.inputs if x.edge is not None]
-    if c.preset.residual == "values" or c.op.name != "add" or len(summands) != 2:
+    summands = c.call.inputs
+    plainly = c.preset.residual == "values" or c.op.name != "add" or len(summands) != 2
+    if plainly or all(x.edge is None for x in summands):
         return c.plain()
     return _renormalised(c, *summands)
 
 
 def _renormalised(c: RuleContext, *summands: OpInput) -> Iterator[Message]:
-    """|total of one summand| / (sum of both) of R to each."""
-    parts = [_summed(wide(c.g), x.act) for x in summands]
-    totals = [(wide(x.act) * g).flatten(1).sum(1) for x, g in zip(summands, parts, strict=True)]
+    """|total of one summand| / (sum of both) of R to each.
+
+    A constant summand, as a position embedding is one, has a share too, which nobody receives.
+    """
+    g = wide(c.g)
+    # A mask of -inf has no share where nothing arrives.
+    shares = [(wide(x.act) * g).masked_fill(g == 0, 0) for x in summands]
+    totals = [share.flatten(1).sum(1) for share in shares]
     whole, sizes = totals[0] + totals[1], totals[0].abs() + totals[1].abs()
-    for x, g, total in zip(summands, parts, totals, strict=True):
-        factor = ratio(total.abs() * whole / sizes, total, 1e-9)
-        yield c.to(x, g * factor.reshape(-1, *[1] * (g.ndim - 1)))
+    for x, total in zip(summands, totals, strict=True):
+        if x.edge is not None:
+            factor = ratio(total.abs() * ratio(whole, sizes, 0), total, 1e-9)
+            yield c.to(x, _summed(g * factor.reshape(-1, *[1] * (g.ndim - 1)), x.act))
 
 
 def _softmax(c: RuleContext) -> Iterable[Message]:

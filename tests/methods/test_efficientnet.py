@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from methods_golden import SITE_METHODS, Reading, Runner, case, check_cams, read, walk
+from golden_maps import SITE_METHODS, cam_maps, captum_maps
+from methods_golden import Case, case, read
 from torch import Tensor, nn
 
 from limelight.methods import combine
 from limelight.methods.meta import inner_step
 from limelight.probe.attribution.registry import use
-from limelight.probe.results.maps import Maps
-from limelight.probe.results.saliency_map import SaliencyMap
+from limelight.probe.results.maps import Maps, SaliencyMap
 from limelight.probe.sites.site import Site
 from limelight.probe.targets.target import label
+
+pytestmark = pytest.mark.golden
 
 NAME = "method_efficientnet_lite0"
 SITES = ["_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15", "_conv_head"]
@@ -43,45 +46,37 @@ def x() -> Tensor:
     return (photo - mean) / spread
 
 
-@pytest.fixture(scope="module")
-def readings(net: nn.Module, x: Tensor) -> dict[str, Reading]:
-    return read(net, x, TARGET, SITES)
-
-
-def test_site_methods(net: nn.Module, x: Tensor, readings: dict[str, Reading]) -> None:
-    golden = case(NAME)
-    golden.check("logits", net(x), relative=1e-3)
-    checked = 0
+def site_maps(golden: Case, net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    readings, maps = read(net, x, TARGET, SITES), {}
     for key in golden.telling:
         method, _, site = key.partition(".")
         if method in SITE_METHODS and site in readings:
-            golden.check(key, readings[site](use(SITE_METHODS[method])), relative=1e-3)
-            checked += 1
-    assert checked == 21
-    assert check_cams(golden, readings, 224) == 8
-    golden.check("captum.Saliency", readings["input"](use("gradient")), relative=1e-3)
-    golden.check("captum.InputXGradient", readings["input"](use("input_x_gradient")), relative=1e-3)
-
-
-def test_combination(readings: dict[str, Reading]) -> None:
+            maps[key] = readings[site](use(SITE_METHODS[method]))
+    assert len(maps) == 21
     extent = (0.0, 0.0, 224.0, 224.0)
-    maps = Maps(
+    layered = Maps(
         SaliencyMap(readings[s](use("normgrad"))[0], "y x", "0", "t", "normgrad", Site(s), extent)
         for s in SITES[:4]
     )
     for how in ("sum", "product"):
-        case(NAME).check(f"combined.{how}", combine(maps, how)[0].values, relative=1e-3)  # type: ignore[arg-type]
+        maps[f"combined.{how}"] = combine(layered, how)[0].values  # type: ignore[arg-type]
+    return maps | {"logits": net(x)}
 
 
-def test_meta(net: nn.Module, x: Tensor) -> None:
+def meta_step(golden: Case, net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     twin = copy.deepcopy(net)
     twin.load_state_dict(inner_step(net, x, torch.tensor([985]), 0.0025), strict=False)
-    found = read(twin, x, TARGET, ["_blocks.15"])["_blocks.15"](use("normgrad"))
-    case(NAME).check("meta.norm_grad", found, relative=1e-3)
+    site = "_blocks.15"
+    return {"meta.norm_grad": read(twin, x, TARGET, [site])[site](use("normgrad"))}
 
 
-def test_paths_and_passes(net: nn.Module, x: Tensor) -> None:
-    found = walk(use("integrated_gradients", n=16)(), net, x, TARGET)
-    case(NAME).check("captum.IntegratedGradients", found, relative=1e-3)
-    found = use("occlusion", window=16, stride=16, batch=4)(Runner(net), x, TARGET)
-    case(NAME).check("captum.Occlusion", 3 * found, relative=1e-3)
+def cams(golden: Case, net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    return cam_maps(golden, read(net, x, TARGET, SITES), 224)
+
+
+def test_maps_equal_official_code(net: nn.Module, x: Tensor) -> None:
+    golden = case(NAME)
+    compared = golden.check(partial(cams, golden), net, x, absolute=2e-3)
+    for part in (site_maps, meta_step, captum_maps):
+        compared |= golden.check(partial(part, golden), net, x, relative=1e-3)
+    assert compared == set(golden.telling)

@@ -340,6 +340,7 @@ def test_blocks_of_rows_change_nothing_and_far_is_in_tokens():
         reduced(rows, 24, radius=1.0)
 
 
+@pytest.mark.golden
 def test_gpsa_equals_its_golden_case():
     case = golden("method_locality_gpsa")
     told = case.case["input"]
@@ -373,6 +374,7 @@ def test_gpsa_equals_its_golden_case():
                 torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.golden
 def test_plain_attention_equals_its_golden_distances():
     case = golden("method_locality_gpsa")
     told = case.case["input"]

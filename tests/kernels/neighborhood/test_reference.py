@@ -22,6 +22,7 @@ from limelight.kernels.neighborhood.reference import (
 )
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize(("name", "n"), CASES)
 @pytest.mark.parametrize("blocks", [False, True])
 def test_golden_cases(name, n, blocks, monkeypatch):

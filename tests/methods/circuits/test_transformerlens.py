@@ -179,6 +179,7 @@ def test_gradients_of_heads(way, tmp_path):
         torch.testing.assert_close(grad, z.grad.reshape(grad.shape))
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("name", ["bridge_attn_only", "bridge_mlp"])
 def test_native_bridges_equal_their_golden_cases(name):
     case = golden(f"transformerlens.{name}")
@@ -191,6 +192,7 @@ def test_native_bridges_equal_their_golden_cases(name):
     compare(case, model)
 
 
+@pytest.mark.golden
 def test_gpt2_equals_its_golden_case_with_and_without_a_bridge():
     lens()
     case = golden("transformerlens.gpt2_tiny")

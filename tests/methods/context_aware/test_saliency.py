@@ -107,6 +107,7 @@ def brute(planes: Tensor, r: float, *, c: float, k: int, size: int, stride: int)
     return F.interpolate(found[None, None], shape, mode="bilinear")[0, 0]
 
 
+@pytest.mark.golden
 def test_photo_equals_the_golden_case(golden, photo):
     for i in range(4):
         assert np.abs(photo.scales[i].numpy() - golden[f"scale{i}"]).max() < 1e-5
@@ -115,6 +116,7 @@ def test_photo_equals_the_golden_case(golden, photo):
     assert np.abs(photo.values.numpy() - golden["final"]).max() < 1e-5
 
 
+@pytest.mark.golden
 def test_grey_picture_in_three_channels_equals_the_golden_case(golden):
     found = context_aware(relevance_like())
     assert np.abs(found.mean.numpy() - golden["relevance_like.mean"]).max() < 1e-5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from methods_golden import Runner, case, inputs, model, read, walk
+from methods_golden import Runner, read, walk
 from torch import Tensor, nn
 
 from limelight.methods.gradients.integrated_gradients import Line, quadrature
@@ -122,18 +122,7 @@ def test_completeness(baseline: str, rule: str) -> None:
 )
 def test_captum_agrees(rule: str, theirs: str) -> None:
     attr = pytest.importorskip("captum.attr")
-    net, x = small(), photo()
+    net, x = small().double(), photo().double()
     ours = walk(use("integrated_gradients", n=12, rule=rule)(), net, x, label(3))
     expected = attr.IntegratedGradients(net).attribute(x, target=3, n_steps=12, method=theirs)
-    torch.testing.assert_close(ours, expected.sum(1), rtol=1e-4, atol=1e-5)
-
-
-def test_golden_captum() -> None:
-    name = "method_cam_resnet18"
-    golden, net, x = case(name), model(name), inputs(name)
-    target = label(golden.about["target"])
-    reading = read(net, x, target, [])["input"]
-    golden.check("captum.Saliency", reading(use("gradient")), relative=1e-4)
-    golden.check("captum.InputXGradient", reading(use("input_x_gradient")), relative=1e-4)
-    found = walk(use("integrated_gradients", n=16)(), net, x, target)
-    golden.check("captum.IntegratedGradients", found, relative=1e-4)
+    torch.testing.assert_close(ours, expected.sum(1), rtol=1e-6, atol=1e-9)

@@ -149,6 +149,7 @@ def test_blurring_keeps_what_is_even():
     torch.testing.assert_close(inner, torch.ones_like(inner))
 
 
+@pytest.mark.golden
 def test_region_perturbation_equals_quantus_and_flipping_comes_near():
     case = golden("method_metrics")
     seed = case.case["seed"]

@@ -44,6 +44,7 @@ def case():
     return found, torch.from_numpy(wide.astype(np.float32))[:, 0], torch.from_numpy(masks)
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize(
     ("key", "score"),
     [

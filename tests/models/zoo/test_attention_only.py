@@ -57,6 +57,7 @@ def right(logits: Tensor, ids: Tensor, period: int) -> tuple[float, float]:
     return float(hit[:, :period].mean()), float(hit[:, period:].mean())
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("name", CASES)
 def test_file_of_transformer_lens_loads_and_equals_its_golden_case(name, tmp_path):
     case = golden(f"transformerlens.{name}")

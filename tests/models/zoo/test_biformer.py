@@ -31,6 +31,7 @@ def built(name, case):
     return model, torch.from_numpy(image(tuple(told["shape"]), told["seed"]))
 
 
+@pytest.mark.golden
 def test_legacy_equals_its_golden_case():
     case = golden("biformer.tiny")
     model, x = built("biformer_tiny", case)
@@ -53,6 +54,7 @@ def test_legacy_equals_its_golden_case():
         assert all(set(a.tolist()) == set(b.tolist()) for a, b in pairs)
 
 
+@pytest.mark.golden
 def test_refactored_equals_its_golden_case():
     case = golden("biformer.stl_nchw")
     model, x = built("biformer_stl_nchw", case)

@@ -47,6 +47,7 @@ def test_names_are_the_published_ones(case, tiny):
     assert sum(p.numel() for p in tiny.parameters()) == case.case["n_parameters"]
 
 
+@pytest.mark.golden
 def test_layers_equal_the_golden_case(case, tiny, x):
     where = {"patch_embed": "patch_embed", "block0_mixer": "blocks.0.attn", "norm": "norm"}
     where |= {f"block{n}": f"blocks.{n}" for n in (0, 3, 9, 10)}
@@ -54,6 +55,7 @@ def test_layers_equal_the_golden_case(case, tiny, x):
         case.close(key, found)
 
 
+@pytest.mark.golden
 def test_maps_gates_and_distances_equal_the_golden_case(case, tiny, x):
     ports = ("map", "q", "k", "v", "position", "gate")
     t = ll.trace(tiny, x, [f"blocks.{n}.attn:{port}" for n in range(LOCAL) for port in ports])

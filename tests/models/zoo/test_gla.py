@@ -78,6 +78,7 @@ def watched(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return found
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("name", ["lm-small", "lm-mqa-conv"])
 def test_model_equals_its_golden_case(name):
     case = golden(f"gla.{name}")
@@ -97,6 +98,7 @@ def test_model_equals_its_golden_case(name):
         assert error <= 2e-5, (told["key"], error)
 
 
+@pytest.mark.golden
 def test_left_padding_equals_its_golden_case():
     case = golden("gla.lm-leftpad")
     model = filled(case.case["salt"], **case.case["config"])

@@ -57,6 +57,7 @@ def named(case, net):
     assert sum(p.numel() for p in net.parameters()) == case.case["n_parameters"]
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("name", ["halonet.layer_stride2", "halonet.layer_avgdown"])
 def test_layers_equal_their_golden_cases(name):
     case = golden(name)
@@ -72,6 +73,7 @@ def test_layers_equal_their_golden_cases(name):
         case.close("out", net(x))
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize(
     ("name", "halo", "stages"),
     [

@@ -63,6 +63,7 @@ def errors(case: Golden, key: str, found: torch.Tensor) -> float:
     return worst
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("name", CASES)
 def test_model_equals_its_golden_case(name):
     case = golden(f"hornet.{name}")

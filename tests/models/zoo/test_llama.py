@@ -108,6 +108,7 @@ def test_smollm2_gives_its_golden_facts(smollm2, n):
     assert later.amax(-1).tolist() == pytest.approx(told["last_row_max_layer15"], abs=2e-3)
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("n", range(2))
 def test_stories260k_gives_its_golden_facts(n):
     folder = shared_dir() / "data" / "stories260k"

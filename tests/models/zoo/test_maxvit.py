@@ -27,6 +27,7 @@ def parts(attention, window):
     return cut.transpose(1, 2).flatten(0, 1)
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize(
     ("case_name", "name", "size"),
     [

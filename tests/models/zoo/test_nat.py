@@ -20,6 +20,7 @@ SMALL = {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "kernel_size": 
          "dilations": (4, 2)}  # fmt: skip
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize(
     ("name", "build"),
     [("fna.module2d", NeighborhoodAttention2D), ("gna.module3d", NeighborhoodAttention3D)],

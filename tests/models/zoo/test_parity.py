@@ -51,6 +51,7 @@ def attention_map(qkv: Tensor, heads: int) -> Tensor:
     return (q @ k.mT * (c // 3 // heads) ** -0.5).softmax(-1)
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("case_name", CLASSICS)
 def test_classic_equals_its_golden_case(case_name):
     case = golden(f"classics.{case_name}")
@@ -87,6 +88,7 @@ def lite0() -> nn.Module:
     return load("efficientnet_lite0", weights="imagenet")
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("case_name", ["lite0_photos1", "lite0_photos2"])
 def test_lite0_equals_its_golden_case(lite0, case_name):
     case = golden(f"efficientnet_lite.{case_name}")

@@ -44,6 +44,7 @@ def agree(case, found):
         assert case.worst(key, value) <= 1e-4, key
 
 
+@pytest.mark.golden
 def test_plain_equals_its_golden_case():
     case = golden("vig.tiny_96x128")
     model, x = built("vig_tiny", case)
@@ -59,6 +60,7 @@ def test_plain_equals_its_golden_case():
     agree(case, found)
 
 
+@pytest.mark.golden
 def test_hierarchical_equals_its_golden_case():
     case = golden("vig.h_tiny_64")
     model, x = built("vig_h_tiny", case)

@@ -44,6 +44,7 @@ def test_names_are_the_published_ones(case, d1):
     assert sum(p.numel() for p in d1.parameters()) == case.case["n_parameters"]
 
 
+@pytest.mark.golden
 def test_layers_equal_the_golden_case(case, d1, x):
     where = {
         "patch_embed": "patch_embed",

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from foreign import import_foreign, import_torchvision
-from methods_golden import case, fill, inputs, model
+from methods_golden import Case, Compute, case, fill, inputs, model
+from relevance_peers import (
+    CAPTUM,
+    ZENNIT,
+    ZENNIT_COMPOSITES,
+    relevance,
+    zennit_regime,
+    zennit_spec,
+)
 from torch import Tensor, nn
 
 import limelight as ll
-from limelight.methods.attention.transformer_attribution import PORTS, relevance_of_maps
-from limelight.probe.relevance.linear_rules import (
-    Epsilon,
-    Gamma,
-    PositiveGamma,
-    PositiveWeights,
-    ZPlus,
+from limelight.methods.attention.transformer_attribution import (
+    PORTS,
+    explained,
+    read_row,
+    relevance_of_maps,
 )
+from limelight.probe.relevance.linear_rules import Epsilon, Gamma, ZBox, ZPlus
 from limelight.probe.relevance.presets import Preset
 
-ZENNIT = ("alexnet", "resnet18", "vgg11_bn", "vgg16")
-CAPTUM = {
-    "default": Preset("a", Epsilon(1e-9), Epsilon(1e-9)),
-    "eps0.1": Preset("a", Epsilon(0.1), Epsilon(0.1)),
-    "composite": Preset("a", PositiveGamma(), Epsilon(1e-6)),
-    "alpha1beta0": Preset("a", PositiveWeights(), Epsilon(1e-9)),
-}
+pytestmark = pytest.mark.golden
 VIT = {
     "convNone.linNone": (None, None),
     "conv0.25.lin0.05": (Gamma(0.25), Gamma(0.05)),
@@ -37,56 +38,56 @@ VIT = {
 }
 
 
-def relevance(net: nn.Module, x: Any, target: Any, preset: Preset, *sites: str) -> dict:
-    """Relevance with all its dimensions at some sites, by address."""
-    found = {}
-    with ll.Probe(net, relevance=True) as p:
-        p.watch(*sites)
-        p(**x) if isinstance(x, dict) else p(x)
-        p.differentiate(
-            target, p.values(), lambda v, r: found.update({str(v.site): r}), regime=preset
-        )
-    return found
-
-
-def zennit_spec(key: str, about: dict[str, Any]) -> str:
-    """The words of `lrp` that mean a zennit composite of the golden case."""
-    name, _, change = key.removesuffix(".heat").partition(".")
-    words = f"lrp:{name},init=one"
-    if "box" in name:
-        words += f",low={about['zbox_low']},high={about['zbox_high']}"
-    return words + {"": "", "eps0.25": ",epsilon=0.25", "zero_bias": ",bias=false"}[change]
-
-
+@pytest.mark.parametrize("composite", ZENNIT_COMPOSITES)
 @pytest.mark.parametrize("name", ZENNIT)
-def test_presets_equal_zennit(name: str) -> None:
+def test_composites_equal_zennit(name: str, composite: str) -> None:
     golden, x = case(f"method_lrp_zennit_{name}"), inputs(f"method_lrp_zennit_{name}")
-    keys = [k for k in golden.telling if k.endswith(".heat") and k[:6] not in ("guided", "deconv")]
-    specs = [zennit_spec(key, golden.about) for key in keys]
-    maps = ll.maps(model(f"method_lrp_zennit_{name}"), x, specs, target=golden.about["target"])
-    for key, found in zip(keys, maps, strict=True):
-        golden.check(key, found.values, relative=1e-3)
-    assert len(keys) == 8
+    target = ll.label(golden.about["target"])
+    low, high = golden.about["zbox_low"], golden.about["zbox_high"]
+    regime = zennit_regime(composite, low, high)
+
+    def compute(net: nn.Module, x: Any) -> dict[str, Tensor]:
+        pixels = relevance(net, x, target, regime, "input")["input"]
+        return {composite: pixels, f"{composite}.heat": pixels.sum(1)}
+
+    golden.check(compute, model(f"method_lrp_zennit_{name}"), x, relative=1e-3)
 
 
 @pytest.mark.parametrize("name", ZENNIT)
-def test_relevance_of_single_channels_equals_zennit(name: str) -> None:
-    golden = case(f"method_lrp_zennit_{name}")
-    regime = ll.use("lrp:epsilon_alpha2_beta1_flat,init=one").regime
-    found = relevance(
-        model(f"method_lrp_zennit_{name}"), inputs(f"method_lrp_zennit_{name}"),
-        ll.label(golden.about["target"]), regime, "input",
-    )  # fmt: skip
-    golden.check("epsilon_alpha2_beta1_flat", found["input"], relative=1e-3)
+def test_every_output_of_zennit_is_compared(name: str) -> None:
+    golden, x = case(f"method_lrp_zennit_{name}"), inputs(f"method_lrp_zennit_{name}")
+    net = model(f"method_lrp_zennit_{name}")
+    compared = golden.check(lambda net, x: {"logits": net(x)}, net, x, relative=1e-3)
+    maps = {f"{key}{form}" for key in ZENNIT_COMPOSITES for form in ("", ".heat")}
+    assert compared | maps == set(golden.telling)
+
+
+@pytest.mark.parametrize("name", ZENNIT)
+def test_the_words_of_lrp_mean_zennits_composites(name: str) -> None:
+    golden, x = case(f"method_lrp_zennit_{name}"), inputs(f"method_lrp_zennit_{name}")
+    low, high = golden.about["zbox_low"], golden.about["zbox_high"]
+    keys = [key for key in ZENNIT_COMPOSITES if key not in ("guided_backprop", "deconvnet")]
+    specs = [zennit_spec(key, low, high) for key in keys]
+
+    def compute(net: nn.Module, x: Any) -> dict[str, Tensor]:
+        maps = ll.maps(net, x, specs, target=golden.about["target"])
+        return {f"{key}.heat": m.values for key, m in zip(keys, maps, strict=True)}
+
+    golden.check(compute, model(f"method_lrp_zennit_{name}"), x, relative=1e-3)
 
 
 @pytest.mark.parametrize("key", CAPTUM)
 @pytest.mark.parametrize("name", ["alexnet", "vgg16"])
 def test_rules_equal_captum(name: str, key: str) -> None:
     golden, x = case(f"method_lrp_captum_{name}"), inputs(f"method_lrp_captum_{name}")
-    net, target = model(f"method_lrp_captum_{name}"), golden.about["target"]
-    found = ll.maps(net, x, ll.use("lrp", preset=CAPTUM[key]), target=target)[0]
-    golden.check(f"{key}.heat", found.values, relative=1e-3)
+    target = ll.label(golden.about["target"])
+
+    def compute(net: nn.Module, x: Any) -> dict[str, Tensor]:
+        pixels = relevance(net, x, target, CAPTUM[key], "input")["input"]
+        return {key: pixels, f"{key}.heat": pixels.sum(1)}
+
+    golden.check(compute, model(f"method_lrp_captum_{name}"), x, relative=1e-3)
+    assert set(golden.telling) == {f"{key}{form}" for key in CAPTUM for form in ("", ".heat")}
 
 
 def llama(name: str, attention: str) -> tuple[nn.Module, Tensor]:
@@ -103,6 +104,26 @@ def llama(name: str, attention: str) -> tuple[nn.Module, Tensor]:
     return net.eval(), torch.from_numpy(words).long()
 
 
+def llama_outputs(regime: str | Preset, golden: Case, times_input: bool = False) -> Compute:
+    """The last logits, and relevance by token and by number of the embedding."""
+    target = ll.token(golden.about["target"])
+
+    def compute(net: nn.Module, x: Any) -> dict[str, Tensor]:
+        with torch.no_grad():
+            logits = net(**x).logits[0, -1]
+        arrived = relevance(net, x, target, regime, "input")["input"][0]
+        if times_input:
+            arrived = arrived * net.get_input_embeddings()(x["input_ids"])[0].detach()
+        tokens = arrived.sum(-1)
+        return {
+            "logits.last": logits,
+            "relevance.embedding": arrived,
+            "relevance.tokens": tokens,
+        }
+
+    return compute
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("preset", ["attnlrp", "cplrp"])
@@ -112,10 +133,17 @@ def test_transformer_rules_equal_lxt(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     golden = case(f"method_{preset}_llama")
     net, words = llama(f"method_{preset}_llama", attention)
+    compute = llama_outputs(ll.use(f"lrp:{preset}").regime, golden)
+    compared = golden.check(compute, net, {"input_ids": words}, relative=1e-4)
+    assert compared == set(golden.telling)
     spec = ll.use(f"lrp:{preset}", sites="input")
+    golden.check(llama_map(spec, golden), net, {"input_ids": words}, relative=1e-4)
+
+
+def llama_map(spec: Any, golden: Case) -> Compute:
+    """The map of a spec, a number for each token."""
     target = ll.token(golden.about["target"])
-    found = ll.maps(net, {"input_ids": words}, spec, target=target)[0].values
-    golden.check("relevance.tokens", found, relative=1e-4)
+    return lambda net, x: {"relevance.tokens": ll.maps(net, x, spec, target=target)[0].values}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -123,10 +151,11 @@ def test_gradient_times_input_equals_lxt(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     golden = case("method_gradinput_llama")
     net, words = llama("method_gradinput_llama", "sdpa")
+    compute = llama_outputs("plain", golden, times_input=True)
+    compared = golden.check(compute, net, {"input_ids": words}, relative=1e-4)
+    assert compared == set(golden.telling)
     spec = ll.use("input_x_gradient", sites="input")
-    target = ll.token(golden.about["target"])
-    found = ll.maps(net, {"input_ids": words}, spec, target=target)[0].values
-    golden.check("relevance.tokens", found, relative=1e-4)
+    golden.check(llama_map(spec, golden), net, {"input_ids": words}, relative=1e-4)
 
 
 @pytest.mark.parametrize("key", VIT)
@@ -138,9 +167,13 @@ def test_vit_equals_lxt(key: str) -> None:
     fill.fill(net, about["salt"])
     conv, linear = VIT[key]
     preset = Preset("a", conv, linear, sites=(("*self_attention*", None),))
-    x = inputs("method_attnlrp_vit")
-    found = ll.maps(net.eval(), x, ll.use("lrp", preset=preset), target=about["target"])[0]
-    golden.check(f"relevance.{key}", found.values, relative=1e-3)
+    target = ll.label(about["target"])
+
+    def compute(net: nn.Module, x: Any) -> dict[str, Tensor]:
+        return {f"relevance.{key}": relevance(net, x, target, preset, "input")["input"].sum(1)}
+
+    golden.check(compute, net.eval(), inputs("method_attnlrp_vit"), relative=1e-3)
+    assert set(golden.telling) == {f"relevance.{key}" for key in VIT}
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg16"])
@@ -151,14 +184,22 @@ def test_salient_relevance_equals_upstream(name: str) -> None:
     preset = Preset("sr", rule, ZPlus(1e-9, bias=False), pool="unpool-overwrite")
     places = {key: _place(net, key) for key in golden.outputs if key.startswith("R.layer")}
     target = ll.label(about["target"])
-    found = relevance(net, x, target, preset, "input", *dict.fromkeys(places.values()))
-    golden.check("relevance", found["input"], relative=1e-3)
-    for key, place in places.items():
-        want = torch.from_numpy(golden.arrays[key]).flatten()
-        got, told = found[place].flatten(), golden.outputs[key]
-        assert math.prod(told["shape"]) == len(got)
-        largest = max(abs(told["min"]), abs(told["max"]))
-        assert (got[: len(want)] - want).abs().max() <= 1e-3 * largest, key
+
+    def compute(net: nn.Module, x: Any) -> dict[str, Tensor]:
+        sites = ("input", *dict.fromkeys(places.values()))
+        arrived = relevance(net, x, target, preset, *sites)
+        layers = {key: arrived[place] for key, place in places.items()}
+        return {"logits": net(x), "relevance": arrived["input"], **layers}
+
+    compared = golden.check(compute, net, x, relative=1e-3)
+
+    def picture(net: nn.Module, x: Any) -> dict[str, Tensor]:
+        """Bytes of |R| from 0 to 255, stored rounded down: half a step from their middle."""
+        size = relevance(net, x, target, preset, "input")["input"][0].abs().permute(1, 2, 0)
+        return {"heat_uint8": 255 * (size - size.min()) / (size.max() - size.min()) - 0.5}
+
+    compared |= golden.check(picture, net, x, absolute=0.5, relative=1e-3)
+    assert compared == set(golden.telling)
 
 
 def _place(net: nn.Module, key: str) -> str:
@@ -173,20 +214,6 @@ def _place(net: nn.Module, key: str) -> str:
     return f"classifier.{rest[number - features - 1]}:in"
 
 
-@pytest.mark.parametrize("name", ["alexnet", "resnet18", "vgg16"])
-def test_excitation_equals_torchray(name: str) -> None:
-    golden = case(f"method_torchray_{name}")
-    keys = [key for key in golden.telling if "excitation" in key]
-    assert keys
-    for key in keys:
-        told = golden.outputs[key]
-        site = told["what"].split(" at ")[1].split(",")[0]
-        spec = ll.use(key.split(".")[0], sites=site)
-        x, target = inputs(f"method_torchray_{name}"), golden.about["target"]
-        found = ll.maps(model(f"method_torchray_{name}"), x, spec, target=target)[0]
-        golden.check(key, found.values, relative=1e-3)
-
-
 def chefer_vit() -> nn.Module:
     """The golden case's ViT, from timm's parts."""
     import_torchvision()
@@ -198,34 +225,65 @@ def chefer_vit() -> nn.Module:
     return net.eval()
 
 
-@pytest.mark.parametrize(
-    ("spec", "key"),
-    [
-        ("generic_attention", "generic_attention"),
-        ("rollout", "abnar_rollout"),
-        ("raw_attention", "raw_attention.last"),
-        ("transformer_attribution", "transformer_attribution"),
-        ("transformer_attribution:1", "transformer_attribution.start1"),
-    ],
-)
-def test_transformer_attribution_equals_upstream(spec: str, key: str) -> None:
-    golden = case("method_transformer_attribution_vit")
-    x = inputs("method_transformer_attribution_vit")
-    found = ll.maps(chefer_vit(), x, spec, target=golden.about["target"])[0]
-    assert found.axes == "y x"
-    golden.check(key, found.values, relative=1e-3)
+SPECS = {
+    "generic_attention": "generic_attention",
+    "abnar_rollout": "rollout",
+    "raw_attention.last": "raw_attention",
+    "last_layer_attn": "raw_attention",
+    "transformer_attribution": "transformer_attribution",
+    "transformer_attribution.start1": "transformer_attribution:1",
+}
 
 
-def test_relevance_of_attention_maps_equals_upstream() -> None:
-    golden = case("method_transformer_attribution_vit")
-    x, target = inputs("method_transformer_attribution_vit"), ll.label(golden.about["target"])
-    with ll.Probe(chefer_vit(), relevance=True) as p:
-        paths = p.adapter.heads
-        p.watch(*(f"{path}:{port}" for path in paths for port in PORTS))
-        p(x)
-        p.backward(target)
-        owns = relevance_of_maps(p, paths, target)
-        for i, (path, own) in enumerate(zip(paths, owns, strict=True)):
-            golden.check(f"attn.{i}", p.trace[f"{path}:map"].act, relative=1e-3)
-            golden.check(f"attn_grad.{i}", p.trace[f"{path}:map"].grad, relative=1e-3)
-            golden.check(f"attn_cam.{i}", own, relative=1e-3)
+def chefer_maps(golden: Case) -> Compute:
+    """What the library calls by name."""
+
+    def compute(net: nn.Module, x: Any) -> dict[str, Tensor]:
+        maps = ll.maps(net, x, list(SPECS.values()), target=golden.about["target"])
+        assert {m.axes for m in maps} == {"y x"}
+        return {"logits": net(x)} | {key: m.values for key, m in zip(SPECS, maps, strict=True)}
+
+    return compute
+
+
+def chefer_blocks(golden: Case) -> Compute:
+    """Attention, its gradient and its relevance in every block, and what is read off them."""
+    target = ll.label(golden.about["target"])
+
+    def compute(net: nn.Module, x: Any) -> dict[str, Tensor]:
+        blocks = {}
+        with ll.Probe(net, relevance=True) as p:
+            paths = p.adapter.heads
+            p.watch(*(f"{path}:{port}" for path in paths for port in PORTS))
+            p(x)
+            p.backward(target)
+            shares = relevance_of_maps(p, paths, target)
+            for i, (path, share) in enumerate(zip(paths, shares, strict=True)):
+                value = p.trace[f"{path}:map"]
+                blocks |= {f"attn.{i}": value.act, f"attn_grad.{i}": value.grad}
+                blocks[f"attn_cam.{i}"] = share
+            means = [share.clamp(min=0).mean(1) for share in shares]
+            rows = {"rollout": explained(p, means), "last_layer": read_row(p, means[-1])}
+        return blocks | rows
+
+    return compute
+
+
+def chefer_full(golden: Case) -> Compute:
+    """Relevance down to the pixels, between the lowest and the highest one in the first layer."""
+    target = ll.label(golden.about["target"])
+
+    def compute(net: nn.Module, x: Any) -> dict[str, Tensor]:
+        box = ZBox(float(x.min()), float(x.max()), 1e-9, bias=False)
+        preset = replace(ll.use("lrp:chefer").regime, first=box)
+        return {"full": relevance(net, x, target, preset, "input")["input"].sum(1)}
+
+    return compute
+
+
+def test_transformer_attribution_equals_upstream() -> None:
+    name = "method_transformer_attribution_vit"
+    golden, compared = case(name), set()
+    for compute in (chefer_maps(golden), chefer_blocks(golden), chefer_full(golden)):
+        compared |= golden.check(compute, chefer_vit(), inputs(name), relative=1e-3)
+    assert compared == set(golden.telling)
