@@ -5,107 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
+from ..launch import ceil_div, power_of_2
+from .triton_kernels import Plan, Sizes, product, to_context, to_weight
+
 MOST_TAPS = 31 * 31
-
-
-@triton.jit
-def _product(
-    first_ptr, context_ptr, weight_ptr, bias_ptr, out_ptr,
-    channels, height, width, scale,
-    first_b, first_c, first_p, context_b, context_c, context_p, out_b, out_c, out_p,
-    rows: tl.constexpr, columns: tl.constexpr, biased: tl.constexpr,
-    block_c: tl.constexpr, block_p: tl.constexpr,
-):  # fmt: skip
-    """out = first scale (sum of taps weight x context + bias) on a block of channels and pixels."""
-    b = tl.program_id(2).to(tl.int64)
-    c = tl.program_id(1) * block_c + tl.arange(0, block_c)
-    p = tl.program_id(0) * block_p + tl.arange(0, block_p)
-    y, x = p // width, p % width
-    real, there = c < channels, p < height * width
-    context = context_ptr + b * context_b + c[:, None].to(tl.int64) * context_c
-    gate = tl.zeros((block_c, block_p), tl.float32)
-    if biased:
-        gate += tl.load(bias_ptr + c, mask=real, other=0.0).to(tl.float32)[:, None]
-    for tap in range(rows * columns):
-        dy, dx = tap // columns - rows // 2, tap % columns - columns // 2
-        inside = (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width) & there
-        place = (p + dy * width + dx)[None, :].to(tl.int64) * context_p
-        mask = real[:, None] & inside[None, :]
-        value = tl.load(context + place, mask=mask, other=0.0).to(tl.float32)
-        w = tl.load(weight_ptr + c * rows * columns + tap, mask=real, other=0.0).to(tl.float32)
-        gate += w[:, None] * value
-    mask = real[:, None] & there[None, :]
-    at = b * first_b + c[:, None].to(tl.int64) * first_c + p[None, :].to(tl.int64) * first_p
-    factor = tl.load(first_ptr + at, mask=mask, other=0.0).to(tl.float32)
-    to = b * out_b + c[:, None].to(tl.int64) * out_c + p[None, :].to(tl.int64) * out_p
-    tl.store(out_ptr + to, (factor * gate * scale).to(out_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _to_context(
-    g_ptr, first_ptr, weight_ptr, out_ptr,
-    channels, height, width, scale,
-    g_b, g_c, g_p, first_b, first_c, first_p, out_b, out_c, out_p,
-    rows: tl.constexpr, columns: tl.constexpr, block_c: tl.constexpr, block_p: tl.constexpr,
-):  # fmt: skip
-    """The gradient of context: g first scale, convolved with the mirrored taps."""
-    b = tl.program_id(2).to(tl.int64)
-    c = tl.program_id(1) * block_c + tl.arange(0, block_c)
-    p = tl.program_id(0) * block_p + tl.arange(0, block_p)
-    y, x = p // width, p % width
-    real, there = c < channels, p < height * width
-    g = g_ptr + b * g_b + c[:, None].to(tl.int64) * g_c
-    first = first_ptr + b * first_b + c[:, None].to(tl.int64) * first_c
-    total = tl.zeros((block_c, block_p), tl.float32)
-    for tap in range(rows * columns):
-        dy, dx = rows // 2 - tap // columns, columns // 2 - tap % columns
-        inside = (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width) & there
-        place = (p + dy * width + dx)[None, :].to(tl.int64)
-        mask = real[:, None] & inside[None, :]
-        back = tl.load(g + place * g_p, mask=mask, other=0.0).to(tl.float32)
-        back *= tl.load(first + place * first_p, mask=mask, other=0.0).to(tl.float32)
-        w = tl.load(weight_ptr + c * rows * columns + tap, mask=real, other=0.0).to(tl.float32)
-        total += w[:, None] * back
-    to = b * out_b + c[:, None].to(tl.int64) * out_c + p[None, :].to(tl.int64) * out_p
-    mask = real[:, None] & there[None, :]
-    tl.store(out_ptr + to, (total * scale).to(out_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _to_weight(
-    g_ptr, first_ptr, context_ptr, out_ptr,
-    channels, height, width, scale,
-    g_b, g_c, g_p, first_b, first_c, first_p, context_b, context_c, context_p,
-    rows: tl.constexpr, columns: tl.constexpr, block_c: tl.constexpr, block_p: tl.constexpr,
-):  # fmt: skip
-    """Sums over a block of pixels of g first scale context, shifted by each tap; last the bias.
-
-    out   `b blocks c taps+1`, summed over b and blocks afterwards: no atomics, no chance
-    """
-    b = tl.program_id(2).to(tl.int64)
-    c = tl.program_id(1) * block_c + tl.arange(0, block_c)
-    p = tl.program_id(0) * block_p + tl.arange(0, block_p)
-    y, x = p // width, p % width
-    real, there = c < channels, p < height * width
-    mask = real[:, None] & there[None, :]
-    wide, pixel = c[:, None].to(tl.int64), p[None, :].to(tl.int64)
-    back = tl.load(g_ptr + b * g_b + wide * g_c + pixel * g_p, mask=mask, other=0.0)
-    first = tl.load(first_ptr + b * first_b + wide * first_c + pixel * first_p, mask=mask, other=0)
-    gate = back.to(tl.float32) * first.to(tl.float32) * scale
-    context = context_ptr + b * context_b + wide * context_c
-    block = b * tl.num_programs(0) + tl.program_id(0)
-    out = out_ptr + (block * channels + c) * (rows * columns + 1)
-    for tap in range(rows * columns):
-        dy, dx = tap // columns - rows // 2, tap % columns - columns // 2
-        inside = (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width) & there
-        place = (p + dy * width + dx)[None, :].to(tl.int64) * context_p
-        value = tl.load(context + place, mask=real[:, None] & inside[None, :], other=0.0)
-        tl.store(out + tap, tl.sum(gate * value.to(tl.float32), 1), mask=real)
-    tl.store(out + rows * columns, tl.sum(gate, 1), mask=real)
 
 
 def can_run(first: Tensor, context: Tensor, weight: Tensor, **_: Any) -> str | None:
@@ -137,7 +42,7 @@ def forward(
     """The product; nothing is kept, since the backward forms the gates again."""
     if gate is not None:
         return first * gate, ()
-    return _multiply(first, context, weight, bias, scale), ()
+    return _multiply(first, context, weight, bias, scale, first.dtype), ()
 
 
 def backward(
@@ -156,17 +61,17 @@ def backward(
     """The gradients of first (g in its place), of context (taps mirrored), of weight and bias."""
     if gate is not None:
         return {"first": g * gate, "gate": g * first}
-    found: dict[str, Tensor] = {}
+    grads: dict[str, Tensor] = {}
     if "first" in needs:
-        found["first"] = _multiply(g, context, weight, bias, scale, like=first)
+        grads["first"] = _multiply(g, context, weight, bias, scale, first.dtype)
     if "context" in needs:
-        found["context"] = _back(g, first, context, weight, scale)
+        grads["context"] = _back(g, first, context, weight, scale)
     if "weight" in needs or "bias" in needs:
         sums = _sums(g, first, context, weight, scale)
-        found["weight"] = sums[:, :-1].reshape(weight.shape).to(weight.dtype)
+        grads["weight"] = sums[:, :-1].reshape(weight.shape).to(weight.dtype)
         if bias is not None:
-            found["bias"] = sums[:, -1].to(bias.dtype)
-    return {name: x for name, x in found.items() if name in needs}
+            grads["bias"] = sums[:, -1].to(bias.dtype)
+    return {name: x for name, x in grads.items() if name in needs}
 
 
 def _multiply(
@@ -175,25 +80,25 @@ def _multiply(
     weight: Tensor,
     bias: Tensor | None,
     scale: float,
-    like: Tensor | None = None,
+    dtype: torch.dtype,
 ) -> Tensor:
     first, context = _planes(first), _planes(context)
-    out = torch.empty_like(context, dtype=(first if like is None else like).dtype)
-    tiles, grid = _tiles(context)
-    _product[grid](
-        first, context, weight.contiguous(), weight if bias is None else bias.contiguous(), out,
-        *context.shape[1:], scale, *_strides(first), *_strides(context), *_strides(out),
-        *weight.shape[2:], bias is not None, *tiles,
+    out = torch.empty_like(context, dtype=dtype)
+    plan, grid = _plan(context, weight)
+    product[grid](
+        first, _strides(first), context, _strides(context), weight.contiguous(),
+        None if bias is None else bias.contiguous(), out, _strides(out),
+        Sizes(*context.shape[1:], scale), plan, enable_fp_fusion=True,
     )  # fmt: skip
     return out
 
 
 def _back(g: Tensor, first: Tensor, context: Tensor, weight: Tensor, scale: float) -> Tensor:
     g, first, out = _planes(g), _planes(first), torch.empty_like(_planes(context))
-    tiles, grid = _tiles(out)
-    _to_context[grid](
-        g, first, weight.contiguous(), out, *context.shape[1:], scale,
-        *_strides(g), *_strides(first), *_strides(out), *weight.shape[2:], *tiles,
+    plan, grid = _plan(out, weight)
+    to_context[grid](
+        g, _strides(g), first, _strides(first), weight.contiguous(), out, _strides(out),
+        Sizes(*context.shape[1:], scale), plan, enable_fp_fusion=True,
     )  # fmt: skip
     return out
 
@@ -201,26 +106,28 @@ def _back(g: Tensor, first: Tensor, context: Tensor, weight: Tensor, scale: floa
 def _sums(g: Tensor, first: Tensor, context: Tensor, weight: Tensor, scale: float) -> Tensor:
     """`c taps+1`: the gradient of each tap, and last that of the bias, in float32."""
     g, first, context = _planes(g), _planes(first), _planes(context)
-    tiles, grid = _tiles(context)
+    plan, grid = _plan(context, weight)
     taps = weight.shape[-2] * weight.shape[-1]
     parts = context.new_empty(
         len(context) * grid[0], context.shape[1], taps + 1, dtype=torch.float32
     )
-    _to_weight[grid](
-        g, first, context, parts, *context.shape[1:], scale,
-        *_strides(g), *_strides(first), *_strides(context), *weight.shape[2:], *tiles,
+    to_weight[grid](
+        g, _strides(g), first, _strides(first), context, _strides(context), parts,
+        Sizes(*context.shape[1:], scale), plan, enable_fp_fusion=True,
     )  # fmt: skip
     return parts.sum(0)
 
 
-def _tiles(x: Tensor) -> tuple[tuple[int, int], tuple[int, int, int]]:
+def _plan(x: Tensor, weight: Tensor) -> tuple[Plan, tuple[int, int, int]]:
     """Channels and pixels a program, as memory runs, and the programs: pixels, channels, batch."""
     pixels, channels = x.shape[-2] * x.shape[-1], x.shape[1]
-    first, then = (channels, pixels) if x.stride(1) == 1 else (pixels, channels)
-    along = min(64 if x.stride(1) == 1 else 512, triton.next_power_of_2(first))
-    across = min(max(1, 1024 // along), triton.next_power_of_2(then))
-    c, p = (along, across) if x.stride(1) == 1 else (across, along)
-    return (c, p), (triton.cdiv(pixels, p), triton.cdiv(channels, c), len(x))
+    channels_last = x.stride(1) == 1
+    inner, outer = (channels, pixels) if channels_last else (pixels, channels)
+    along = min(64 if channels_last else 512, power_of_2(inner))
+    across = min(max(1, 1024 // along), power_of_2(outer))
+    c, p = (along, across) if channels_last else (across, along)
+    grid = ceil_div(pixels, p), ceil_div(channels, c), len(x)
+    return Plan(weight.shape[2], weight.shape[3], c, p), grid
 
 
 def _planes(x: Tensor) -> Tensor:
@@ -234,4 +141,5 @@ def _pixel(x: Tensor) -> int:
 
 
 def _strides(x: Tensor) -> tuple[int, int, int]:
+    """Of picture, channel and pixel."""
     return x.stride(0), x.stride(1), _pixel(x)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, prod
+from typing import NamedTuple
 
 from .axes import Axis, span
 
@@ -14,19 +15,27 @@ Triple = tuple[int, int, int]
 STEP, PROGRAM = 1024, 4096  # what a step and a program cost besides their pairs, in pairs
 
 
+class Windows(NamedTuple):
+    """The windows of a grid, each option by axis; kernels take them as they are."""
+
+    kernel: Triple
+    stride: Triple
+    dilation: Triple
+    causal: tuple[bool, bool, bool]
+
+
 @dataclass(frozen=True)
 class Tiles:
     """Tiles on three axes, and what a launch needs to know of them.
 
     rows      the tile that a program holds: queries, or keys on the way back
     columns   the tile that it walks with
-    windows   kernel, stride, dilation and causal, each by axis
     tests     the axes on which a pair must be tested
     whole     every pair of a program is seen, and every column is a key
     """
 
     grid: Triple
-    windows: tuple[int, ...]
+    windows: Windows
     rows: Triple
     columns: Triple
     tests: tuple[bool, bool, bool]
@@ -52,10 +61,10 @@ class _Side:
     def span(self, block: int, back: bool) -> int:
         """At most so many columns meet a tile of `block` rows."""
         if back:
-            found = ((self.kernel + block - 2) // self.stride + 1) * self.stride
+            columns = ((self.kernel + block - 2) // self.stride + 1) * self.stride
         else:
-            found = span(self.kernel, self.stride, self.causal, block)
-        return min(found, ceil(self.length / self.dilation))
+            columns = span(self.kernel, self.stride, self.causal, block)
+        return min(columns, ceil(self.length / self.dilation))
 
     def tested(self, block: int, back: bool) -> bool:
         """Whether rows of a tile may meet different columns."""
@@ -85,15 +94,20 @@ def _tiles(sides: tuple[_Side, ...], widest: int, back: bool, exact: bool) -> Ti
     sizes = _exact_sizes(widest) if exact else _sizes(widest, back)
     rows, columns = _cheapest(sides, *sizes, back)
     many = widest <= 512 if exact else prod(rows) > 64 or (back and widest > 128)
-    tests = [side.tested(block, back) for side, block in zip(sides, rows, strict=True)]
+    z, y, x = sides
+    tests = tuple(side.tested(block, back) for side, block in zip(sides, rows, strict=True))
     full = all(side.kernel % block == 0 for side, block in zip(sides, columns, strict=True))
-    names = ("kernel", "stride", "dilation", "causal")
     return Tiles(
-        tuple(side.length for side in sides),  # type: ignore[arg-type]
-        tuple(getattr(side, name) for name in names for side in sides),
+        (z.length, y.length, x.length),
+        Windows(
+            (z.kernel, y.kernel, x.kernel),
+            (z.stride, y.stride, x.stride),
+            (z.dilation, y.dilation, x.dilation),
+            (z.causal, y.causal, x.causal),
+        ),
         rows,
         columns,
-        tuple(tests),  # type: ignore[arg-type]
+        (tests[0], tests[1], tests[2]),
         full and not any(tests),
         prod([side.tiles(block) for side, block in zip(sides, rows, strict=True)]),
         warps=8 if many else 4,
@@ -118,7 +132,7 @@ def _cheapest(
     sides: tuple[_Side, ...], heights: tuple[int, ...], widths: tuple[int, ...], back: bool
 ) -> tuple[Triple, Triple]:
     """The pair of tiles with the fewest pairs to look at, steps and programs counted in."""
-    found = []
+    costs = []
     for size in heights:
         for rows in _boxes(size):
             programs = prod([s.tiles(t) for s, t in zip(sides, rows, strict=True)])
@@ -128,8 +142,8 @@ def _cheapest(
                 for columns in _boxes(width):
                     steps = prod([ceil(n / u) for n, u in zip(spans, columns, strict=True)])
                     cost = programs * (PROGRAM + steps * (size * width + STEP))
-                    found.append((cost, tests, rows, columns))
-    return min(found)[2:]
+                    costs.append((cost, tests, rows, columns))
+    return min(costs)[2:]
 
 
 def _boxes(size: int) -> Iterator[Triple]:

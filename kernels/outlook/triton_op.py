@@ -1,167 +1,19 @@
-"""Outlook attention in one pass, on Triton: every token gathers from the windows that cover it.
-
-A place of a window is one token, so each row of weights is read, and its softmax formed, once.
-"""
+"""Outlook attention on Triton: what it takes, its result, its gradients."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
+from ..launch import MOST, ceil_div, dense_rows, like_tokens, power_of_2
 from .reference import check, windows
+from .triton_kernels import Plan, Sizes, gather, to_v, to_weight
 
 LARGEST_KERNEL = 8
 LARGEST_HEAD = 512
-MOST = 2**31 - 2**20  # places in a picture and rows of weights are counted in 32 bits
-
-
-@triton.jit
-def _gather(
-    v_ptr, weight_ptr, out_ptr, norm_ptr,
-    rows, heads, width, tokens, window_columns, window_rows, channels, height,
-    v_b, v_h, v_n, w_b, w_h, w_l, out_b, out_h, out_n,
-    kernel: tl.constexpr, stride: tl.constexpr, padding: tl.constexpr, reach: tl.constexpr,
-    block: tl.constexpr, block_e: tl.constexpr, block_s: tl.constexpr,
-):  # fmt: skip
-    """out[i] = the sum of softmax(weight[l, p]) v[l] over the windows l whose place p is i."""
-    row = tl.program_id(0) * block + tl.arange(0, block)
-    there = row < rows
-    b, h, i = (row // tokens // heads).to(tl.int64), row // tokens % heads, row % tokens
-    y, x = i // width + padding, i % width + padding
-    e = tl.program_id(1) * block_e + tl.arange(0, block_e)
-    s = tl.arange(0, block_s)
-    real = e < channels
-    v = v_ptr + (b * v_b + h * v_h)[:, None] + e[None, :]
-    out = tl.zeros((block, block_e), tl.float32)
-    for step in range(reach * reach):
-        ly, lx = y // stride - step // reach, x // stride - step % reach
-        py, px = y - ly * stride, x - lx * stride
-        seen = there & (ly >= 0) & (ly < window_rows) & (py < kernel)
-        seen = seen & (lx >= 0) & (lx < window_columns) & (px < kernel)
-        window, p = ly * window_columns + lx, py * kernel + px
-        weight = weight_ptr + b * w_b + h * w_h + window * w_l + p * kernel * kernel
-        scores = tl.load(
-            weight[:, None] + s[None, :],
-            mask=seen[:, None] & (s < kernel * kernel)[None, :],
-            other=float("-inf"),
-        ).to(tl.float32)
-        top = tl.where(seen, tl.max(scores, 1), 0.0)
-        total = tl.where(seen, tl.sum(tl.exp(scores - top[:, None]), 1), 1.0)
-        for place in tl.range(0, kernel * kernel, loop_unroll_factor=3):
-            ty, tx = ly * stride - padding + place // kernel, lx * stride - padding + place % kernel
-            inside = seen & (ty >= 0) & (ty < height) & (tx >= 0) & (tx < width)
-            score = tl.load(weight + place, mask=inside, other=float("-inf")).to(tl.float32)
-            share = tl.exp(score - top) / total
-            value = tl.load(
-                v + ((ty * width + tx) * v_n)[:, None],
-                mask=inside[:, None] & real[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            out += share[:, None] * value
-        if tl.program_id(1) == 0:
-            line = row // tokens * window_rows * window_columns + window
-            tl.store(norm_ptr + line * kernel * kernel + p, top + tl.log(total), mask=seen)
-    to = out_ptr + (b * out_b + h * out_h + i * out_n)[:, None] + e[None, :]
-    tl.store(to, out.to(out_ptr.dtype.element_ty), mask=there[:, None] & real[None, :])
-
-
-@triton.jit
-def _to_v(
-    g_ptr, weight_ptr, norm_ptr, out_ptr,
-    rows, heads, width, tokens, window_columns, window_rows, channels, height,
-    g_b, g_h, g_n, w_b, w_h, w_l, out_b, out_h, out_n,
-    kernel: tl.constexpr, stride: tl.constexpr, padding: tl.constexpr, reach: tl.constexpr,
-    block: tl.constexpr, block_e: tl.constexpr,
-):  # fmt: skip
-    """The gradient of v[j]: the sum of softmax(weight)[l, :, s] g[l] where place s of l is j."""
-    row = tl.program_id(0) * block + tl.arange(0, block)
-    there = row < rows
-    b, h, j = (row // tokens // heads).to(tl.int64), row // tokens % heads, row % tokens
-    y, x = j // width + padding, j % width + padding
-    e = tl.program_id(1) * block_e + tl.arange(0, block_e)
-    real = e < channels
-    g = g_ptr + (b * g_b + h * g_h)[:, None] + e[None, :]
-    out = tl.zeros((block, block_e), tl.float32)
-    for step in range(reach * reach):
-        ly, lx = y // stride - step // reach, x // stride - step % reach
-        sy, sx = y - ly * stride, x - lx * stride
-        seen = there & (ly >= 0) & (ly < window_rows) & (sy < kernel)
-        seen = seen & (lx >= 0) & (lx < window_columns) & (sx < kernel)
-        window = ly * window_columns + lx
-        weight = weight_ptr + b * w_b + h * w_h + window * w_l + sy * kernel + sx
-        norm = norm_ptr + (row // tokens * window_rows * window_columns + window) * kernel * kernel
-        for place in tl.range(0, kernel * kernel, loop_unroll_factor=3):
-            ty, tx = ly * stride - padding + place // kernel, lx * stride - padding + place % kernel
-            inside = seen & (ty >= 0) & (ty < height) & (tx >= 0) & (tx < width)
-            score = tl.load(weight + place * kernel * kernel, mask=inside, other=float("-inf")).to(
-                tl.float32
-            )
-            share = tl.exp(score - tl.load(norm + place, mask=inside, other=0.0))
-            back = tl.load(
-                g + ((ty * width + tx) * g_n)[:, None],
-                mask=inside[:, None] & real[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            out += share[:, None] * back
-    to = out_ptr + (b * out_b + h * out_h + j * out_n)[:, None] + e[None, :]
-    tl.store(to, out.to(out_ptr.dtype.element_ty), mask=there[:, None] & real[None, :])
-
-
-@triton.jit
-def _to_weight(
-    g_ptr, v_ptr, weight_ptr, out_ptr,
-    lines, heads, width, per_head, window_columns, channels, height,
-    g_b, g_h, g_n, v_b, v_h, v_n, w_b, w_h, w_l, out_b, out_h, out_l,
-    kernel: tl.constexpr, stride: tl.constexpr, padding: tl.constexpr,
-    block: tl.constexpr, block_e: tl.constexpr, parts: tl.constexpr, block_s: tl.constexpr,
-):  # fmt: skip
-    """The gradient of weight[l, p, :]: share (d - sum share d), where d[s] = g[l, p] v[l, s]."""
-    line = tl.program_id(0) * block + tl.arange(0, block)
-    there = line < lines
-    b, h = (line // per_head // heads).to(tl.int64), line // per_head % heads
-    window, p = line % per_head // (kernel * kernel), line % (kernel * kernel)
-    first_y = window // window_columns * stride - padding
-    first_x = window % window_columns * stride - padding
-    y, x = first_y + p // kernel, first_x + p % kernel
-    seen = there & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    s = tl.arange(0, block_s)
-    slope = tl.zeros((block, block_s), tl.float32)
-    for part in range(parts):
-        e = part * block_e + tl.arange(0, block_e)
-        real = e < channels
-        back = tl.load(
-            g_ptr + (b * g_b + h * g_h + (y * width + x) * g_n)[:, None] + e[None, :],
-            mask=seen[:, None] & real[None, :],
-            other=0.0,
-        ).to(tl.float32)
-        v = v_ptr + (b * v_b + h * v_h)[:, None] + e[None, :]
-        for place in tl.range(0, kernel * kernel, loop_unroll_factor=3):
-            ty, tx = first_y + place // kernel, first_x + place % kernel
-            inside = seen & (ty >= 0) & (ty < height) & (tx >= 0) & (tx < width)
-            value = tl.load(
-                v + ((ty * width + tx) * v_n)[:, None],
-                mask=inside[:, None] & real[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            found = tl.sum(back * value, 1)
-            slope += tl.where((s == place)[None, :], found[:, None], 0.0)
-    in_row = (s < kernel * kernel)[None, :]
-    offset = window * w_l + p * kernel * kernel
-    scores = tl.load(
-        weight_ptr + (b * w_b + h * w_h + offset)[:, None] + s[None, :],
-        mask=seen[:, None] & in_row,
-        other=float("-inf"),
-    ).to(tl.float32)
-    top = tl.where(seen, tl.max(scores, 1), 0.0)
-    share = tl.exp(scores - top[:, None])
-    share /= tl.where(seen, tl.sum(share, 1), 1.0)[:, None]
-    found = share * (slope - tl.sum(share * slope, 1)[:, None])
-    to = out_ptr + (b * out_b + h * out_h + window * out_l + p * kernel * kernel)[:, None]
-    tl.store(to + s[None, :], found.to(out_ptr.dtype.element_ty), mask=there[:, None] & in_row)
 
 
 def can_run(v: Tensor, weight: Tensor, kernel_size: int = 3, **_: Any) -> str | None:
@@ -177,36 +29,68 @@ def can_run(v: Tensor, weight: Tensor, kernel_size: int = 3, **_: Any) -> str | 
     return None
 
 
-def forward(
-    v: Tensor,
-    weight: Tensor,
-    *,
-    grid: tuple[int, int],
-    kernel_size: int = 3,
-    stride: int = 1,
-    padding: int = 1,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+@dataclass(frozen=True)
+class OutlookOperands:
+    """The arguments of one call as kernels take them."""
+
+    v: Tensor
+    weight: Tensor
+    grid: tuple[int, int]
+    kernel_size: int
+    stride: int
+    padding: int
+
+    def sizes(self, rows: int) -> Sizes:
+        y, x = windows(self.grid, self.kernel_size, self.stride, self.padding)
+        return Sizes(rows, self.v.shape[1], *self.grid, self.v.shape[3], y, x)
+
+    @property
+    def plan(self) -> Plan:
+        """1024 numbers a program keep every value in registers on sm_90: 4096 spill to memory."""
+        block_e = min(128, power_of_2(self.v.shape[3]))
+        block = max(8, min(1024 // block_e, 128))
+        reach = ceil_div(self.kernel_size, self.stride)
+        options = self.kernel_size, self.stride, self.padding, reach
+        return Plan(*options, block, block_e, power_of_2(self.kernel_size**2))
+
+    @property
+    def tokens(self) -> int:
+        """Of all heads and pictures."""
+        return self.v.shape[0] * self.v.shape[1] * self.v.shape[2]
+
+    @property
+    def programs(self) -> tuple[int, int]:
+        """Tokens of all heads and pictures, channels."""
+        plan = self.plan
+        return ceil_div(self.tokens, plan.BLOCK), ceil_div(self.v.shape[3], plan.BLOCK_E)
+
+
+def forward(**arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The result and, for the backward, the log-sum-exp of every row of weights inside the grid."""
-    check(v, weight, grid, kernel_size, stride, padding)  # pointers would run past the end
-    v, weight = _rows(v), _planes(weight)
-    out = _like_tokens(v)
-    norm = weight.new_empty(weight.shape[:4], dtype=torch.float32)
-    tiles, programs = _tiles(v)
-    _gather[programs](
-        v, weight, out, norm,
-        *_sizes(v, grid, kernel_size, stride, padding),
-        *v.stride()[:3], *weight.stride()[:3], *out.stride()[:3],
-        kernel_size, stride, padding, triton.cdiv(kernel_size, stride),
-        *tiles, _places(kernel_size),
+    x = _prepare(**arguments)
+    out = like_tokens(x.v, x.v.shape[3])
+    norm = x.weight.new_empty(x.weight.shape[:4], dtype=torch.float32)
+    gather[x.programs](
+        x.v, x.v.stride()[:3], x.weight, x.weight.stride()[:3], out, out.stride()[:3], norm,
+        x.sizes(x.tokens), x.plan, enable_fp_fusion=True,
     )  # fmt: skip
     return out, (norm,)
 
 
 def backward(
-    g: Tensor,
-    out: Tensor,
-    saved: tuple[Tensor, ...],
-    needs: set[str],
+    g: Tensor, out: Tensor, saved: tuple[Tensor, ...], needs: set[str], **arguments: Any
+) -> dict[str, Tensor]:
+    """The gradients of v, gathered as the result is, and of weight, row by row."""
+    x, g = _prepare(**arguments), dense_rows(g)
+    grads: dict[str, Tensor] = {}
+    if "v" in needs:
+        grads["v"] = _v_gradient(x, g, saved[0])
+    if "weight" in needs:
+        grads["weight"] = _weight_gradient(x, g)
+    return grads
+
+
+def _prepare(
     v: Tensor,
     weight: Tensor,
     *,
@@ -214,102 +98,34 @@ def backward(
     kernel_size: int = 3,
     stride: int = 1,
     padding: int = 1,
-) -> dict[str, Tensor]:
-    """The gradients of v, gathered as the result is, and of weight, row by row."""
-    g, v, weight = _rows(g), _rows(v), _planes(weight)
-    how = grid, kernel_size, stride, padding
-    found: dict[str, Tensor] = {}
-    if "v" in needs:
-        found["v"] = _v_gradient(g, v, weight, saved[0], *how)
-    if "weight" in needs:
-        found["weight"] = _weight_gradient(g, v, weight, *how)
-    return found
+) -> OutlookOperands:
+    check(v, weight, grid, kernel_size, stride, padding)  # pointers would run past the end
+    return OutlookOperands(dense_rows(v), _planes(weight), grid, kernel_size, stride, padding)
 
 
-def _v_gradient(
-    g: Tensor,
-    v: Tensor,
-    weight: Tensor,
-    norm: Tensor,
-    grid: tuple[int, int],
-    kernel_size: int,
-    stride: int,
-    padding: int,
-) -> Tensor:
-    out = _like_tokens(v)
-    tiles, programs = _tiles(v)
-    _to_v[programs](
-        g, weight, norm, out,
-        *_sizes(v, grid, kernel_size, stride, padding),
-        *g.stride()[:3], *weight.stride()[:3], *out.stride()[:3],
-        kernel_size, stride, padding, triton.cdiv(kernel_size, stride),
-        *tiles,
+def _v_gradient(x: OutlookOperands, g: Tensor, norm: Tensor) -> Tensor:
+    dv = like_tokens(x.v, x.v.shape[3])
+    to_v[x.programs](
+        g, g.stride()[:3], x.weight, x.weight.stride()[:3], norm, dv, dv.stride()[:3],
+        x.sizes(x.tokens), x.plan, enable_fp_fusion=True,
     )  # fmt: skip
-    return out
+    return dv
 
 
-def _weight_gradient(
-    g: Tensor,
-    v: Tensor,
-    weight: Tensor,
-    grid: tuple[int, int],
-    kernel_size: int,
-    stride: int,
-    padding: int,
-) -> Tensor:
-    out = torch.empty_like(weight)  # dense and with weight's order of axes
-    if out.stride()[3:] != weight.stride()[3:]:
-        out = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    (block, block_e), _ = _tiles(v)
-    per_head = weight.shape[2] * kernel_size**2
-    lines = weight.shape[0] * weight.shape[1] * per_head
-    columns = windows(grid, kernel_size, stride, padding)[1]
-    _to_weight[(triton.cdiv(lines, block),)](
-        g, v, weight, out,
-        lines, v.shape[1], grid[1], per_head, columns, v.shape[3], grid[0],
-        *g.stride()[:3], *v.stride()[:3], *weight.stride()[:3], *out.stride()[:3],
-        kernel_size, stride, padding, block, block_e, triton.cdiv(v.shape[3], block_e),
-        _places(kernel_size),
+def _weight_gradient(x: OutlookOperands, g: Tensor) -> Tensor:
+    dweight = torch.empty_like(x.weight)  # dense and with weight's order of axes
+    if dweight.stride()[3:] != x.weight.stride()[3:]:
+        dweight = torch.empty_like(x.weight, memory_format=torch.contiguous_format)
+    rows, plan = x.weight[..., 0].numel(), x.plan
+    to_weight[(ceil_div(rows, plan.BLOCK),)](
+        g, g.stride()[:3], x.v, x.v.stride()[:3], x.weight, x.weight.stride()[:3],
+        dweight, dweight.stride()[:3], x.sizes(rows), plan, ceil_div(x.v.shape[3], plan.BLOCK_E),
+        enable_fp_fusion=True,
     )  # fmt: skip
-    return out
-
-
-def _sizes(
-    v: Tensor, grid: tuple[int, int], kernel_size: int, stride: int, padding: int
-) -> tuple[int, ...]:
-    """Rows in all, heads, width, tokens, columns and rows of windows, channels, height."""
-    b, h, n, e = v.shape
-    y, x = windows(grid, kernel_size, stride, padding)
-    return b * h * n, h, grid[1], n, x, y, e, grid[0]
-
-
-def _tiles(v: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows and channels a program, and the programs: rows of all heads and pictures, channels.
-
-    1024 numbers a program keep every value in registers on sm_90: 4096 spill to memory.
-    """
-    rows, e = v.shape[0] * v.shape[1] * v.shape[2], v.shape[3]
-    block_e = min(128, triton.next_power_of_2(e))
-    block = max(8, min(1024 // block_e, 128))
-    return (block, block_e), (triton.cdiv(rows, block), triton.cdiv(e, block_e))
-
-
-def _places(kernel_size: int) -> int:
-    return triton.next_power_of_2(kernel_size**2)
-
-
-def _like_tokens(v: Tensor) -> Tensor:
-    """Memory for `b h n e` that lies as `b n h e`, as the layers around the op read it."""
-    b, h, n, e = v.shape
-    return v.new_empty(b, n, h, e).transpose(1, 2)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """The tensor itself where the channels of a token lie next to each other."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+    return dweight
 
 
 def _planes(weight: Tensor) -> Tensor:
     """The tensor itself where the k2 x k2 weights of a window lie next to each other."""
-    places = weight.shape[-1]
-    return weight if weight.stride()[3:] == (places, 1) else weight.contiguous()
+    sources = weight.shape[-1]
+    return weight if weight.stride()[3:] == (sources, 1) else weight.contiguous()

@@ -1,0 +1,231 @@
+"""The kernels of routed attention: keys are read where the index points, never gathered.
+
+A program holds queries of one block and walks over the keys of the blocks that its row of the
+index names. Backwards a program holds keys of one block and walks over the queries that named it,
+by the index turned round, so nothing is added up by atomics.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..triton_rows import LOG2E, load_rows, softmax_step, store_rows
+
+# Where the tokens of a block lie: blocks side by side, rows and columns of one, the grid's width.
+Lattice = tuple[int, int, int, int]
+
+
+class Pointers(NamedTuple):
+    """The tensors that every pass reads; weight is None where blocks have none."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    index: Tensor
+    weight: Tensor | None
+
+
+class Strides(NamedTuple):
+    """Of `b h n` of tokens, whose channels lie side by side, and of `b h R t`."""
+
+    q: tuple[int, ...]
+    k: tuple[int, ...]
+    v: tuple[int, ...]
+    index: tuple[int, ...]
+    weight: tuple[int, ...] | None
+
+
+class Sizes(NamedTuple):
+    """Heads, queries in all, blocks, queries and keys in one, blocks named, the scale in bits."""
+
+    heads: int
+    tokens: int
+    blocks: int
+    queries: int
+    keys: int
+    named: int
+    scale: float
+
+
+class Plan(NamedTuple):
+    """What is fixed when a kernel is compiled. M are queries, N are keys."""
+
+    AT_M: Lattice
+    AT_N: Lattice
+    D: int
+    BLOCK_D: int
+    E: int
+    BLOCK_E: int
+    BLOCK_M: int
+    BLOCK_N: int
+    DTYPE: Any
+    PRECISION: str
+
+
+@triton.jit
+def _token(i_block, o_place, AT: tl.constexpr):
+    """The token at a place of a block."""
+    y = i_block // AT[0] * AT[1] + o_place // AT[2]
+    x = i_block % AT[0] * AT[2] + o_place % AT[2]
+    return y * AT[3] + x
+
+
+@triton.jit
+def _named(p_index, s_index, o_n, z, AT: tl.constexpr):
+    """The tokens of keys, counted through the named blocks, and which of them are seen."""
+    block = tl.load(p_index + o_n // z.keys * s_index[3], mask=o_n < z.named * z.keys, other=-1)
+    m_n = (block >= 0) & (block < z.blocks)
+    return _token(tl.where(m_n, block, 0).to(tl.int32), o_n % z.keys, AT), m_n
+
+
+@triton.jit
+def _place(z, count, BLOCK: tl.constexpr):
+    """Of a program: picture, head, row of both, block, and its places in there."""
+    tiles = tl.cdiv(count, BLOCK)
+    i_block = tl.program_id(0) // tiles % z.blocks
+    i_row = (tl.program_id(0) // tiles // z.blocks).to(tl.int64)
+    o_place = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
+    return i_row // z.heads, i_row % z.heads, i_row, i_block, o_place
+
+
+@triton.jit
+def attend(p, s, p_out, s_out, p_lse, z, PLAN: tl.constexpr):
+    """Queries of one block: their result and the base-2 log-sum-exp of their scores."""
+    i_b, i_h, i_row, i_block, o_place = _place(z, z.queries, PLAN.BLOCK_M)
+    m_m, o_m = o_place < z.queries, _token(i_block, o_place, PLAN.AT_M)
+    p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
+    b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+    p_k, p_v = p.k + i_b * s.k[0] + i_h * s.k[1], p.v + i_b * s.v[0] + i_h * s.v[1]
+    p_index = p.index + i_b * s.index[0] + i_h * s.index[1] + i_block * s.index[2]
+    if p.weight is not None:
+        p_weight = p.weight + i_b * s.weight[0] + i_h * s.weight[1] + i_block * s.weight[2]
+    b_max = tl.full((PLAN.BLOCK_M,), float("-inf"), tl.float32)
+    b_sum = tl.zeros((PLAN.BLOCK_M,), tl.float32)
+    b_out = tl.zeros((PLAN.BLOCK_M, PLAN.BLOCK_E), tl.float32)
+    for start in range(0, z.named * z.keys, PLAN.BLOCK_N):
+        o_place = start + tl.arange(0, PLAN.BLOCK_N)
+        o_n, m_n = _named(p_index, s.index, o_place, z, PLAN.AT_N)
+        b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * z.scale
+        if p.weight is not None:
+            p_w = p_weight + o_place // z.keys * s.weight[3]
+            b_weight = tl.load(p_w, mask=m_n, other=0.0).to(tl.float32)
+            b_s *= b_weight[None, :]
+        b_s = tl.where(m_n[None, :], b_s, float("-inf"))
+        b_p, b_shrink, b_max, b_sum = softmax_step(b_s, b_max, b_sum, False)
+        if p.weight is not None:
+            b_p *= b_weight[None, :]
+        b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+        b_out = tl.dot(
+            b_p.to(PLAN.DTYPE), b_v, b_out * b_shrink[:, None], input_precision=PLAN.PRECISION
+        )
+    seen = b_sum > 0
+    b_sum = tl.where(seen, b_sum, 1.0)
+    p_o = p_out + i_b * s_out[0] + i_h * s_out[1]
+    store_rows(p_o, o_m, m_m, s_out[2], b_out / b_sum[:, None], PLAN.E, PLAN.BLOCK_E)
+    b_lse = tl.where(seen, b_max + tl.log2(b_sum), float("inf"))  # +inf: a map of zeros
+    tl.store(p_lse + i_row * z.tokens + o_m, b_lse, mask=m_m)
+
+
+@triton.jit
+def to_queries(
+    p, s, p_out, s_out, p_g, s_g, p_lse, p_delta, p_dq, s_dq, p_dweight, z, factor,
+    PLAN: tl.constexpr,
+):  # fmt: skip
+    """delta = the sum of out g over channels; the gradient of queries; of weights, key by key."""
+    i_b, i_h, i_row, i_block, o_place = _place(z, z.queries, PLAN.BLOCK_M)
+    m_m, o_m = o_place < z.queries, _token(i_block, o_place, PLAN.AT_M)
+    p_g += i_b * s_g[0] + i_h * s_g[1]
+    b_g = load_rows(p_g, o_m, m_m, s_g[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+    p_out += i_b * s_out[0] + i_h * s_out[1]
+    b_out = load_rows(p_out, o_m, m_m, s_out[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+    b_delta = tl.sum(b_g.to(tl.float32) * b_out.to(tl.float32), 1)
+    tl.store(p_delta + i_row * z.tokens + o_m, b_delta, mask=m_m)
+    if p_dq is not None:
+        b_lse = tl.load(p_lse + i_row * z.tokens + o_m, mask=m_m, other=float("inf"))
+        p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
+        b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+        p_k, p_v = p.k + i_b * s.k[0] + i_h * s.k[1], p.v + i_b * s.v[0] + i_h * s.v[1]
+        p_index = p.index + i_b * s.index[0] + i_h * s.index[1] + i_block * s.index[2]
+        if p.weight is not None:
+            p_weight = p.weight + i_b * s.weight[0] + i_h * s.weight[1] + i_block * s.weight[2]
+        if p_dweight is not None:
+            p_dweight += tl.program_id(0).to(tl.int64) * z.named * z.keys
+        b_dq = tl.zeros((PLAN.BLOCK_M, PLAN.BLOCK_D), tl.float32)
+        for start in range(0, z.named * z.keys, PLAN.BLOCK_N):
+            o_place = start + tl.arange(0, PLAN.BLOCK_N)
+            o_n, m_n = _named(p_index, s.index, o_place, z, PLAN.AT_N)
+            b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+            b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+            b_raw = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * z.scale
+            b_dp = tl.dot(b_g, tl.trans(b_v), input_precision=PLAN.PRECISION)
+            if p.weight is not None:
+                p_w = p_weight + o_place // z.keys * s.weight[3]
+                b_weight = tl.load(p_w, mask=m_n, other=0.0).to(tl.float32)
+                b_s, b_ds = b_raw * b_weight[None, :], b_dp * b_weight[None, :]
+            else:
+                b_s, b_ds = b_raw, b_dp
+            b_p = tl.exp2(tl.where(m_n[None, :], b_s, float("-inf")) - b_lse[:, None])
+            b_ds = b_p * (b_ds - b_delta[:, None])
+            if p_dweight is not None:
+                LN2: tl.constexpr = 1 / LOG2E
+                b_dweight = tl.sum(b_ds * b_raw * LN2 + b_p * b_dp, 0)
+                tl.store(p_dweight + o_place, b_dweight, mask=o_place < z.named * z.keys)
+            if p.weight is not None:
+                b_ds *= b_weight[None, :]
+            b_dq = tl.dot(b_ds.to(PLAN.DTYPE), b_k, b_dq, input_precision=PLAN.PRECISION)
+        p_dq += i_b * s_dq[0] + i_h * s_dq[1]
+        store_rows(p_dq, o_m, m_m, s_dq[2], b_dq * factor, PLAN.D, PLAN.BLOCK_D)
+
+
+@triton.jit
+def to_keys(
+    p, s, p_order, s_order, p_starts, s_starts, p_g, s_g, p_lse, p_delta, p_dk, s_dk, p_dv, s_dv,
+    z, factor, PLAN: tl.constexpr,
+):  # fmt: skip
+    """Gradients of keys and values of one block, over all queries whose blocks named it."""
+    i_b, i_h, i_row, i_block, o_place = _place(z, z.keys, PLAN.BLOCK_N)
+    m_n, o_n = o_place < z.keys, _token(i_block, o_place, PLAN.AT_N)
+    p_k, p_v = p.k + i_b * s.k[0] + i_h * s.k[1], p.v + i_b * s.v[0] + i_h * s.v[1]
+    b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+    b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+    p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
+    p_g += i_b * s_g[0] + i_h * s_g[1]
+    p_order += i_b * s_order[0] + i_h * s_order[1]
+    p_starts += i_b * s_starts[0] + i_h * s_starts[1] + i_block
+    if p.weight is not None:
+        p_weight = p.weight + i_b * s.weight[0] + i_h * s.weight[1]
+    first, last = tl.load(p_starts), tl.load(p_starts + 1)
+    b_dk = tl.zeros((PLAN.BLOCK_N, PLAN.BLOCK_D), tl.float32)
+    b_dv = tl.zeros((PLAN.BLOCK_N, PLAN.BLOCK_E), tl.float32)
+    for start in range(first * z.queries, last * z.queries, PLAN.BLOCK_M):
+        o_place = start + tl.arange(0, PLAN.BLOCK_M)
+        m_m = o_place < last * z.queries
+        entry = tl.load(p_order + o_place // z.queries, mask=m_m, other=0)
+        o_m = _token(entry // z.named, o_place % z.queries, PLAN.AT_M)
+        b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+        b_g = load_rows(p_g, o_m, m_m, s_g[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+        b_lse = tl.load(p_lse + i_row * z.tokens + o_m, mask=m_m, other=float("inf"))
+        b_delta = tl.load(p_delta + i_row * z.tokens + o_m, mask=m_m, other=0.0)
+        b_s = tl.dot(b_k, tl.trans(b_q), input_precision=PLAN.PRECISION) * z.scale
+        b_ds = tl.dot(b_v, tl.trans(b_g), input_precision=PLAN.PRECISION)
+        if p.weight is not None:
+            p_w = p_weight + entry // z.named * s.weight[2] + entry % z.named * s.weight[3]
+            b_weight = tl.load(p_w, mask=m_m, other=0.0).to(tl.float32)
+            b_s *= b_weight[None, :]
+            b_ds *= b_weight[None, :]
+        b_p = tl.exp2(tl.where(m_n[:, None], b_s, float("-inf")) - b_lse[None, :])
+        b_ds = b_p * (b_ds - b_delta[None, :])
+        if p.weight is not None:
+            b_p *= b_weight[None, :]
+            b_ds *= b_weight[None, :]
+        b_dv = tl.dot(b_p.to(PLAN.DTYPE), b_g, b_dv, input_precision=PLAN.PRECISION)
+        b_dk = tl.dot(b_ds.to(PLAN.DTYPE), b_q, b_dk, input_precision=PLAN.PRECISION)
+    p_dk += i_b * s_dk[0] + i_h * s_dk[1]
+    p_dv += i_b * s_dv[0] + i_h * s_dv[1]
+    store_rows(p_dk, o_n, m_n, s_dk[2], b_dk * factor, PLAN.D, PLAN.BLOCK_D)
+    store_rows(p_dv, o_n, m_n, s_dv[2], b_dv, PLAN.E, PLAN.BLOCK_E)
