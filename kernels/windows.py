@@ -11,6 +11,8 @@ from torch import Tensor
 from .errors import KernelError
 
 Pair = tuple[int, int]
+CPU = torch.device("cpu")
+MOST_TABLES = 64  # windows and devices that are remembered
 
 
 @dataclass(frozen=True)
@@ -62,43 +64,46 @@ class Window:
         """Rows and columns of keys that one window sees."""
         return self.size[0] + 2 * self.halo, self.size[1] + 2 * self.halo
 
-    def query_index(self) -> Tensor:
+    def query_index(self, device: torch.device = CPU) -> Tensor:
         """The query tokens of each window, `w q`."""
-        return _tables(self)[0]
+        return _tables(self, device)[0]
 
-    def key_index(self) -> Tensor:
+    def key_index(self, device: torch.device = CPU) -> Tensor:
         """The key tokens of each window, `w k`; -1 where it sees zeros."""
-        return _tables(self)[1]
+        return _tables(self, device)[1]
 
-    def place(self) -> tuple[Tensor, Tensor]:
+    def place(self, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
         """The window of each query and its number in there, both `n`."""
-        return _tables(self)[2], _tables(self)[3]
+        return _tables(self, device)[2:]
 
 
-def _tables(window: Window) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The tables of a window, made once; a compiled graph makes its own."""
+Tables = tuple[Tensor, Tensor, Tensor, Tensor]
+_kept: dict[tuple[Window, torch.device], Tables] = {}
+
+
+def _tables(window: Window, device: torch.device) -> Tables:
+    """The tables of a window, made once a device; a compiled graph makes its own."""
     if torch.compiler.is_compiling():
-        return _make(window)
-    if window in _known:
-        return _known[window]
-    with torch.inference_mode(False):  # whoever comes first, later ones may want gradients
-        made = _make(window)
-    if all(type(table) is Tensor for table in made):  # no fake ones
-        _known[window] = made
-    return made
+        return _make(window, device)
+    tables = _kept.get((window, device))
+    if tables is None:
+        with torch.inference_mode(False):  # whoever comes first, later ones may want gradients
+            tables = _make(window, device)
+        if all(type(table) is Tensor for table in tables):  # no fake ones
+            if len(_kept) >= MOST_TABLES:
+                _kept.pop(next(iter(_kept)), None)  # the oldest
+            _kept[window, device] = tables
+    return tables
 
 
-_known: dict[Window, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-
-
-def _make(window: Window) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _make(window: Window, device: torch.device) -> Tables:
     queries = _tokens(window, window.query_grid, window.query_size, 0)
     keys = _tokens(window, window.grid, window.size, window.halo)
     at = torch.empty(2, queries.numel(), dtype=torch.long, device="cpu")
     numbers = _count(0, queries.numel())
     at[0, queries.flatten()] = numbers // queries.shape[1]
     at[1, queries.flatten()] = numbers % queries.shape[1]
-    return queries, keys, at[0], at[1]
+    return queries.to(device), keys.to(device), at[0].to(device), at[1].to(device)
 
 
 def _tokens(window: Window, grid: Pair, size: Pair, halo: int) -> Tensor:

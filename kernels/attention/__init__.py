@@ -1,3 +1,3 @@
 """Softmax, sigmoid and gated positional attention in all its masks, with its map and statistics."""
 
-from .reference import attention, grouped, wide
+from .reference import attention, attention_map, attention_statistics, grouped

@@ -9,47 +9,34 @@ from torch import Tensor
 
 from ..errors import KernelError
 from ..windows import Window
+from .arguments import AttentionArguments
 
 
-def check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    position: Tensor | None,
-    gate: Tensor | None,
-    rows: Tensor | None,
-    columns: Tensor | None,
-    keep: Tensor | None,
-    scale: object,
-    causal: bool,
-    window: object,
-    score: object,
-) -> None:
+def check(x: AttentionArguments) -> None:
     """Raise KernelError for arguments that attention cannot take."""
-    if score not in ("softmax", "sigmoid"):
-        raise KernelError(f"attention scores are 'softmax' or 'sigmoid', not {score!r}")
-    if isinstance(scale, Tensor):
+    if x.score not in ("softmax", "sigmoid"):
+        raise KernelError(f"attention scores are 'softmax' or 'sigmoid', not {x.score!r}")
+    if isinstance(x.scale, Tensor):
         raise KernelError("attention takes its scale as a number: multiply q by a tensor instead")
-    _heads(q, k, v)
-    b, h, n = q.shape[:3]
-    if (position is None) != (gate is None):
+    _heads(x.q, x.k, x.v)
+    if (x.position is None) != (x.gate is None):
         raise KernelError("attention mixes position by a gate: give both or neither")
-    if (rows is None) != (columns is None) or (rows is not None and window is None):
+    if (x.rows is None) != (x.columns is None) or (x.rows is not None and x.window is None):
         raise KernelError("rows and columns are relative logits of a window: give all three")
-    if position is not None and (window is not None or score != "softmax"):
+    if x.position is not None and (x.window is not None or x.score != "softmax"):
         raise KernelError("gated positional attention is softmax over all tokens: give no window")
-    if window is not None:
-        if causal or keep is not None:
+    if x.window is not None:
+        if x.causal or x.keep is not None:
             raise KernelError("windows are neither causal nor padded: leave out causal and keep")
-        _window(window, q, k, bias, rows, columns)
+        _window(x, x.window)
         return
-    _broadcasts("bias", bias, (b, h, n, k.shape[2]))
-    _is("position", position, (h, n, k.shape[2]))
-    _is("gate", gate, (h,))
-    _is("keep", keep, (b, k.shape[2]))
-    if keep is not None and keep.dtype != torch.bool:
-        raise KernelError(f"keep is False where a key is hidden, not {keep.dtype}: give booleans")
+    (b, h, n), m = x.q.shape[:3], x.k.shape[2]
+    _broadcasts("bias", x.bias, (b, h, n, m))
+    _is("position", x.position, (h, n, m))
+    _is("gate", x.gate, (h,))
+    _is("keep", x.keep, (b, m))
+    if x.keep is not None and x.keep.dtype != torch.bool:
+        raise KernelError(f"keep is False where a key is hidden, not {x.keep.dtype}: give booleans")
 
 
 def _heads(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -71,36 +58,29 @@ def _heads(q: Tensor, k: Tensor, v: Tensor) -> None:
         )
 
 
-def _window(
-    window: object,
-    q: Tensor,
-    k: Tensor,
-    bias: Tensor | None,
-    rows: Tensor | None,
-    columns: Tensor | None,
-) -> None:
+def _window(x: AttentionArguments, window: object) -> None:
     if not isinstance(window, Window):
         raise KernelError(f"a window is a Window(kind, size, grid), not {window!r}")
-    (b, h, n), m = q.shape[:3], k.shape[2]
+    (b, h, n), m = x.q.shape[:3], x.k.shape[2]
     tokens = (math.prod(window.query_grid), math.prod(window.grid))
     if (n, m) != tokens:
         raise KernelError(
             f"{window} has {tokens[0]} queries and {tokens[1]} keys, but attention got {n} and {m}"
         )
     size, seen = math.prod(window.query_size), math.prod(window.key_size)
-    if bias is not None and bias.ndim == 5:
-        _broadcasts("bias", bias, (b, h, n // size, size, seen))
-    elif bias is not None:
-        _broadcasts("bias", bias, (1, h, size, seen))
-    _is("rows", rows, (b, h, n, window.key_size[0]))
-    _is("columns", columns, (b, h, n, window.key_size[1]))
+    if x.bias is not None and x.bias.ndim == 5:
+        _broadcasts("bias", x.bias, (b, h, n // size, size, seen))
+    elif x.bias is not None:
+        _broadcasts("bias", x.bias, (1, h, size, seen))
+    _is("rows", x.rows, (b, h, n, window.key_size[0]))
+    _is("columns", x.columns, (b, h, n, window.key_size[1]))
 
 
 def _broadcasts(name: str, x: Tensor | None, shape: tuple[int, ...]) -> None:
     if x is None:
         return
     fits = x.ndim <= len(shape) and all(
-        own == 1 or own == want for own, want in zip(x.shape[::-1], shape[::-1], strict=False)
+        side == 1 or side == want for side, want in zip(x.shape[::-1], shape[::-1], strict=False)
     )
     if not fits:
         raise KernelError(f"{name} {tuple(x.shape)} does not broadcast to the scores, {shape}")

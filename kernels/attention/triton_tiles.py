@@ -1,123 +1,57 @@
-"""What the kernels of attention share: tokens of windows, loads, scores, and the sizes of tiles."""
+"""What the kernels of attention share: tokens of windows, loads, scores, tile by tile."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..kernel import interpreted
-from ..windows import Window
-
-BITS = tl.constexpr(1.4426950408889634)  # of a nat: kernels exponentiate to base 2
-
-# A lattice tells where the places of a window lie: the columns and rows of one window, the windows
-# in a row, how far windows lie apart down and across, how far places lie apart down and across,
-# the rim outside the window, the rows and columns of the grid.
-Lattice = tuple[int, int, int, int, int, int, int, int, int, int]
+from ..triton_rows import LOG2E
 
 
-@triton.jit
-def token_of(i, w, at: tl.constexpr):
-    """The token at place i of window w; any number where that lies outside the grid."""
-    if at is None:
-        token = i
-    else:
-        y = w // at[2] * at[3] + i // at[0] * at[5] - at[7]
-        x = w % at[2] * at[4] + i % at[0] * at[6] - at[7]
-        token = y * at[9] + x
-    return token
+class Lattice(NamedTuple):
+    """Where the places of windows lie.
 
-
-@triton.jit
-def on_grid(i, w, there, at: tl.constexpr):
-    """Which of the places `there` lie on the grid and not in the rim."""
-    inside = there
-    if at is not None and at[7] > 0:
-        y = w // at[2] * at[3] + i // at[0] * at[5] - at[7]
-        x = w % at[2] * at[4] + i % at[0] * at[6] - at[7]
-        inside = inside & (y >= 0) & (y < at[8]) & (x >= 0) & (x < at[9])
-    return inside
-
-
-@triton.jit
-def fetch(at, here, there, some: tl.constexpr, dtype: tl.constexpr):
-    """A tile, zeros where `there` or, if only `some` are, `here` is false; `there` None is all."""
-    if some:
-        if there is None:
-            x = tl.load(at, mask=here, other=0.0)
-        else:
-            x = tl.load(at, mask=here & there, other=0.0)
-    elif there is None:
-        x = tl.load(at)
-    else:
-        x = tl.load(at, mask=there, other=0.0)
-    return x.to(dtype)
-
-
-@triton.jit
-def judged(
-    s, i, j, here, there, bias, bias_s, keep, keep_s, shift,
-    causal: tl.constexpr, masked: tl.constexpr,
-):  # fmt: skip
-    """Scores in bits with their bias, -inf where a query must not look."""
-    if bias is not None:  # a stride None is shared by all: one row, one column or one number
-        if bias_s[3] is None and bias_s[4] is None:
-            added = tl.load(bias)
-        elif bias_s[3] is None:
-            added = tl.load(bias + j * bias_s[4], mask=there, other=0.0)
-        elif bias_s[4] is None:
-            added = tl.load(bias + i * bias_s[3], mask=here, other=0.0)
-        else:
-            added = tl.load(bias + i * bias_s[3] + j * bias_s[4], mask=here & there, other=0.0)
-        s += added.to(tl.float32) * BITS
-    if keep is not None:
-        kept = tl.load(keep + j * keep_s[1], mask=there, other=0)
-        s = tl.where(kept != 0, s, float("-inf"))
-    if masked:
-        seen = there
-        if causal:
-            seen = seen & (j <= i + shift)
-        s = tl.where(seen, s, float("-inf"))
-    return s
-
-
-@triton.jit
-def logits(rows, columns, rows_s, columns_s, token, t, here, at: tl.constexpr, dtype: tl.constexpr):
-    """Relative logits of queries by row, then by column of a window, side by side."""
-    row = rows + token * rows_s[2] + t * rows_s[3]
-    column = columns + token * columns_s[2] + (t - at[1]) * columns_s[3]
-    found = tl.load(row, mask=here & (t < at[1]), other=0.0).to(dtype)
-    behind = here & (t >= at[1]) & (t < at[0] + at[1])
-    return found + tl.load(column, mask=behind, other=0.0).to(dtype)
-
-
-@triton.jit
-def on_axes(j, t, at: tl.constexpr, dtype: tl.constexpr):
-    """1 where t is the row of key j or, past the rows, its column."""
-    return ((t == j // at[0]) | (t == at[1] + j % at[0])).to(dtype)
-
-
-@triton.jit
-def share_of(s, lse, sigmoid: tl.constexpr):
-    """The map from scores in bits; a log-sum-exp of +inf makes it zero."""
-    return 1.0 / (1.0 + tl.exp2(-s)) if sigmoid else tl.exp2(s - lse)
-
-
-@dataclass(frozen=True)
-class Call:
-    """The arguments of one call as kernels take them.
-
-    bias    expanded to `b h w q k`, stride 0 where it broadcasts
-    keep    bytes `b m`
-    n, m    queries and keys of one window; without windows all of them, and one window
+    columns, rows    of places in one window
+    windows_x        windows in a row
+    apart_y, apart_x how far windows lie apart, down and across
+    step_y, step_x   how far places of one window lie apart
+    rim              rows and columns of places outside the window, on each side
+    height, width    of the grid
     """
+
+    columns: int
+    rows: int
+    windows_x: int
+    apart_y: int
+    apart_x: int
+    step_y: int
+    step_x: int
+    rim: int
+    height: int
+    width: int
+
+
+class Halo(NamedTuple):
+    """Which windows see the keys of another: up to far_y down and far_x across from it.
+
+    windows_y, windows_x   of the grid
+    height, width          of a window without its rim
+    """
+
+    far_y: int
+    far_x: int
+    windows_y: int
+    windows_x: int
+    height: int
+    width: int
+    rim: int
+
+
+class Pointers(NamedTuple):
+    """The tensors of a call; None is what the call leaves out."""
 
     q: Tensor
     k: Tensor
@@ -128,187 +62,270 @@ class Call:
     rows: Tensor | None
     columns: Tensor | None
     keep: Tensor | None
-    scale: float
-    causal: bool
-    sigmoid: bool
+
+
+Stride = tuple[int | None, ...]
+
+
+class Strides(NamedTuple):
+    """Of all tensors but the gate, which is dense. The bias has None where queries or keys share
+    it."""
+
+    q: Stride
+    k: Stride
+    v: Stride
+    bias: Stride | None
+    position: Stride | None
+    rows: Stride | None
+    columns: Stride | None
+    keep: Stride | None
+
+
+class Saved(NamedTuple):
+    """What the forward left, and sums over channels of the gradient g with it, `b h n`.
+
+    change     of a gated result: what position gives - what content gives
+    lse        log-sum-exps of scores in bits, lse_2 those of position
+    delta      of g and what content gives
+    dgate      of g and change: what a gate's gradient sums up
+    """
+
+    g: Tensor
+    out: Tensor
+    change: Tensor | None
+    lse: Tensor | None
+    lse_2: Tensor | None
+    delta: Tensor
+    dgate: Tensor
+
+
+class Sizes(NamedTuple):
+    """Heads, heads that share keys, windows, queries and keys in one, queries in all, and the
+    scale of scores in bits."""
+
+    heads: int
+    shared: int
     windows: int
     n: int
     m: int
-    at_q: Lattice | None
-    at_k: Lattice | None
-    home: Lattice | None
-    reach: tuple[int, ...] | None
-
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        return (self.q, self.k, self.v, self.bias, *self.gated, *self.relative, self.keep)
-
-    @property
-    def gated(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.position, self.gate
-
-    @property
-    def relative(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.rows, self.columns
-
-    @property
-    def strides(self) -> tuple[tuple[int | None, ...] | None, ...]:
-        """Of all tensors but the gate, which is dense; None where queries or keys share a bias."""
-        own = (self.q, self.k, self.v, self.bias, self.position, *self.relative, self.keep)
-        told: list[tuple[int | None, ...] | None] = [None if x is None else x.stride() for x in own]
-        if self.bias is not None:
-            steps = self.bias.stride()
-            told[3] = (*steps[:3], *(step or None for step in steps[3:]))
-        return tuple(told)
-
-    @property
-    def numbers(self) -> tuple[Any, ...]:
-        """Heads, heads that share keys, windows, queries and keys in one, in all, the scale."""
-        h = self.q.shape[1]
-        counts = h, h // self.k.shape[1], self.windows, self.n, self.m, self.q.shape[2]
-        return (*counts, self.scale * BITS.value)
-
-    @property
-    def fixed(self) -> tuple[Any, ...]:
-        """Head sizes, lattices, causal, sigmoid, dot precision and type."""
-        tf32 = torch.backends.cuda.matmul.allow_tf32 and not interpreted()
-        widths = self.q.shape[-1], self.v.shape[-1]
-        form = self.at_q, self.at_k, self.causal, self.sigmoid
-        return (*widths, *form, "tf32" if tf32 else "ieee", dot_type(self.q.dtype))
-
-    @property
-    def blocks(self) -> tuple[int, int, int]:
-        """Head sizes and relative logits, padded to what a dot takes."""
-        height, width = (self.at_k[1], self.at_k[0]) if self.at_k is not None else (0, 0)
-        return padded(self.q.shape[-1]), padded(self.v.shape[-1]), padded(height + width)
+    total: int
+    scale: float
 
 
-def padded(size: int) -> int:
-    """The next power of two that a dot takes."""
-    return max(16, triton.next_power_of_2(size))
+class Form(NamedTuple):
+    """What is fixed when a kernel is compiled: widths, lattices, kind of scores, types of dots."""
+
+    D: int
+    E: int
+    AT_Q: Lattice | None
+    AT_K: Lattice | None
+    CAUSAL: bool
+    SIGMOID: bool
+    PRECISION: str
+    DTYPE: Any
+    BLOCK_D: int
+    BLOCK_E: int
+    BLOCK_R: int
 
 
-def dot_type(dtype: torch.dtype) -> Any:
-    """What dots take; numpy, where the interpreter computes, knows no bfloat16."""
-    known = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-    return tl.float32 if interpreted() and dtype == torch.bfloat16 else known[dtype]
+class Phases(NamedTuple):
+    """Whether tiles without any mask (FIRST 0) and tiles with one (LAST 2) occur, and their size.
+
+    M are queries, N are keys.
+    """
+
+    FIRST: int
+    LAST: int
+    BLOCK_M: int
+    BLOCK_N: int
 
 
-def prepare(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    bias: Tensor | None = None,
-    position: Tensor | None = None,
-    gate: Tensor | None = None,
-    rows: Tensor | None = None,
-    columns: Tensor | None = None,
-    keep: Tensor | None = None,
-    scale: float | None = None,
-    causal: bool = False,
-    window: Window | None = None,
-    score: str = "softmax",
-) -> Call:
-    """The arguments of `attention` as kernels take them."""
-    windows, n, m = 1, q.shape[2], k.shape[2]
-    at_q = at_k = home = reach = None
-    if window is not None:
-        at_q, at_k, home, reach = lattices(window)
-        n, m = math.prod(window.query_size), math.prod(window.key_size)
-        windows = q.shape[2] // n
-    if bias is not None:
-        whole = (*q.shape[:2], windows, n, m)
-        bias = (bias if bias.ndim == 5 else flat(bias).unsqueeze(-3)).expand(whole)
-    return Call(
-        q, k, v, bias,
-        position,
-        None if gate is None else gate.reshape(-1).contiguous(),
-        rows, columns,
-        None if keep is None else keep.view(torch.uint8),
-        q.shape[-1] ** -0.5 if scale is None else scale,
-        causal, score == "sigmoid", windows, n, m, at_q, at_k, home, reach,
+@triton.jit
+def token_of(o_place, i_w, AT: tl.constexpr):
+    """The token at a place of window i_w; any number where that lies outside the grid."""
+    if AT is None:
+        token = o_place
+    else:
+        y = i_w // AT.windows_x * AT.apart_y + o_place // AT.columns * AT.step_y - AT.rim
+        x = i_w % AT.windows_x * AT.apart_x + o_place % AT.columns * AT.step_x - AT.rim
+        token = y * AT.width + x
+    return token
+
+
+@triton.jit
+def on_grid(o_place, i_w, m_place, AT: tl.constexpr):
+    """Which of the places that there are lie on the grid and not in the rim."""
+    inside = m_place
+    if AT is not None and AT.rim > 0:
+        y = i_w // AT.windows_x * AT.apart_y + o_place // AT.columns * AT.step_y - AT.rim
+        x = i_w % AT.windows_x * AT.apart_x + o_place % AT.columns * AT.step_x - AT.rim
+        inside = inside & (y >= 0) & (y < AT.height) & (x >= 0) & (x < AT.width)
+    return inside
+
+
+@triton.jit
+def query_tile(z, FORM: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Of a program: picture, head, row of both, window, tile of queries, their places, which
+    there are, and their tokens. Causal tiles that see many keys come first."""
+    tiles = tl.cdiv(z.n, BLOCK_M)
+    i_m, i_w = tl.program_id(0) % tiles, tl.program_id(0) // tiles % z.windows
+    i_row = (tl.program_id(0) // tiles // z.windows).to(tl.int64)
+    if FORM.CAUSAL:
+        i_m = tiles - 1 - i_m
+    o_m = i_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    t_m = token_of(o_m, i_w, FORM.AT_Q)
+    return i_row // z.heads, i_row % z.heads, i_row, i_w, i_m, o_m, o_m < z.n, t_m
+
+
+@triton.jit
+def key_tiles(i_m, z, FORM: tl.constexpr, PHASES: tl.constexpr, ALL: tl.constexpr):
+    """Of a tile of queries: the tiles of keys that it sees whole, and those that it sees at all.
+
+    ALL   also those that a causal query misses
+    """
+    full = z.m // PHASES.BLOCK_N
+    tiles = tl.cdiv(z.m, PHASES.BLOCK_N)
+    if FORM.CAUSAL:
+        seen = tl.maximum(i_m * PHASES.BLOCK_M + z.m - z.n + 1, 0)
+        full = tl.minimum(full, seen // PHASES.BLOCK_N)
+        if not ALL:
+            end = tl.maximum((i_m + 1) * PHASES.BLOCK_M + z.m - z.n, 0)
+            tiles = tl.minimum(tiles, tl.cdiv(end, PHASES.BLOCK_N))
+    if PHASES.FIRST == 1:
+        full = 0
+    return full, tiles
+
+
+@triton.jit
+def at_head(p, s, i_b, i_h):
+    """Where a head begins."""
+    return p + i_b * s[0] + i_h * s[1]
+
+
+@triton.jit
+def fetch(p, m_0, m_1, SOME: tl.constexpr, DTYPE: tl.constexpr):
+    """A tile, zeros where m_1 or, if only SOME are there, m_0 is false; m_1 None is all."""
+    if SOME:
+        if m_1 is None:
+            x = tl.load(p, mask=m_0, other=0.0)
+        else:
+            x = tl.load(p, mask=m_0 & m_1, other=0.0)
+    elif m_1 is None:
+        x = tl.load(p)
+    else:
+        x = tl.load(p, mask=m_1, other=0.0)
+    return x.to(DTYPE)
+
+
+@triton.jit
+def rows_of(
+    p, s, t_row, m_row, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    FULL: tl.constexpr, SOME: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Tokens of a head, `row BLOCK`, zeros where there is none.
+
+    FULL   a BLOCK of exactly WIDTH needs no mask of channels
+    SOME   some tokens may not be there; without it every one is
+    """
+    o_c = tl.arange(0, BLOCK)
+    m_c = None if FULL and WIDTH == BLOCK else (o_c < WIDTH)[None, :]
+    return fetch(p + t_row[:, None] * s[2] + o_c[None, :] * s[3], m_row[:, None], m_c, SOME, DTYPE)
+
+
+@triton.jit
+def columns_of(
+    p, s, t_column, m_column, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    FULL: tl.constexpr, SOME: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The same turned round, `BLOCK column`."""
+    o_c = tl.arange(0, BLOCK)
+    m_c = None if FULL and WIDTH == BLOCK else (o_c < WIDTH)[:, None]
+    p_x = p + t_column[None, :] * s[2] + o_c[:, None] * s[3]
+    return fetch(p_x, m_column[None, :], m_c, SOME, DTYPE)
+
+
+@triton.jit
+def masked_scores(
+    b_s, o_m, o_n, m_m, m_n, p, s, z, i_b, i_h, i_w, CAUSAL: tl.constexpr, MASKED: tl.constexpr
+):
+    """Scores in bits with their bias, -inf where a query must not look.
+
+    o_m, o_n, m_m, m_n   broadcast to the scores
+    """
+    if p.bias is not None:  # a stride None is shared by all: one row, one column or one number
+        p_bias = at_head(p.bias, s.bias, i_b, i_h) + i_w.to(tl.int64) * s.bias[2]
+        if s.bias[3] is None and s.bias[4] is None:
+            b_bias = tl.load(p_bias)
+        elif s.bias[3] is None:
+            b_bias = tl.load(p_bias + o_n * s.bias[4], mask=m_n, other=0.0)
+        elif s.bias[4] is None:
+            b_bias = tl.load(p_bias + o_m * s.bias[3], mask=m_m, other=0.0)
+        else:
+            p_tile = p_bias + o_m * s.bias[3] + o_n * s.bias[4]
+            b_bias = tl.load(p_tile, mask=m_m & m_n, other=0.0)
+        b_s += b_bias.to(tl.float32) * LOG2E
+    if p.keep is not None:
+        b_keep = tl.load(p.keep + i_b * s.keep[0] + o_n * s.keep[1], mask=m_n, other=0)
+        b_s = tl.where(b_keep != 0, b_s, float("-inf"))
+    if MASKED:
+        seen = m_n
+        if CAUSAL:
+            seen = seen & (o_n <= o_m + (z.m - z.n))
+        b_s = tl.where(seen, b_s, float("-inf"))
+    return b_s
+
+
+@triton.jit
+def score_tile(
+    b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s, z, i_b, i_h, i_w,
+    FORM: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Scores in bits of a tile, `m n`, from queries `m d`, keys `d n` and relative logits."""
+    b_s = tl.dot(b_q, b_k, input_precision=FORM.PRECISION) * z.scale
+    if p.rows is not None:
+        o_r = tl.arange(0, FORM.BLOCK_R)
+        b_axes = on_axes(o_n[None, :], o_r[:, None], FORM.AT_K, FORM.DTYPE)
+        b_s += tl.dot(b_relative, b_axes, input_precision=FORM.PRECISION) * LOG2E
+    return masked_scores(
+        b_s, o_m[:, None], o_n[None, :], m_m[:, None], m_n[None, :],
+        p, s, z, i_b, i_h, i_w, FORM.CAUSAL, MASKED,
     )  # fmt: skip
 
 
-def flat(bias: Tensor) -> Tensor:
-    """At least `1 1 1 1`."""
-    return bias.reshape((1,) * (4 - bias.ndim) + tuple(bias.shape)) if bias.ndim < 4 else bias
+@triton.jit
+def relative_logits(p, s, i_b, i_h, t_m, o_r, m_m, AT: tl.constexpr, DTYPE: tl.constexpr):
+    """Relative logits of queries by row, then by column of a window, side by side.
+
+    t_m, o_r, m_m   broadcast to the logits
+    """
+    p_row = at_head(p.rows, s.rows, i_b, i_h) + t_m * s.rows[2] + o_r * s.rows[3]
+    p_column = at_head(p.columns, s.columns, i_b, i_h) + t_m * s.columns[2]
+    p_column += (o_r - AT.rows) * s.columns[3]
+    b_row = tl.load(p_row, mask=m_m & (o_r < AT.rows), other=0.0).to(DTYPE)
+    behind = m_m & (o_r >= AT.rows) & (o_r < AT.columns + AT.rows)
+    return b_row + tl.load(p_column, mask=behind, other=0.0).to(DTYPE)
 
 
-@lru_cache(maxsize=256)
-def lattices(window: Window) -> tuple[Lattice, Lattice, Lattice, tuple[int, ...] | None]:
-    """Where queries, the keys they see, and the tiles of keys lie; how far keys are seen."""
-    if window.kind == "grid":
-        at = _lattice(window.size, window.grid, 0, spread=True)
-        return at, at, at, None
-    queries = _lattice(window.query_size, window.query_grid, 0)
-    keys, home = (_lattice(window.size, window.grid, rim) for rim in (window.halo, 0))
-    if not window.halo:
-        return queries, keys, home, None
-    (height, width), halo = window.size, window.halo
-    down, across = window.grid[0] // height, window.grid[1] // width
-    far = -(-halo // height), -(-halo // width)
-    return queries, keys, home, (*far, down, across, height, width, halo)
+@triton.jit
+def on_axes(o_n, o_r, AT: tl.constexpr, DTYPE: tl.constexpr):
+    """1 where o_r is the row of key o_n or, past the rows, its column."""
+    return ((o_r == o_n // AT.columns) | (o_r == AT.rows + o_n % AT.columns)).to(DTYPE)
 
 
-def _lattice(
-    size: tuple[int, int], grid: tuple[int, int], rim: int, *, spread: bool = False
-) -> Lattice:
-    counts = grid[0] // size[0], grid[1] // size[1]
-    apart, step = ((1, 1), counts) if spread else (size, (1, 1))
-    return (size[1] + 2 * rim, size[0] + 2 * rim, counts[1], *apart, *step, rim, *grid)
+@triton.jit
+def share_of(b_s, b_lse, SIGMOID: tl.constexpr):
+    """The map from scores in bits; a log-sum-exp of +inf makes it zero."""
+    return 1.0 / (1.0 + tl.exp2(-b_s)) if SIGMOID else tl.exp2(b_s - b_lse)
 
 
-def like(x: Tensor, channels: int) -> Tensor:
-    """Unwritten memory for as many heads and tokens, lying in the order they have in x."""
-    b, h, n = x.shape[:3]
-    if x.stride(1) < x.stride(2):  # projections give b n h d: the result goes back without a copy
-        return x.new_empty(b, n, h, channels).transpose(1, 2)
-    return x.new_empty(b, h, n, channels)
+@triton.jit
+def score_gradient(b_p, b_dp, b_delta, SIGMOID: tl.constexpr):
+    """The gradient of scores from that of the map."""
+    return b_p * (1.0 - b_p) * b_dp if SIGMOID else b_p * (b_dp - b_delta)
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """Queries and keys of one tile, warps, and loads kept in flight."""
-
-    queries: int
-    keys: int
-    warps: int
-    stages: int
-
-    def within(self, n: int, m: int) -> Tiles:
-        """No larger than the problem."""
-        queries, keys = min(self.queries, padded(n)), min(self.keys, padded(m))
-        shrunk = queries * keys < self.queries * self.keys
-        return replace(self, queries=queries, keys=keys, warps=4 if shrunk else self.warps)
-
-
-@lru_cache(maxsize=256)
-def shared_memory(device: torch.device) -> int:
-    """Bytes that one program may hold on chip."""
-    if device.type != "cuda":
-        return 166_912
-    told = torch.cuda.get_device_properties(device)
-    return int(getattr(told, "shared_memory_per_block_optin", 101_376))
-
-
-@lru_cache(maxsize=256)
-def warp_groups(device: torch.device) -> bool:
-    """Whether four warps multiply as one, reading from on-chip memory: fewer registers needed."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] >= 9
-
-
-def backward_tiles(call: Call, larger: tuple[int, int], m: int) -> Tiles:
-    """`larger`, queries and keys, in half precision and with heads of at most 64; else fewer."""
-    block_d, block_e, _ = call.blocks
-    width, size = max(block_d, block_e), call.q.element_size()
-    if size == 4:
-        tiles = Tiles(32, 32, 8, 1) if width <= 64 else Tiles(16, 32, 8, 1)
-    elif width <= 64:
-        tiles = Tiles(*larger, 8, 2)
-    elif width <= 128:
-        tiles = Tiles(64, 64, 4 if warp_groups(call.q.device) else 8, 1)
-    else:
-        tiles = Tiles(32, 64, 8, 1)
-    return tiles.within(call.n, m)
+@triton.jit
+def position_scores(p, s, i_h, o_m, o_n, mask, OTHER: tl.constexpr):
+    """The scores of position in bits, OTHER where the mask is false; offsets broadcast to them."""
+    p_tile = p.position + i_h * s.position[0] + o_m * s.position[1] + o_n * s.position[2]
+    return tl.load(p_tile, mask=mask, other=OTHER).to(tl.float32) * LOG2E

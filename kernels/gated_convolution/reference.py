@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import KernelError
 from ..kernel import kernel
+from ..precision import wide
 
 
 def product_mixing(
@@ -29,16 +30,15 @@ def product_mixing(
     its bias part, first[i] scale bias[c]. Tokens are the pixels in raster order.
     """
     height, width = context.shape[-2:]
-    wide = torch.float64 if context.dtype == torch.float64 else torch.float32
     kept = torch.arange(height * width, device=context.device)[rows]
     everywhere = torch.arange(height * width, device=context.device)
     dy = everywhere // width - kept[:, None] // width + weight.shape[-2] // 2
     dx = everywhere % width - kept[:, None] % width + weight.shape[-1] // 2
     inside = (dy >= 0) & (dy < weight.shape[-2]) & (dx >= 0) & (dx < weight.shape[-1])
-    taps = weight.to(wide).flatten(1)
+    taps = wide(weight).flatten(1)
     place = (dy * weight.shape[-1] + dx).clamp(0, taps.shape[1] - 1)
     kernels = torch.where(inside, taps[:, place], 0.0)
-    return first.to(wide).flatten(2)[:, :, rows, None] * scale * kernels
+    return wide(first).flatten(2)[:, :, rows, None] * scale * kernels
 
 
 @kernel(
@@ -145,8 +145,7 @@ def recursive_gated_convolution(
 def filter_mixing(rows: slice, x: Tensor, weight: Tensor) -> Tensor:
     """A[b, c, i, j] = kernel_c[(i - j) modulo the grid], with kernel = irfft2(weight)."""
     height, width = x.shape[-2:]
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    kernels = torch.fft.irfft2(_resized(weight.to(wide), height, width), s=(height, width))
+    kernels = torch.fft.irfft2(_resized(wide(weight), height, width), s=(height, width))
     n = torch.arange(height * width, device=x.device)
     kept = n[rows][:, None]
     dy, dx = (kept // width - n // width) % height, (kept % width - n % width) % width
@@ -174,11 +173,9 @@ def global_filter(x: Tensor, weight: Tensor) -> Tensor:
             "give x as `b c y x` and the filter as `c h w 2`"
         )
     size = (x.shape[-2], x.shape[-1])
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    spectrum = torch.fft.rfft2(x.to(wide), norm="ortho")
-    return torch.fft.irfft2(spectrum * _resized(weight.to(wide), *size), s=size, norm="ortho").to(
-        x.dtype
-    )
+    spectrum = torch.fft.rfft2(wide(x), norm="ortho")
+    out = torch.fft.irfft2(spectrum * _resized(wide(weight), *size), s=size, norm="ortho")
+    return out.to(x.dtype)
 
 
 def _resized(weight: Tensor, height: int, width: int) -> Tensor:

@@ -3,77 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..kernel import interpreted
-from . import triton_chunks as chunks
+from ..launch import ceil_div, dense_rows, dot_precision, dot_type, like_tokens, options, padded
+from . import triton_kernels as kernels
+from .triton_kernels import Gates, Inputs, Plan, Sizes
 
-CHUNK, PART, RUN = 64, chunks.PART.value, 128  # tokens of one program
+CHUNK, PART, RUN = 64, kernels.PART.value, 128  # tokens of one program
 CHANNELS, VALUES = 32, 64
-STAGES = 2  # more need more shared memory than most devices have
+WARPS, STAGES = 4, 2  # more stages need more shared memory than most devices have
 MOST = 2**31 - 1  # programs on one axis, and numbers in one state
-
-
-@dataclass(frozen=True)
-class Call:
-    """The arguments of either op as kernels take them; a gate that is not there is the other."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    gate: Tensor
-    gate_back: Tensor
-    ways: int
-    factor: float
-
-    @property
-    def rows(self) -> int:
-        return self.q.shape[0] * self.q.shape[1]
-
-    @property
-    def chunk(self) -> int:
-        return min(CHUNK, padded(self.q.shape[2]))
-
-    @property
-    def chunks(self) -> int:
-        return triton.cdiv(self.q.shape[2], self.chunk)
-
-    @property
-    def scans(self) -> int:
-        return 2 if self.ways == 3 else 1
-
-    @property
-    def dots(self) -> tuple[Any, str]:
-        """The type that dots of tokens take; the interpreter computes in no bfloat16."""
-        dtype = self.q.dtype
-        tf32 = torch.backends.cuda.matmul.allow_tf32 and not interpreted()
-        known = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-        if dtype == torch.bfloat16 and interpreted():
-            return tl.float32, "ieee"
-        return known.get(dtype, tl.float32), "tf32" if tf32 else "ieee"
-
-    @property
-    def warps(self) -> int:
-        """Dots in full float32 run on no tensor core: their tiles need more registers."""
-        return 8 if self.q.dtype == torch.float32 else 4
-
-    @property
-    def state_dots(self) -> tuple[Any, str]:
-        """As above with a state, a sum over all tokens, that float16 may not hold."""
-        kind, precision = self.dots
-        if kind == tl.float16:
-            return tl.float32, "ieee" if interpreted() else "tf32"
-        return kind, precision
-
-
-def padded(size: int) -> int:
-    """The next power of two that a dot takes."""
-    return max(16, triton.next_power_of_2(size))
 
 
 def can_run(
@@ -89,10 +34,69 @@ def can_run(
         return "q, k and v are of several dtypes"
     if q.numel() == 0 or v.numel() == 0:
         return "there is nothing to compute"
-    parts = triton.cdiv(q.shape[2], CHUNK) * CHUNK // PART
+    parts = ceil_div(q.shape[2], CHUNK) * CHUNK // PART
     if q.shape[0] * q.shape[1] * parts > MOST or q.shape[3] * v.shape[3] > MOST:
         return f"there are more than {MOST} parts or numbers in a state"
     return None
+
+
+@dataclass(frozen=True)
+class ScanOperands:
+    """The arguments of either op as kernels take them; a gate that is not there is the other.
+
+    ways   1 for a scan from the first token, 2 from the last, 3 for the mean of both
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gate: Tensor
+    gate_back: Tensor
+    ways: int
+    factor: float
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        b, h, n, d = self.q.shape
+        return Sizes(h, b * h, n, d, self.v.shape[3], self.factor)
+
+    @cached_property
+    def gates(self) -> Gates:
+        return Gates(self.gate, self.gate_back, _strides(self.gate), _strides(self.gate_back))
+
+    @cached_property
+    def plan(self) -> Plan:
+        d, e = self.q.shape[3], self.v.shape[3]
+        block_d, block_e = min(CHANNELS, padded(d)), min(VALUES, padded(e))
+        parts = ceil_div(d, block_d), ceil_div(e, block_e)
+        blocks = min(CHUNK, padded(self.q.shape[2])), block_d, block_e
+        return Plan(self.ways, *blocks, *parts, *self._dots, *self._state_dots)
+
+    @cached_property
+    def _dots(self) -> tuple[Any, str]:
+        """The type that dots of tokens take, and how they round."""
+        return dot_type(self.q.dtype), dot_precision()
+
+    @cached_property
+    def _state_dots(self) -> tuple[Any, str]:
+        """The same with a state, a sum over all tokens, that float16 may not hold."""
+        dtype, precision = self._dots
+        if dtype == tl.float16:
+            return tl.float32, "ieee" if interpreted() else "tf32"
+        return dtype, precision
+
+    @property
+    def chunks(self) -> int:
+        return ceil_div(self.q.shape[2], self.plan.CHUNK)
+
+    @property
+    def scans(self) -> int:
+        return 2 if self.ways == 3 else 1
+
+    @property
+    def wide_options(self) -> dict[str, Any]:
+        """Dots in full float32 run on no tensor core: their tiles need more registers."""
+        return options(8 if self.q.dtype == torch.float32 else WARPS, STAGES)
 
 
 def forward(
@@ -106,9 +110,9 @@ def forward(
     reverse: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The result; states and scores are formed again in the backward."""
-    call = _call(q, k, v, gate, gate_back, scale, reverse)
-    states = _scanned(call, call.k, call.v, slope=False)
-    return _read(call, call.q, call.v, _scored(call), states, slope=False), ()
+    x = _prepare(q, k, v, gate, gate_back, scale, reverse)
+    states = _states(x, x.k, x.v, slope=False)
+    return _results(x, x.q, x.v, _scores(x), states, slope=False), ()
 
 
 def backward(
@@ -129,23 +133,21 @@ def backward(
 
     A gate's gradient is the sum of q grad_q - k grad_k over the rest of the scan.
     """
-    call, g = _call(q, k, v, gate, gate_back, scale, reverse), _rows(g)
-    left = _scanned(call, call.q, g, slope=True)
-    found: dict[str, Tensor] = {}
+    x, g = _prepare(q, k, v, gate, gate_back, scale, reverse), dense_rows(g)
+    slope_states = _states(x, x.q, g, slope=True)
+    grads: dict[str, Tensor] = {}
     if "v" in needs:
-        found["v"] = _read(call, call.k, g, _scored(call), left, slope=True)
+        grads["v"] = _results(x, x.k, g, _scores(x), slope_states, slope=True)
     if needs - {"v"}:
-        found["q"], found["k"], turns = _q_and_k(call, g, left)
-        names = ("gate",) if gate_back is None else ("gate", "gate_back")
-        for place, name in enumerate(names):
-            if name in needs:
-                like = gate if name == "gate" else call.gate_back
-                back = call.ways == 2 or place == 1
-                found[name] = _gates(turns[place], like, back=back)
-    return {name: x for name, x in found.items() if name in needs}
+        grads["q"], grads["k"], turns = _q_and_k(x, g, slope_states)
+        if "gate" in needs:
+            grads["gate"] = _gate(turns[0], gate, back=x.ways == 2)
+        if "gate_back" in needs:
+            grads["gate_back"] = _gate(turns[1], x.gate_back, back=True)
+    return {name: grad for name, grad in grads.items() if name in needs}
 
 
-def _call(
+def _prepare(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -153,104 +155,76 @@ def _call(
     gate_back: Tensor | None,
     scale: float | None,
     reverse: bool,
-) -> Call:
+) -> ScanOperands:
     ways = 3 if gate_back is not None else 2 if reverse else 1
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    q, k, v, gate = (_rows(x) for x in (q, k, v, gate))
-    other = gate if gate_back is None else _rows(gate_back)
-    return Call(q, k, v, gate, other, ways, factor / 2 if ways == 3 else factor)
+    q, k, v, gate = (dense_rows(x) for x in (q, k, v, gate))
+    other = gate if gate_back is None else dense_rows(gate_back)
+    return ScanOperands(q, k, v, gate, other, ways, factor / 2 if ways == 3 else factor)
 
 
-def _scanned(call: Call, x: Tensor, y: Tensor, *, slope: bool) -> Tensor:
+def _states(x: ScanOperands, left: Tensor, right: Tensor, *, slope: bool) -> Tensor:
     """`scans b*h chunks d e`: states or their gradients, in float32 but for bfloat16 tokens."""
-    n, d, e = *x.shape[2:], y.shape[3]
-    kept = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
-    states = x.new_empty(call.scans, call.rows, call.chunks, d, e, dtype=kept)
-    block_d, block_e = min(CHANNELS, padded(d)), min(VALUES, padded(e))
-    programs = call.rows * triton.cdiv(d, block_d), triton.cdiv(e, block_e), call.scans
-    chunks.states[programs](
-        x, y, call.gate, call.gate_back, states,
-        *_strides(x, y, call.gate, call.gate_back), x.shape[1], call.rows, n, d, e,
-        call.ways, slope, call.chunk, block_d, block_e, *call.dots, num_stages=STAGES,
+    z, plan = x.sizes, x.plan
+    dtype = torch.bfloat16 if left.dtype == torch.bfloat16 else torch.float32
+    states = left.new_empty(x.scans, z.rows, x.chunks, z.d, z.e, dtype=dtype)
+    kernels.states[z.rows * plan.PARTS_D, plan.PARTS_E, x.scans](
+        left, _strides(left), right, _strides(right), x.gates, states, z, slope, plan,
+        **options(WARPS, STAGES),
     )  # fmt: skip
     return states
 
 
-def _scored(call: Call) -> Tensor:
+def _scores(x: ScanOperands) -> Tensor:
     """`b*h chunks chunk chunk`: the map inside chunks, scaled, of both scans together."""
-    q, k = call.q, call.k
-    scores = q.new_empty(call.rows, call.chunks, call.chunk, call.chunk)
-    block = min(CHANNELS, padded(q.shape[3]))
-    programs = (call.rows * call.chunks * (call.chunk // PART),)
-    chunks.scores[programs](
-        q, k, call.gate, call.gate_back, scores,
-        *_strides(q, k, call.gate, call.gate_back), *q.shape[1:], call.factor,
-        call.ways, call.chunk, block, triton.cdiv(q.shape[3], block), *call.dots, num_stages=STAGES,
+    z, plan = x.sizes, x.plan
+    scores = x.q.new_empty(z.rows, x.chunks, plan.CHUNK, plan.CHUNK)
+    kernels.scores[(z.rows * x.chunks * (plan.CHUNK // PART),)](
+        x.q, _strides(x.q), x.k, _strides(x.k), x.gates, scores, z, plan,
+        **options(WARPS, STAGES),
     )  # fmt: skip
     return scores
 
 
-def _read(
-    call: Call, x: Tensor, y: Tensor, scores: Tensor, states: Tensor, *, slope: bool
+def _results(
+    x: ScanOperands, left: Tensor, right: Tensor, scores: Tensor, states: Tensor, *, slope: bool
 ) -> Tensor:
-    out = _like(call.v)
-    n, d, e = *x.shape[2:], y.shape[3]
-    block_d, block_e = min(CHANNELS, padded(d)), min(VALUES, padded(e))
-    chunks.results[call.rows * call.chunks, triton.cdiv(e, block_e)](
-        x, y, call.gate, call.gate_back, scores, states, out,
-        *_strides(x, y, call.gate, call.gate_back, out),
-        x.shape[1], call.rows, n, d, e, call.factor,
-        call.ways, slope, call.chunk, block_d, block_e, triton.cdiv(d, block_d),
-        *call.dots, *call.state_dots, num_stages=STAGES, num_warps=call.warps,
+    out = like_tokens(x.v, x.v.shape[3])
+    kernels.results[x.sizes.rows * x.chunks, x.plan.PARTS_E](
+        left, _strides(left), right, _strides(right), x.gates, scores, states,
+        out, _strides(out), x.sizes, slope, x.plan, **x.wide_options,
     )  # fmt: skip
     return out
 
 
-def _q_and_k(call: Call, g: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _q_and_k(x: ScanOperands, g: Tensor, slope_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q and k, and q grad_q - k grad_k of each scan, `scans b*h n d`."""
-    q, k, v = call.q, call.k, call.v
-    n, d, e = *q.shape[2:], v.shape[3]
-    states = _scanned(call, k, v, slope=False)
-    slopes = q.new_empty(call.rows, call.chunks, call.chunk, call.chunk, dtype=torch.float32)
-    block_d, block_e = min(CHANNELS, padded(d)), min(VALUES, padded(e))
-    parts = triton.cdiv(e, block_e)
-    chunks.products[(call.rows * call.chunks,)](
-        g, v, slopes, *_strides(g, v), q.shape[1], n, e, call.factor,
-        call.chunk, block_e, parts, *call.dots, num_stages=STAGES,
+    q, k, v, z, plan = x.q, x.k, x.v, x.sizes, x.plan
+    states = _states(x, k, v, slope=False)
+    slopes = q.new_empty(z.rows, x.chunks, plan.CHUNK, plan.CHUNK, dtype=torch.float32)
+    kernels.products[(z.rows * x.chunks,)](
+        g, _strides(g), v, _strides(v), slopes, z, plan, **options(WARPS, STAGES)
+    )
+    dq, dk = like_tokens(q, z.d), like_tokens(k, z.d)
+    turns = q.new_empty(x.scans, z.rows, z.n, z.d, dtype=torch.float32)
+    kernels.to_q_and_k[z.rows * x.chunks * (plan.CHUNK // PART), plan.PARTS_D](
+        Inputs(q, k, v), Inputs(_strides(q), _strides(k), _strides(v)), g, _strides(g), x.gates,
+        slopes, states, slope_states, dq, _strides(dq), dk, _strides(dk), turns, z, plan,
+        **x.wide_options,
     )  # fmt: skip
-    out_q, out_k = _like(q), _like(k)
-    turns = q.new_empty(call.scans, call.rows, n, d, dtype=torch.float32)
-    programs = call.rows * call.chunks * (call.chunk // PART), triton.cdiv(d, block_d)
-    chunks.to_q_and_k[programs](
-        q, k, v, g, call.gate, call.gate_back, slopes, states, left, out_q, out_k, turns,
-        *_strides(q, k, v, g, call.gate, call.gate_back, out_q, out_k),
-        q.shape[1], call.rows, n, d, e, call.factor,
-        call.ways, call.chunk, block_d, block_e, parts, *call.dots, *call.state_dots,
-        num_stages=STAGES, num_warps=call.warps,
-    )  # fmt: skip
-    return out_q, out_k, turns
+    return dq, dk, turns
 
 
-def _gates(turns: Tensor, gate: Tensor, *, back: bool) -> Tensor:
-    out = _like(gate)
-    n, d = gate.shape[2:]
+def _gate(turns: Tensor, gate: Tensor, *, back: bool) -> Tensor:
+    h, n, d = gate.shape[1:]
+    out = like_tokens(gate, d)
     block_t, block_d = min(RUN, padded(n)), min(CHANNELS, padded(d))
-    chunks.to_gate[len(turns), triton.cdiv(d, block_d)](
-        turns, out, *_strides(out), gate.shape[1], n, d, back, block_t, block_d
+    kernels.to_gate[len(turns), ceil_div(d, block_d)](
+        turns, out, _strides(out), h, n, d, back, block_t, block_d, enable_fp_fusion=True
     )
     return out
 
 
-def _strides(*tensors: Tensor) -> tuple[tuple[int, ...], ...]:
-    return tuple(x.stride()[:3] for x in tensors)
-
-
-def _like(x: Tensor) -> Tensor:
-    """Memory for `b h n d` that lies as `b n h d`, as the layers around the op read it."""
-    b, h, n, d = x.shape
-    return x.new_empty(b, n, h, d).transpose(1, 2)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """The tensor itself where the channels of a token lie next to each other."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+def _strides(x: Tensor) -> tuple[int, int, int]:
+    """Of batch, head and token."""
+    return x.stride(0), x.stride(1), x.stride(2)

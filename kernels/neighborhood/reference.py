@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import grouped, wide
+from ..attention import grouped
 from ..errors import KernelError
 from ..kernel import kernel
+from ..precision import wide
 from .axes import Axis, Ints, axes_of, neighbors, visible
 from .blocks import by_blocks
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import wide
 from ..errors import KernelError
 from ..kernel import kernel
+from ..precision import wide
 
 
 def outlook_map(

@@ -25,15 +25,15 @@ def routed_map(
 ) -> Tensor:
     """Some rows of the map, `b h r m`; zeros for keys whose block was not chosen."""
     at, _, keys = _places(q, k, window, block)
-    own = at[rows].to(q.device)
-    chosen = _spread(index.long(), q.shape[1], own)
+    blocks = at[rows]
+    chosen = _spread(index.long(), q.shape[1], blocks)
     size = keys.shape[1]
-    tokens = keys.to(q.device)[chosen.clamp(min=0)].flatten(-2)  # b h r (t p)
+    tokens = keys[chosen.clamp(min=0)].flatten(-2)  # b h r (t p)
     scores = wide(q[..., rows, :]) @ wide(k).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     seen = scores.gather(-1, tokens)
     factor = None
     if weight is not None:
-        factor = _spread(wide(weight), q.shape[1], own).repeat_interleave(size, -1)
+        factor = _spread(wide(weight), q.shape[1], blocks).repeat_interleave(size, -1)
         seen = seen * factor
     share = normal(seen.masked_fill((chosen < 0).repeat_interleave(size, -1), -torch.inf))
     share = share if factor is None else share * factor
@@ -71,7 +71,7 @@ def routed_attention(
     _, queries, keys = _places(q, k, window, block)
     h, size = q.shape[1], keys.shape[1]
     chosen = (index if index.ndim == 4 else index[:, None].expand(-1, h, -1, -1)).long()
-    parts = q[:, :, queries.flatten().to(q.device)].unflatten(2, queries.shape)
+    parts = q[:, :, queries.flatten()].unflatten(2, queries.shape)
     seen_k, seen_v = (_gathered(x, keys, chosen) for x in (k, v))
     if weight is not None:
         factor = weight if weight.ndim == 4 else weight[:, None]
@@ -81,7 +81,7 @@ def routed_attention(
     mask = torch.zeros((), dtype=q.dtype, device=q.device).masked_fill(hidden, -torch.inf)
     each = (x.flatten(1, 2) for x in (parts, seen_k, seen_v, mask))  # blocks as heads
     out = fused(*each, scale=scale).unflatten(1, chosen.shape[1:3])
-    return out.flatten(2, 3)[:, :, queries.flatten().argsort().to(q.device)]
+    return out.flatten(2, 3)[:, :, queries.flatten().argsort()]
 
 
 def _places(
@@ -89,21 +89,21 @@ def _places(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The block of each query; the queries of each block, `R p`; the keys of each, `R p'`."""
     if window is not None:
-        queries = window.query_index()
-        at = window.place()[0]
-        keys = window.key_index()
+        queries, keys = window.query_index(q.device), window.key_index(q.device)
+        at = window.place(q.device)[0]
     else:
         size = block or q.shape[2]
-        queries = torch.arange(q.shape[2]).reshape(-1, size)
-        at, keys = torch.arange(q.shape[2]) // size, queries
+        tokens = torch.arange(q.shape[2], device=q.device)
+        at, queries = tokens // size, tokens.reshape(-1, size)
+        keys = queries
     if keys.numel() != k.shape[2]:
-        keys = torch.arange(k.shape[2]).reshape(len(queries), -1)
+        keys = torch.arange(k.shape[2], device=q.device).reshape(len(queries), -1)
     return at, queries, keys
 
 
 def _gathered(x: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
     """Tokens of the chosen blocks, `b h R (t p) d`."""
-    blocks = x[:, :, keys.flatten().to(x.device)].unflatten(2, keys.shape)
+    blocks = x[:, :, keys.flatten()].unflatten(2, keys.shape)
     flat = chosen.clamp(min=0).flatten(2)[..., None, None]
     picked = torch.take_along_dim(blocks, flat, 2)
     return picked.unflatten(2, chosen.shape[2:]).flatten(3, 4)

@@ -1,0 +1,47 @@
+"""The arguments of attention as one record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from ..windows import Window
+
+Score = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionArguments:
+    """What `attention` was called with; its docstring says what each is."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    bias: Tensor | None = None
+    position: Tensor | None = None
+    gate: Tensor | None = None
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+    keep: Tensor | None = None
+    scale: float | None = None
+    causal: bool = False
+    window: Window | None = None
+    score: Score = "softmax"
+
+    @property
+    def factor(self) -> float:
+        """What scores are multiplied by."""
+        return self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
+
+    @property
+    def stride(self) -> int:
+        """How many rows and columns of keys lie between queries."""
+        return 1 if self.window is None else self.window.stride
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Those that are there."""
+        some = self.bias, self.position, self.gate, self.rows, self.columns, self.keep
+        return (self.q, self.k, self.v, *(x for x in some if x is not None))
