@@ -15,11 +15,17 @@ from ..trace import exchange, leaves
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Inputs of some samples; `index` numbers them in the whole call."""
+    """Inputs of some samples.
+
+    index       their numbers in the whole call
+    per_sample  places of the tensors with a row a sample, fixed for the whole call: those as long
+                as its batch; all others serve every sample, however few are taken
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     index: tuple[int, ...]
+    per_sample: frozenset[str]
 
     @staticmethod
     def of(x: Any) -> Batch:
@@ -30,15 +36,21 @@ class Batch:
             () if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
         )
         kwargs = dict(x) if isinstance(x, Mapping) else {}
-        sizes = [t.shape[0] for _, t in leaves((args, kwargs)) if t.ndim]
-        if not sizes or not sizes[0]:
+        lengths = {place: t.shape[0] for place, t in leaves((args, kwargs)) if t.ndim}
+        count = next(iter(lengths.values()), 0)
+        if not count:
             raise LimelightError(
                 "the input holds no sample; give tensors whose first dimension is the batch"
             )
-        return Batch(args, kwargs, tuple(range(sizes[0])))
+        per_sample = frozenset(place for place, length in lengths.items() if length == count)
+        return Batch(args, kwargs, tuple(range(count)), per_sample)
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def numbered(self, index: Sequence[int]) -> Batch:
+        """The batch as part of a larger call, in which its samples have these numbers."""
+        return replace(self, index=tuple(index))
 
     def take(self, places: Sequence[int]) -> Batch:
         """Some samples, by their places in this batch, repeats allowed."""
@@ -46,11 +58,11 @@ class Batch:
             return self
         rows = torch.as_tensor(places, dtype=torch.long)
 
-        def pick(_: str, t: Tensor) -> Tensor:
-            return t[rows.to(t.device)] if t.ndim and t.shape[0] == len(self) else t
+        def pick(place: str, t: Tensor) -> Tensor:
+            return t[rows.to(t.device)] if place in self.per_sample else t
 
         args, kwargs = exchange((self.args, dict(self.kwargs)), pick)
-        return Batch(args, kwargs, tuple(self.index[p] for p in places))
+        return replace(self, args=args, kwargs=kwargs, index=tuple(self.index[p] for p in places))
 
     @property
     def x(self) -> Tensor:
@@ -64,7 +76,15 @@ class Batch:
         )
 
     def with_x(self, x: Tensor) -> Batch:
-        """The batch with its float input exchanged; one sample's other inputs serve many copies."""
+        """The batch with its float input exchanged; one sample's other inputs serve many copies.
+
+        Raises MethodError for copies of several samples, whose order nothing tells.
+        """
+        if len(x) != len(self) != 1:
+            raise MethodError(
+                f"{len(x)} inputs were given for a batch of {len(self)} samples; give one "
+                "a sample, or many of a single sample"
+            )
         whole = self if len(x) == len(self) else self.take([0] * len(x))
         old = whole.x
         args, kwargs = exchange((whole.args, dict(whole.kwargs)), lambda _, t: x if t is old else t)

@@ -52,9 +52,10 @@ class Value:
 
     def spend(self) -> None:
         """Free the stored tensor: its maps are made, and nothing will read it again."""
+        site = self.site  # not `self`, which would make a cycle that only the collector frees
 
         def gone() -> Tensor:
-            raise ProbeError(f"the value at {self.site} was freed once its maps were made")
+            raise ProbeError(f"the value at {site} was freed once its maps were made")
 
         self.hold(gone)
 

@@ -77,7 +77,7 @@ class Work:
         labels = [s.sample.label for s in group]
         maps, _ = maps_and_output(
             self.net,
-            Batch((x,), {}, places),
+            Batch.of(x).numbered(places),
             list(self.bounds),
             target=[target_of(target, labels) for target in self.targets],
             sites=self.sites,
