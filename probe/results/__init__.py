@@ -3,6 +3,6 @@
 from .colour_scales import STEPS, extremes, span, steps, table
 from .files import write
 from .maps import Maps
-from .rows import map_columns, map_of_row, parquet_bytes, row_of_map
+from .rows import Row, map_columns, map_of_row, parquet_bytes, row_of_map
 from .saliency_map import About, SaliencyMap
 from .sheet import plane

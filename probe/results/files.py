@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from .rows import DTYPES, Precision, dtype_name, map_columns, map_of_row, parque
 from .saliency_map import SaliencyMap, about_of
 
 _KEY = "limelight.maps"
+Coder = TypeVar("Coder")
 
 
 def save(maps: Sequence[SaliencyMap], path: str | Path) -> Path:
@@ -88,12 +89,12 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-def _format(path: Path, known: dict[str, Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    coder = known.get(path.suffix.lower())
+def _format(path: Path, coders: Mapping[str, Coder]) -> Coder:
+    coder = coders.get(path.suffix.lower())
     if coder is None:
         raise LimelightError(
             f"{path.name!r} ends in {path.suffix or 'nothing'!r}, but must end in one of "
-            f"{', '.join(known)}; choose one of these"
+            f"{', '.join(coders)}; choose one of these"
         )
     return coder
 
@@ -182,12 +183,12 @@ def _foreign(path: Path) -> LimelightError:
     return LimelightError(f"{str(path)!r} holds no maps; give a file that Maps.save wrote")
 
 
-_ENCODERS: dict[str, Callable[[Any], Any]] = {
+_ENCODERS: dict[str, Callable[[Sequence[SaliencyMap]], bytes]] = {
     ".safetensors": _safetensors,
     ".parquet": _parquet,
     ".png": _png,
 }
-_DECODERS: dict[str, Callable[[Any], Any]] = {
+_DECODERS: dict[str, Callable[[Path], list[SaliencyMap]]] = {
     ".safetensors": _read_safetensors,
     ".parquet": _read_parquet,
 }

@@ -22,7 +22,7 @@ from ...probe.results import write
 from ..html import fill, interval_text, nonempty, or_dash, significant_or_zero, three_digits
 from . import text as words
 from .attention_maps import Seen
-from .charts import curve_plots, forests, grid, growth, hues, parts
+from .charts import Growth, curve_plots, forests, grid, growth, hues, parts
 from .graph import graph
 from .heads import head_pages
 
@@ -90,9 +90,6 @@ def render_circuit(
     """The page as text, to be written as UTF-8."""
     colours = hues(list(circuit.scores))
     pages, maps = head_pages(circuit, heads, prompts)
-    verdict, curves, missing = _verified(circuit, by, checked, colours)
-    places = {name: place for place, name in enumerate(circuit.names)}
-    bars, zero = parts(verdict, places) if verdict else ([], 0.0)
     return fill(
         "circuit.html",
         ("page.css", "dataset.css", "circuit.css"),
@@ -115,17 +112,10 @@ def render_circuit(
         pages=pages,
         prompts=maps.prompts,
         first=next(iter(circuit.scores)),
-        verdict=verdict,
-        size=len(bars),
-        by=_BY[by],
-        checked=min(checked or len(circuit.pairs), len(circuit.pairs)),
-        bars=bars,
-        zero=zero,
-        growth=curves,
-        missing=missing,
         times=_times(circuit),
         provenance=provenance(circuit),
         three_digits=three_digits,
+        **_verification(circuit, by, checked, colours),
     )
 
 
@@ -136,9 +126,28 @@ _BY = {
 }
 
 
+def _verification(
+    circuit: Circuit, by: By, checked: int, colours: dict[str, int]
+) -> dict[str, object]:
+    """What the page says of how far the top heads do the task alone."""
+    verdict, curves, missing = _verified(circuit, by, checked, colours)
+    places = {name: place for place, name in enumerate(circuit.names)}
+    bars, zero = parts(verdict, places) if verdict else ([], 0.0)
+    return {
+        "verdict": verdict,
+        "size": len(bars),
+        "by": _BY[by],
+        "checked": min(checked or len(circuit.pairs), len(circuit.pairs)),
+        "bars": bars,
+        "zero": zero,
+        "growth": curves,
+        "missing": missing,
+    }
+
+
 def _verified(
     circuit: Circuit, by: By, checked: int, colours: dict[str, int]
-) -> tuple[Verdict | None, Any, str]:
+) -> tuple[Verdict | None, Growth | None, str]:
     """The verdict on the first method's top heads and the curves, or why there are none."""
     truth = circuit.truth
     size = int(truth.inside.sum()) if truth is not None else 10

@@ -72,14 +72,7 @@ def _panel(
     methods: list[str],
 ) -> Panel:
     of_panel = scores[(scores["metric"] == metric) & (scores["asked"] == asked)]
-    ends = _ends(metric, of_panel["value"])
-    values = {
-        key: part["value"].dropna().tolist() for key, part in of_panel.groupby(["method", "site"])
-    }
-    cells = {
-        (row.method, row.site): cell_of(row, values[row.method, row.site], ends)
-        for row in means.itertuples()
-    }
+    cells = _cells(metric, of_panel, means)
     used = [s for s in sites if any((m, s) in cells for m in methods)]
     rows = tuple(
         (name, n, tuple(cells.get((name, site)) for site in used))
@@ -88,24 +81,34 @@ def _panel(
     )
     rivals = tuple((m, cell) for (m, _), cell in cells.items() if m in NAMES and m not in methods)
     meaning, better = _meaning(metric)
-    picture = chart(means, used, methods, NAMES)
-    numbers, out = _numbers(means), _left_out(of_panel)
-    tall = metric in PAIRED
-    beside = meta_comparisons(of_panel, cells, used) if tall else ()
     return Panel(
         metric,
         asked,
         meaning,
         better,
-        picture,
+        chart(means, used, methods, NAMES),
         tuple(used),
         rows,
         rivals,
-        numbers,
-        out,
-        tall,
-        beside,
+        _numbers(means),
+        _left_out(of_panel),
+        tall=metric in PAIRED,
+        comparisons=meta_comparisons(of_panel, cells, used) if metric in PAIRED else (),
     )
+
+
+def _cells(
+    metric: str, scores: pandas.DataFrame, means: pandas.DataFrame
+) -> dict[tuple[str, str], Cell]:
+    """The cells of a table by method and site."""
+    ends = _ends(metric, scores["value"])
+    values = {
+        key: part["value"].dropna().tolist() for key, part in scores.groupby(["method", "site"])
+    }
+    return {
+        (row.method, row.site): cell_of(row, values[row.method, row.site], ends)
+        for row in means.itertuples()
+    }
 
 
 def _ends(metric: str, values: pandas.Series) -> tuple[float, float]:

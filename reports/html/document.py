@@ -10,9 +10,13 @@ from importlib.resources import files
 
 
 def fill(
-    name: str, styles: Sequence[str], scripts: Sequence[str], data: object, **words: object
+    name: str, styles: Sequence[str], scripts: Sequence[str], data: object, **values: object
 ) -> str:
-    """A page from its parts; its policy lets this style and this script run, and nothing else."""
+    """A page from its parts; its policy lets this style and this script run, and nothing else.
+
+    name    of the template that the values are filled into, beside policy, style, script and data
+    styles  and scripts, by the names of their files
+    """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -30,7 +34,7 @@ def fill(
         style=Markup(style),
         script=Markup(script),
         data=Markup(embed(data)),
-        **words,
+        **values,
     )
     return text.encode("utf-8", "replace").decode("utf-8")
 

@@ -120,10 +120,23 @@ def run(
     work = prepare(asked)
     root = Path(folder).expanduser()
     same_or_refuse(root, work.plan)
-    shards = work.plan.shards
-    done, bad = store.finished(root, shards)
+    done, bad = store.finished(root, work.plan.shards)
     for text in bad:
         warnings.warn(text, stacklevel=3)
+    _finish(root, work, done, compute, workers, progress)
+    return Run(root)
+
+
+def _finish(
+    root: Path,
+    work: Work,
+    done: set[int],
+    compute: Engine,
+    workers: int,
+    progress: Progress | None,
+) -> None:
+    """Compute and write the shards that are not done; an interrupt waits for the open one."""
+    shards = work.plan.shards
     todo = [number for number in range(len(shards)) if number not in done]
     with _interrupts() as stop:
         for number, part in compute(work, todo, workers):
@@ -134,7 +147,6 @@ def run(
                 progress(count, work.plan.samples, work.samples[shards[number][-1]].name)
             if stop.is_set():
                 raise KeyboardInterrupt
-    return Run(root)
 
 
 def _engine(name: str, address: str | None) -> Engine:

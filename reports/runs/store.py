@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...probe.errors import LimelightError
-from ...probe.results import SaliencyMap, map_columns, parquet_bytes, row_of_map
+from ...probe.results import Row, SaliencyMap, map_columns, parquet_bytes, row_of_map
 from .loader import Loaded
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 FOLDER = "maps"
 _KEY = "limelight.run"
-Row = dict[str, Any]
 
 
 @cache

@@ -223,7 +223,7 @@ def _why(m: InputMap, value: float) -> str:
 
 def _batches(maps: Iterable[InputMap]) -> Iterator[list[InputMap]]:
     """Maps of one shape that cover the same part, a bounded number at a time."""
-    groups: dict[Any, list[InputMap]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[InputMap]] = defaultdict(list)
     for m in maps:
         groups[(tuple(m.values.shape), m.start, m.flat)].append(m)
     for group in groups.values():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -202,7 +203,7 @@ def test_a_mistake_in_the_plan_is_raised_at_once(tmp_path, net, folder):
 
 
 def test_a_full_disk_says_so(tmp_path, net, folder, monkeypatch):
-    import limelight.reports.runs.run as module
+    module = import_module("limelight.reports.runs.run")
 
     def full(path, content):
         raise LimelightError(f"cannot write {str(path)!r}: No space left on device")
