@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from ..probe.errors import LimelightError
 from . import circuit, explain, lists, run, sites
 from .terminal import FAILED, INTERRUPTED, USAGE, say
 
-COMMANDS = {
+COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
     "models": (lists.models, lists.MODELS_EPILOG),
     "methods": (lists.methods, lists.METHODS_EPILOG),
     "sites": (sites.sites, sites.EPILOG),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, enable_grad, inference_mode, nn
 
+from .attribution import Methods, Output, Sites, Targets
 from .capture import (
     Claim,
     ForwardCapture,
@@ -187,7 +188,9 @@ class Probe:
                 self.requests.edit(pattern, edit)
         return self
 
-    def replay(self, values: Trace | Mapping[str, Any] | None, start: str | None = None) -> Probe:
+    def replay(
+        self, values: Trace | Mapping[str, object] | None, start: str | None = None
+    ) -> Probe:
         """Start the runs to come at a module; what lies before answers with the values given.
 
             clean = limelight.trace(model, x, "blocks.*")
@@ -216,11 +219,11 @@ class Probe:
         modules = self.capture.modules
         return resolve(address, modules.by_path, modules.first, lambda: modules.adapter)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Output:
         """Run the model under the probe and return its output (None after an early stop)."""
         return self.run(self.model, *args, **kwargs)
 
-    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def run(self, function: Callable[..., Output], *args: object, **kwargs: object) -> Output:
         """Run any function that uses the model as the forward: `p.run(model.generate, ids)`.
 
         Float tensors among the arguments become the inputs that gradients are taken for; where
@@ -316,10 +319,10 @@ class Probe:
 
     def maps(
         self,
-        methods: Sequence[Any] | str,
+        methods: Methods,
         *,
-        target: Any = None,
-        sites: Sequence[str | Site] | str | None = None,
+        target: Targets = None,
+        sites: Sites = None,
         retain: bool = True,
     ) -> Maps:
         """Maps of site methods at the watched sites: one backward per regime and target.

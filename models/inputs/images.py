@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ...probe.attribution import Picture
 from ...probe.errors import ImageError, near
 from .arrays import from_array, wide_to_8bit
 
@@ -21,7 +22,6 @@ SUFFIXES = frozenset(
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError)
 
 Read = tuple[Image.Image, int]
-Picture = str | Path | bytes | Image.Image | np.ndarray | Tensor
 
 
 def read(source: Picture) -> Image.Image:

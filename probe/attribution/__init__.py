@@ -1,5 +1,18 @@
 """A method by name, its options, and what it reads of a forward."""
 
+from .aliases import (
+    Data,
+    Inputs,
+    MethodLike,
+    MethodName,
+    Methods,
+    Output,
+    Picture,
+    Pictures,
+    Sites,
+    TargetLike,
+    Targets,
+)
 from .heads import Heads, asked_sites, heads_of, measured, token_ids, watched
 from .named import Bound, Named, Registry, listed
 from .options import bare_name, convert, options_of, positional, split_spec

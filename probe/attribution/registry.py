@@ -31,7 +31,7 @@ class Method(Named):
 
     kind: Kind
     sites: str
-    regime: str | Callable[..., Any] = "plain"
+    regime: str | Callable[..., object] = "plain"
     needs: tuple[str, ...] = ()
 
     noun: ClassVar[str] = "method"
@@ -61,7 +61,7 @@ class BoundMethod(Bound[Method]):
         return self.method.regime(**{**defaults, **dict(self.options)})
 
 
-MethodSpec = str | Callable[..., Any] | Method | BoundMethod
+MethodSpec = str | Callable[..., object] | Method | BoundMethod
 
 METHODS: Registry[Method] = Registry(
     Method, "limelight.methods", hint="; `limelight methods` lists them all"
@@ -69,7 +69,7 @@ METHODS: Registry[Method] = Registry(
 
 
 def method(
-    name: str, *, sites: str = "hidden", regime: str | Callable[..., Any] = "plain"
+    name: str, *, sites: str = "hidden", regime: str | Callable[..., object] = "plain"
 ) -> Callable[[Function], Function]:
     """Register a site method. `sites`: where it reads unless told, `hidden`, `last` or `input`.
 
@@ -127,7 +127,7 @@ def find(name: str) -> Method:
     return METHODS.find(name)
 
 
-def use(spec: MethodSpec, /, **options: Any) -> BoundMethod:
+def use(spec: MethodSpec, /, **options: object) -> BoundMethod:
     """Bind a method to options: `use("normgrad", phase="scaling")`.
 
     A string may carry them itself: `normgrad:scaling`, `smoothgrad:gradcam,n=32,sigma=0.2`; the

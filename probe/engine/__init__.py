@@ -2,5 +2,4 @@
 
 from .batch import Batch, chunks
 from .functional import about_model, ledger, maps, maps_and_output, patch, plan, trace
-from .passes import Sites
 from .runner import Runner

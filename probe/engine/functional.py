@@ -12,8 +12,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..attribution import BoundMethod, ScoredTarget, bound_methods, use
-from ..capture import keeps_model
+from ..attribution import (
+    BoundMethod,
+    Inputs,
+    MethodLike,
+    Methods,
+    Output,
+    ScoredTarget,
+    Sites,
+    Targets,
+    bound_methods,
+    use,
+)
+from ..capture import Keep, keeps_model
 from ..errors import LimelightError, MethodError, OptionError
 from ..probe import Probe
 from ..relevance import Ledger, Preset
@@ -22,7 +33,6 @@ from ..sites import Adapter, Site, adapt
 from ..targets import Target, by_name, targets, top
 from ..trace import Edit, Trace, first_tensor
 from .batch import Batch, chunks
-from .passes import Sites
 from .plan import Plan, Split, is_out_of_memory, make_plan, split_of
 from .runner import Runner
 
@@ -31,10 +41,10 @@ T = TypeVar("T")
 
 def maps(
     model: nn.Module,
-    x: Any,
-    methods: Any,
+    x: Inputs | Batch,
+    methods: Methods,
     *,
-    target: Any = None,
+    target: Targets = None,
     sites: Sites = None,
     samples: Sequence[str] | None = None,
     batch: int | str = "auto",
@@ -52,17 +62,27 @@ def maps(
 
     Order: sample, target, then methods and sites as asked. Raises LimelightErrors.
     """
-    options = {"target": target, "sites": sites, "samples": samples, "batch": batch}
-    return maps_and_output(model, x, methods, seed=seed, about=about, **options)[0]
+    saliency_maps, _ = maps_and_output(
+        model,
+        x,
+        methods,
+        target=target,
+        sites=sites,
+        samples=samples,
+        batch=batch,
+        seed=seed,
+        about=about,
+    )
+    return saliency_maps
 
 
 @keeps_model
 def maps_and_output(
     model: nn.Module,
-    x: Any,
-    methods: Any,
+    x: Inputs | Batch,
+    methods: Methods,
     *,
-    target: Any = None,
+    target: Targets = None,
     sites: Sites = None,
     samples: Sequence[str] | None = None,
     batch: int | str = "auto",
@@ -95,7 +115,12 @@ def maps_and_output(
 
 @keeps_model
 def plan(
-    model: nn.Module, x: Any, methods: Any, *, target: Any = None, sites: Sites = None
+    model: nn.Module,
+    x: Inputs | Batch,
+    methods: Methods,
+    *,
+    target: Targets = None,
+    sites: Sites = None,
 ) -> Plan:
     """What `maps` would do: passes by kind, memory for a sample and for the batch, the split.
 
@@ -108,12 +133,12 @@ def plan(
 @keeps_model
 def trace(
     model: nn.Module,
-    x: Any,
+    x: Inputs | Batch,
     sites: Sites = "hidden",
     *,
-    target: Any = None,
+    target: Targets = None,
     edits: Mapping[str | Site, Edit] | None = None,
-    keep: Any = "device",
+    keep: Keep = "device",
 ) -> Trace:
     """The values at sites in one forward; with a target their gradients as well.
 
@@ -130,7 +155,9 @@ def trace(
 
 
 @keeps_model
-def ledger(model: nn.Module, x: Any, method: Any = "lrp", *, target: Any = None) -> Ledger:
+def ledger(
+    model: nn.Module, x: Inputs | Batch, method: MethodLike = "lrp", *, target: Targets = None
+) -> Ledger:
     """The books of one relevance pass over a batch: what each op received, kept and handed on.
 
     Raises MethodError for a method that reads no relevance, NoRule where a rule is missing.
@@ -151,7 +178,13 @@ def ledger(model: nn.Module, x: Any, method: Any = "lrp", *, target: Any = None)
 
 
 @keeps_model
-def patch(model: nn.Module, x: Any, edits: Mapping[str | Site, Edit], *, target: Any = None) -> Any:
+def patch(
+    model: nn.Module,
+    x: Inputs | Batch,
+    edits: Mapping[str | Site, Edit],
+    *,
+    target: Targets = None,
+) -> Output:
     """The model's output with some sites edited; with a target its score per sample instead."""
     batch = Batch.of(x)
     with Probe(model, grad=False) as probe:
@@ -182,7 +215,7 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def _prepare(
-    model: nn.Module, x: Any, methods: Any, target: Any
+    model: nn.Module, x: Inputs | Batch, methods: Methods, target: Targets
 ) -> tuple[Batch, list[BoundMethod], list[Target], Adapter]:
     whole = Batch.of(x)
     bounds = bound_methods(methods)

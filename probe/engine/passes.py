@@ -15,8 +15,6 @@ from ..sites import Pattern, Site
 from ..targets import Target
 from .batch import Batch
 
-Sites = str | Site | Sequence[str | Site] | None
-
 
 class Passes:
     """Site methods and the probe that watches what they read; it runs inside its `with`.

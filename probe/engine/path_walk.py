@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..attribution import RAW, BoundMethod, Path, RawMap, use
+from ..attribution import RAW, BoundMethod, Path, RawMap, Sites, use
 from ..targets import Target
 from .batch import Batch, chunks
-from .passes import Passes, Sites
+from .passes import Passes
 
 Group = Sequence[tuple[BoundMethod, Path]]
 

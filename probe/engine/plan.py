@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..attribution import BoundMethod
+from ..attribution import BoundMethod, Sites
 from ..capture import guarded
 from .batch import Batch, chunks
-from .passes import Sites
 
 _MANY = 16
 _SHARE = 0.6

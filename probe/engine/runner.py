@@ -16,6 +16,7 @@ from ..attribution import (
     Path,
     RawMap,
     ScoredTarget,
+    Sites,
     asked_sites,
     gather,
     heads_of,
@@ -31,7 +32,7 @@ from ..results import About, SaliencyMap
 from ..sites import Adapter, Layout, Site, adapt
 from ..targets import Target
 from .batch import Batch, chunks
-from .passes import Passes, Sites
+from .passes import Passes
 from .path_walk import bases_of, walk
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ...models.inputs import SUFFIXES, images
+from ...probe.attribution import Data
 from ...probe.errors import LimelightError, near
 from ...probe.targets import class_in
 from .samples import Annotation, Box, Sample, Samples
@@ -20,7 +21,7 @@ LABELS = ("label", "class", "target", "category")
 BOXES = ("left", "top", "right", "bottom")
 
 
-def samples(data: Any, *, root: str | Path | None = None) -> Samples:
+def samples(data: Data, *, root: str | Path | None = None) -> Samples:
     """Any data set as samples.
 
     data   a folder of pictures (subfolders name classes) or in VOC's layout, a listing (.csv,

@@ -25,9 +25,9 @@ from ...models.inputs import (
 )
 from ...models.inputs import images as pictures_under
 from ...models.weights import fingerprint
-from ...probe.attribution import bound_methods
+from ...probe.attribution import Methods, Pictures, Sites, Targets, bound_methods
 from ...probe.capture import keeps_model
-from ...probe.engine import Sites, about_model, chunks, maps_and_output
+from ...probe.engine import about_model, chunks, maps_and_output
 from ...probe.engine import ledger as ledger_of
 from ...probe.errors import ImageError
 from ...probe.relevance import Ledger, Preset
@@ -57,11 +57,11 @@ class _Photos:
 @keeps_model
 def explain(
     model: nn.Module,
-    images: Any,
-    methods: Any,
+    images: Pictures,
+    methods: Methods,
     *,
     sites: Sites = None,
-    target: Any = None,
+    target: Targets = None,
     combine: How | None = None,
     ledger: bool = False,
     batch: int | str = "auto",
@@ -85,8 +85,17 @@ def explain(
     for places in chunks(total, _PHOTOS_A_CALL):
         names = [p.sample for p in samples.photos[places.start : places.stop]]
         x = torch.stack([samples.inputs[name] for name in names])
-        options = {"target": target, "sites": sites, "batch": batch, "seed": seed, "about": about}
-        more, output = maps_and_output(model, x, methods, samples=names, **options)
+        more, output = maps_and_output(
+            model,
+            x,
+            methods,
+            target=target,
+            sites=sites,
+            samples=names,
+            batch=batch,
+            seed=seed,
+            about=about,
+        )
         maps += more
         guesses.update(zip(names, _guesses(output, labels(model)), strict=True))
         if progress is not None:

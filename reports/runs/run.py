@@ -16,9 +16,8 @@ from torch import nn
 
 from ...models import load
 from ...models.inputs import preprocessing_of
-from ...probe.attribution import bound_methods
+from ...probe.attribution import Data, Methods, Sites, Targets, bound_methods
 from ...probe.capture import keeps_model
-from ...probe.engine import Sites
 from ...probe.errors import OptionError
 from ...probe.results import Maps, map_of_row, write
 from ..datasets import samples
@@ -80,11 +79,11 @@ class Run:
 def run(
     folder: str | Path,
     model: str | nn.Module,
-    data: Any,
-    methods: Any,
+    data: Data,
+    methods: Methods,
     *,
     sites: Sites = None,
-    target: Any = "top",
+    target: Targets = "top",
     weights: str | Path | None = None,
     batch: int | str = "auto",
     shard: int = 32,
@@ -96,7 +95,7 @@ def run(
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     progress: Progress | None = None,
-    **hyper: Any,
+    **hyper: object,
 ) -> Run:
     """Maps of a whole data set, streamed to `folder/maps/part-*.parquet`.
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ...models.inputs import Preprocessing, input_for
-from ...probe.attribution import BoundMethod
-from ...probe.engine import Batch, Sites, about_model, maps_and_output
+from ...probe.attribution import BoundMethod, Sites
+from ...probe.engine import Batch, about_model, maps_and_output
 from ...probe.errors import LimelightError, TargetError
 from ..datasets import Samples
 from .loader import Loaded, load_samples

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ...methods.metrics import BoundMetric, MetricSpec, flat, pearson, spearman, ssim, use_metric
-from ...probe.attribution import listed
+from ...probe.attribution import Data, listed
 from ...probe.capture import keeps_model
 from ...probe.errors import LimelightError, OptionError
 from ..datasets import Sample, Size, annotations_of, mask_of, others
@@ -43,7 +43,7 @@ def score(
     run: str | Path | Run,
     metrics: MetricSpec | Sequence[MetricSpec],
     *,
-    data: Any = None,
+    data: Data | None = None,
     model: nn.Module | None = None,
     progress: Progress | None = None,
 ) -> DataFrame:
