@@ -49,7 +49,7 @@ def attending(
     runner: Any, target: Any, *, relevance: bool, gradients: bool = True
 ) -> Iterator[tuple[Probe, Sequence[str]]]:
     """A forward with all attention watched, and the gradients of the target there."""
-    with Probe(runner.model, grad=gradients, relevance=relevance) as probe:
+    with runner.probe(grad=gradients, relevance=relevance) as probe:
         paths = probe.adapter.heads
         if not paths:
             raise MethodError(

@@ -28,6 +28,9 @@ class Forward(Protocol):
     def resolve(self, address: Address) -> list[Pattern]: ...
     def watch(self, *addresses: Address) -> object: ...
     def values(self, sites: Sequence[Address] = ...) -> list[Value]: ...
+
+    # A regime is a name, or a preset of rules; those live on a higher floor, and only a probe
+    # tells them apart.
     def differentiate(
         self,
         target: Target,

@@ -43,7 +43,7 @@ class Heads:
     stride: int = 1
     tokens: Tensor | None = None
     gate: Tensor | None = None
-    _known: dict[Any, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+    _statistics: dict[Any, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     def statistics(self, radius: float | None = None, *, raw: bool = False) -> dict[str, Tensor]:
         """Entropy, and on a grid distance and mass within a radius, of every query: `b h n`.
@@ -52,7 +52,7 @@ class Heads:
         they are wanted raw. Computed once for all metrics that ask the same.
         """
         key = radius, raw
-        if key not in self._known:
+        if key not in self._statistics:
             skip = self.prefix
 
             def rows(span: slice) -> Tensor:
@@ -60,10 +60,10 @@ class Heads:
                 part = self.rows(slice(start + skip, stop + skip))[..., skip:]
                 return part if raw or not skip else part / part.sum(-1, keepdim=True)
 
-            self._known[key] = reduced(
+            self._statistics[key] = reduced(
                 rows, self.shape[2] - skip, grid=self.grid, radius=radius, stride=self.stride
             )
-        return self._known[key]
+        return self._statistics[key]
 
     def nothing(self) -> Tensor:
         """What a metric gives where it has no meaning."""
@@ -72,7 +72,7 @@ class Heads:
 
 def heads_of(probe: Forward, patterns: Sequence[Pattern], tokens: Tensor | None) -> list[Heads]:
     """Every captured map that the patterns mean, in execution order. Raises SiteError if none."""
-    found = []
+    seen = []
     for site, value in probe.trace.items():
         if site.port != "map" or not any(p.matches(site) for p in patterns):
             continue
@@ -91,10 +91,10 @@ def heads_of(probe: Forward, patterns: Sequence[Pattern], tokens: Tensor | None)
             tokens=tokens,
             gate=None if gate is None else gate.act,
         )
-        found.append(_placed(heads, probe))
-    if not found:
+        seen.append(_placed(heads, probe))
+    if not seen:
         raise SiteError("no attention map was seen: this model has no attention that is known")
-    return found
+    return seen
 
 
 def _placed(heads: Heads, probe: Forward) -> Heads:
@@ -113,8 +113,7 @@ def _placed(heads: Heads, probe: Forward) -> Heads:
 
 def watched(probe: Forward, asked: Sequence[str | Site | Pattern]) -> list[Pattern]:
     """Watch the maps of heads (and their gates) at what is asked; the patterns of the maps."""
-    words = [word for word in asked if word == "heads"]
-    if words and not probe.adapter.heads:
+    if "heads" in asked and not probe.adapter.heads:
         raise MethodError(
             "attention was to be measured, but this model has no attention that the probe knows; "
             "name a module that holds some, as in sites='blocks.*.attn'"
@@ -143,19 +142,24 @@ def token_ids(args: Any, kwargs: Any) -> Tensor | None:
 
 
 def measured(
-    found: Sequence[Heads], bounds: Sequence[BoundMethod], samples: Sequence[str], about: About
+    every_heads: Sequence[Heads],
+    bounds: Sequence[BoundMethod],
+    samples: Sequence[str],
+    about: About,
 ) -> list[SaliencyMap]:
     """Every metric at every map, one value a head, sample by sample."""
-    made = []
+    values_by_sample = []
     for bound in bounds:
-        said = replace(about, options=tuple((k, str(v)) for k, v in bound.options))
-        for heads in found:
+        about_bound = replace(about, options=tuple((k, str(v)) for k, v in bound.options))
+        for heads in every_heads:
             values = bound(heads).detach().double().cpu()
             for i, sample in enumerate(samples):
-                made.append(
-                    SaliencyMap(values[i], "h", sample, "any", bound.name, heads.site, (), said)
+                values_by_sample.append(
+                    SaliencyMap(
+                        values[i], "h", sample, "any", bound.name, heads.site, (), about_bound
+                    )
                 )
-    return made
+    return values_by_sample
 
 
 def asked_sites(bound_sites: Any, sites: Any) -> list[Any]:

@@ -101,7 +101,7 @@ def maps_and_output(
 
     def run(places: range, limit: int) -> None:
         part = whole.take(places)
-        runner = Runner(model, part, sites, seed, limit, about, adapter=adapter)
+        runner = Runner(model, part, sites, seed, limit, about, known=adapter)
         of_part = [t.take(places) for t in wanted]
         part_maps, output = _run(runner, bounds, of_part, names[places.start : places.stop])
         saliency_maps.extend(part_maps)

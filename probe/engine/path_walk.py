@@ -49,7 +49,7 @@ def walk(
         raw_maps = passes.raw_maps(batch.take(places).with_x(inputs), target.take(places))
         owners = _owners(passes, group, raw_maps)
         for i, (raw, (_, path)) in enumerate(zip(raw_maps, owners, strict=True)):
-            for k, values in zip(turns, raw.values.split(len(batch)), strict=True):
+            for k, values in zip(turns, raw.values.chunk(len(turns)), strict=True):
                 states[i] = path.fold(states.get(i), values, k)
     return [
         replace(

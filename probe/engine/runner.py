@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class Runner:
 
     limit    how many samples, or copies of one, pass the model at a time
     site     what the running pass method was asked to read
-    adapter  how to read the model, as `adapt` says
+    known    the model's adapter, where the caller has read it
     """
 
     model: nn.Module
@@ -52,16 +52,17 @@ class Runner:
     limit: int = 1 << 30
     about: About = field(default_factory=About)
     site: Sites = None
-    adapter: Adapter | None = None
+    known: InitVar[Adapter | None] = None
+    adapter: Adapter = field(init=False, repr=False)
     _prepared: dict[Any, Passes] = field(default_factory=dict, repr=False)
 
-    def __post_init__(self) -> None:
-        self.adapter = self.adapter or adapt(self.model)
+    def __post_init__(self, known: Adapter | None) -> None:
+        self.adapter = known or adapt(self.model)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The class names of the model."""
-        return () if self.adapter is None else self.adapter.labels
+        return self.adapter.labels
 
     def generators(self, x: Tensor) -> list[Generator]:
         """One CPU generator per sample, the same however the batch is split."""
@@ -121,12 +122,13 @@ class Runner:
         """The passes that the last sample took, where they are the same."""
         key = (*bounds, None if sites is None else tuple(_listed(sites)))
         try:
-            if key not in self._prepared:
-                self._prepared.clear()
-                self._prepared[key] = self.passes(bounds, sites)
-            return self._prepared[key]
+            hash(key)
         except TypeError:  # an option that cannot be looked up
             return self.passes(bounds, sites)
+        if key not in self._prepared:
+            self._prepared.clear()
+            self._prepared[key] = self.passes(bounds, sites)
+        return self._prepared[key]
 
     def site_maps(
         self,
@@ -178,7 +180,8 @@ class Runner:
         parts = []
         prepared: dict[Any, Passes] = {}
         for i in range(len(self.batch)):
-            one = replace(self, batch=self.batch.take([i]), site=[site], _prepared=prepared)
+            batch = self.batch.take([i])
+            one = replace(self, batch=batch, site=[site], known=self.adapter, _prepared=prepared)
             parts.append(bound(one, one.batch.x, target.take([i])))
         return torch.cat(parts).detach().cpu()
 
