@@ -52,36 +52,36 @@ def multimatch(
     Raises OptionError for an empty path, other shapes and a screen without an area.
     Source: Dewhurst et al., Behavior Research Methods 44 (2012); OAT, arXiv 2407.13335.
     """
-    one, two = (_rows(path) for path in (a, b))
+    first, second = (_rows(path) for path in (a, b))
     diagonal = math.hypot(*screen)
     if not min(screen) > 0 or not math.isfinite(diagonal):
         raise OptionError(
             f"multimatch was given the screen {screen!r}; give its width and height in pixels"
         )
     if pad:
-        one, two = (_padded(path) for path in (one, two))
-    if min(len(one), len(two)) < FEWEST:
+        first, second = (_padded(path) for path in (first, second))
+    if min(len(first), len(second)) < FEWEST:
         return MultiMatch(*[math.nan] * 5)
-    apart = _differences(one, two)
+    apart = _differences(first, second)
     units = (2 * diagonal, math.pi, diagonal, diagonal, 1.0)
     return MultiMatch(
         *(1 - float(np.median(d)) / unit for d, unit in zip(apart, units, strict=True))
     )
 
 
-def _differences(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, ...]:
+def _differences(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, ...]:
     """What aligned saccades differ by: vector, angle, length, start and duration, each `k`."""
-    va, vb = (np.diff(path[:, :2], axis=0) for path in (one, two))
+    va, vb = (np.diff(path[:, :2], axis=0) for path in (first, second))
     i, j = _aligned(_norm(va[:, None] - vb[None]))
     va, vb = va[i], vb[j]
     angle = np.abs(np.arctan2(va[:, 1], va[:, 0]) - np.arctan2(vb[:, 1], vb[:, 0]))
-    da, db = one[i, 2], two[j, 2]
+    da, db = first[i, 2], second[j, 2]
     longest = np.maximum(da, db)
     return (
         _norm(va - vb),
         np.minimum(angle, 2 * math.pi - angle),
         np.abs(_norm(va) - _norm(vb)),
-        _norm(one[i, :2] - two[j, :2]),
+        _norm(first[i, :2] - second[j, :2]),
         np.abs(da - db) / np.where(longest > 0, longest, 1),
     )
 
@@ -115,7 +115,8 @@ def _aligned(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _norm(vectors: np.ndarray) -> np.ndarray:
-    return np.sqrt((vectors**2).sum(-1))
+    lengths: np.ndarray = np.sqrt((vectors**2).sum(-1))
+    return lengths
 
 
 def _rows(path: Fixations) -> np.ndarray:

@@ -53,13 +53,13 @@ def cascade(
         classes = [int(c) for c in model.eval()(x).argmax(1)]
     first = _maps(model, x, method, sites, classes)
     changed = copy.deepcopy(model)
-    found = []
+    changes = []
     for name in randomised(changed, order, seed):
         with torch.no_grad():
-            own = [int(c) for c in changed(x).argmax(1)]
-        now = _maps(changed, x, method, sites, classes if target == "keep" else own)
-        found.append(_compared(name, first, now))
-    return found
+            predicted = [int(c) for c in changed(x).argmax(1)]
+        now = _maps(changed, x, method, sites, classes if target == "keep" else predicted)
+        changes.append(_compared(name, first, now))
+    return changes
 
 
 def random_logit(
@@ -77,8 +77,8 @@ def random_logit(
 
 def class_sensitivity(model: nn.Module, x: Tensor, method: Any, *, sites: Any = None) -> Tensor:
     """Spearman of the maps for the likeliest and the least likely class, `b` (2001.04983)."""
-    made = maps(model, x, method, target=[ranked(0), ranked(-1)], sites=sites)
-    pairs = [(made[2 * i].values, made[2 * i + 1].values) for i in range(len(made) // 2)]
+    both = maps(model, x, method, target=[ranked(0), ranked(-1)], sites=sites)
+    pairs = [(both[2 * i].values, both[2 * i + 1].values) for i in range(len(both) // 2)]
     return torch.cat([spearman(a[None], b[None]) for a, b in pairs])
 
 
@@ -117,8 +117,8 @@ def randomised(
 
 
 def _maps(model: nn.Module, x: Tensor, method: Any, sites: Any, classes: Sequence[int]) -> Tensor:
-    made = maps(model, x, method, target=label(list(classes)), sites=sites)
-    return torch.stack([m.values.float().abs() for m in made][: len(x)])
+    of_classes = maps(model, x, method, target=label(list(classes)), sites=sites)
+    return torch.stack([m.values.float().abs() for m in of_classes][: len(x)])
 
 
 def _compared(name: str, first: Tensor, now: Tensor) -> Change:

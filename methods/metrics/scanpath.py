@@ -94,10 +94,10 @@ def levenshtein(a: Objects, b: Objects) -> int:
     """
     a, b = _indices(a), _indices(b)
     above = list(range(len(b) + 1))
-    for i, one in enumerate(a, 1):
+    for i, a_i in enumerate(a, 1):
         row = [i]
-        for j, other in enumerate(b):
-            row.append(min(above[j + 1] + 1, row[j] + 1, above[j] + (one != other)))
+        for j, b_j in enumerate(b):
+            row.append(min(above[j + 1] + 1, row[j] + 1, above[j] + (a_i != b_j)))
         above = row
     return above[-1]
 
@@ -110,10 +110,10 @@ def sequence_score(pred: Objects, gt: Objects) -> float:
     """
     pred, gt = _indices(pred), _indices(gt)
     above = [0] * (len(gt) + 1)
-    for one in pred:
+    for p_i in pred:
         row = [0]
-        for j, other in enumerate(gt):
-            row.append(max(above[j + 1], row[j], above[j] + (one == other)))
+        for j, g_j in enumerate(gt):
+            row.append(max(above[j + 1], row[j], above[j] + (p_i == g_j)))
         above = row
     longest = max(len(pred), len(gt))
     return above[-1] / longest if longest else math.nan
@@ -148,8 +148,8 @@ def mean_behaviour(paths: Sequence[Objects], targets: Sequence[int]) -> Behaviou
             f"behaviour was asked of {len(paths)} scanpaths with {len(targets)} targets; "
             "give one or more, and a target for each"
         )
-    found = [behaviour(path, target) for path, target in zip(paths, targets, strict=True)]
-    return Behaviour(*(sum(column) / len(found) for column in zip(*found, strict=True)))
+    trials = [behaviour(path, target) for path, target in zip(paths, targets, strict=True)]
+    return Behaviour(*(sum(column) / len(trials) for column in zip(*trials, strict=True)))
 
 
 def behaviour_delta(
@@ -176,7 +176,7 @@ def behaviour_delta(
 
 
 def from_foci(
-    found: SaliencyMap | Tensor, threshold: float = 0.8, *, most: int | None = None
+    saliency: SaliencyMap | Tensor, threshold: float = 0.8, *, most: int | None = None
 ) -> Tensor:
     """The scanpath that a map's attention foci give, `n 2`: x and y in pixels, largest first.
 
@@ -187,7 +187,7 @@ def from_foci(
     the map's own; a pixel's centre lies at one half. Empty for a map without positive values.
     most  how many foci to keep
     """
-    values, (top, left, bottom, right) = _plane(found)
+    values, (top, left, bottom, right) = _plane(saliency)
     if not 0 <= threshold < 1:
         raise OptionError(
             f"from_foci was asked for threshold={threshold!r}; "
@@ -243,14 +243,16 @@ def sim(probabilities: Tensor, chosen: Objects) -> Tensor:
 
 def _indices(path: Objects) -> list[int]:
     """A path as whole numbers."""
-    found = path.tolist() if isinstance(path, Tensor) else list(path)
-    return [int(i) for i in found]
+    return [int(i) for i in (path.tolist() if isinstance(path, Tensor) else path)]
 
 
-def _plane(found: SaliencyMap | Tensor) -> tuple[Tensor, tuple[float, ...]]:
+def _plane(saliency: SaliencyMap | Tensor) -> tuple[Tensor, tuple[float, ...]]:
     """A map's values `y x` on the CPU, holes as 0, and the pixels it covers."""
-    axes, extent = (found.axes, found.extent) if isinstance(found, SaliencyMap) else ("y x", ())
-    values = (found.values if isinstance(found, SaliencyMap) else found).detach().cpu()
+    axes: str = "y x"
+    extent: tuple[float, ...] = ()
+    if isinstance(saliency, SaliencyMap):
+        axes, extent, saliency = saliency.axes, saliency.extent, saliency.values
+    values = saliency.detach().cpu()
     if axes != "y x" or values.ndim != 2:
         raise OptionError(
             f"from_foci was given a map of shape {tuple(values.shape)} over {axes!r}; "
