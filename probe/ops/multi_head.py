@@ -70,12 +70,12 @@ def _attend(
 
 def _split(x: Tensor, heads: int) -> Tensor:
     """n b (h d) -> b h n d"""
-    return x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
+    return torch.unflatten(x, -1, (heads, -1)).permute(1, 2, 0, 3)
 
 
 def _static(x: Tensor, heads: int) -> Tensor:
     """(b h) n d -> b h n d"""
-    return x.unflatten(0, (-1, heads))
+    return torch.unflatten(x, 0, (-1, heads))
 
 
 def _mask(
@@ -84,7 +84,7 @@ def _mask(
     """One additive mask; positions that a bias or a zero key has added are never masked."""
     if mask is not None:
         mask = _additive(mask, q)
-        mask = mask.unflatten(0, (-1, heads)) if mask.ndim == 3 else mask[None, None]
+        mask = torch.unflatten(mask, 0, (-1, heads)) if mask.ndim == 3 else mask[None, None]
         mask = F.pad(mask, (0, k.shape[2] - mask.shape[-1]))
     if padding is not None:
         closed = _additive(padding, q)[:, None, None, :]

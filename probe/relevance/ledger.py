@@ -96,7 +96,8 @@ class Ledger(Sequence[Entry]):
         return pandas.DataFrame([e.row() for e in (*self, self.total)], columns=list(COLUMNS))
 
     def __str__(self) -> str:
-        return self.to_pandas().to_string(index=False, float_format=lambda v: f"{v:.4g}")
+        table: str = self.to_pandas().to_string(index=False, float_format=lambda v: f"{v:.4g}")
+        return table
 
 
 @dataclass(eq=False)

@@ -116,7 +116,7 @@ def _convolution(
     def transpose(s: Tensor, w: Tensor) -> Tensor:
         at, s = (x[None], s[None]) if single else (x, s)
         at = F.pad(at, uneven) if any(uneven) else at
-        back = torch.ops.aten.convolution_backward(
+        back: Tensor = torch.ops.aten.convolution_backward(
             s, at, w, None, stride, padding, dilation, transposed, output_padding, groups,
             [True, False, False],
         )[0]  # fmt: skip
