@@ -28,15 +28,15 @@ _WHY = (
 class Claim:
     """The modules of one model, for one thread in one context, from `take` to `release`."""
 
-    __slots__ = ("modules", "thread")
+    __slots__ = ("ids", "modules", "thread")
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.modules = tuple(modules)  # held, so that their ids stay theirs
+        self.modules = modules  # held, so that their ids stay theirs
+        self.ids = frozenset(map(id, modules))
         self.thread = threading.current_thread()
 
 
-# Claims by the id of each module they cover, the last one on top; empty when no probe is open.
-_claims: dict[int, list[Claim]] = {}
+_held: list[Claim] = []  # all claims, the last one taken at the end; empty when no probe is open
 _waiting: dict[threading.Thread, Claim] = {}
 _changed = threading.Condition()
 
@@ -55,22 +55,16 @@ def take(claim: Claim, *, wait: bool = False) -> None:
         while (other := _others(claim)) is not None:
             _refuse(other, claim, wait)
             _wait(other, claim)
-        for module in claim.modules:
-            _claims.setdefault(id(module), []).append(claim)
+        _held.append(claim)
     _mine.set((*_mine.get(), claim))
 
 
 def release(claim: Claim) -> bool:
     """Give back what was taken. Whether no claim on it was taken later and is still held."""
     with _changed:
-        last = True
-        for module in claim.modules:
-            held = _claims.get(id(module), [])
-            if claim in held:
-                last = last and held[-1] is claim
-                held.remove(claim)
-            if not held:
-                _claims.pop(id(module), None)
+        later = _held[_held.index(claim) + 1 :] if claim in _held else []
+        last = all(c.ids.isdisjoint(claim.ids) for c in later)
+        _held[:] = [c for c in _held if c is not claim]
         claim.modules = ()
         _changed.notify_all()
     _mine.set(tuple(c for c in _mine.get() if c is not claim))
@@ -79,11 +73,9 @@ def release(claim: Claim) -> bool:
 
 def _others(claim: Claim) -> Claim | None:
     """A claim on one of the modules that is not this task's own."""
-    if not _claims:
-        return None
     mine = [c for c in _mine.get() if c.thread is claim.thread]
-    tops = (held[-1] for m in claim.modules if (held := _claims.get(id(m))))
-    return next((top for top in tops if top not in mine), None)
+    others = (c for c in reversed(_held) if c not in mine)
+    return next((c for c in others if not c.ids.isdisjoint(claim.ids)), None)
 
 
 def _refuse(other: Claim, claim: Claim, wait: bool) -> None:
@@ -164,11 +156,7 @@ def _forget_other_threads() -> None:
     global _changed
     _changed = threading.Condition()
     _waiting.clear()
-    thread = threading.current_thread()
-    for key, held in list(_claims.items()):
-        _claims[key] = [c for c in held if c.thread is thread]
-        if not _claims[key]:
-            del _claims[key]
+    _held[:] = [c for c in _held if c.thread is threading.current_thread()]
 
 
 if hasattr(os, "register_at_fork"):

@@ -132,6 +132,7 @@ class ForwardCapture:
             return None if recording.stopped else output
         finally:
             self.active.recording = None
+            recording.settle()
 
     def _mode(self, recording: Recording) -> AbstractContextManager[Any]:
         """The mode that sees all ops.
@@ -139,8 +140,10 @@ class ForwardCapture:
         Where only borders are wanted it guards values against ops in place, and once a forward had
         none it is spared; values that are overwritten all the same say so when read.
         """
-        recording.spared = recording.lean and self._calm == self.requests.version
-        return nullcontext() if recording.spared else OpMode(recording, OP_HANDLERS)
+        if not recording.lean or self._calm != self.requests.version:
+            return OpMode(recording, OP_HANDLERS)
+        recording.spare()
+        return nullcontext()
 
     def _register(self, recording: Recording) -> None:
         """The hooks that the requests need, once for each version of them."""

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import ProbeError
 from ..trace import exchange, leaves
-from .recording import Recording
+from .recording import Recording, is_wrapped
 
 
 class ActiveForward:
@@ -151,12 +151,15 @@ def _plain_leave(now: ActiveForward, path: str, module: nn.Module, args: Any, ou
     recording = now.recording
     if recording is None or recording.thread != get_ident() or path in now.framed:
         return None
-    call = recording.calls.get(path, 0)
+    last = recording.left.pop(path, None)  # of its first call, in a forward that is spared
+    if last is None:
+        call = recording.plain_calls(path)
+    elif type(output) is Tensor and last[0] == output.shape and not is_wrapped(output):
+        return recording.keep(last[1], output)
+    else:
+        call = 0
     recording.calls[path] = call + 1
     if type(output) is Tensor:
-        last = recording.plain.get(path) if recording.spared and call == 0 else None
-        if last is not None and last[0] == output.shape:
-            return recording.keep(last[1], output)
         new = recording.visit(path, "out", call, output)
         return None if new is output else new
     return None if output is None else _visit_outputs(recording, path, call, output)

@@ -18,7 +18,7 @@ from ..sites import Site, guess_axes
 from ..trace import ModuleCall, Trace, Value, any_stale, apply, name_of
 from .requests import Place, Request, Requests
 
-_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 class Stop(BaseException):
@@ -74,6 +74,8 @@ class Recording:
         self.plain = requests.plain.setdefault(size, {})
         self.spared = False  # no mode looks at the ops of this forward
         self.wrote = False  # an op has worked in place
+        self.left: dict[str, tuple[torch.Size, Site]] = {}  # where `keep` may still be called
+        self._kept: list[tuple[Site, Tensor, int]] = []  # values to be, and their versions
         self._fresh: list[Value] = []
         self._held: dict[int, list[Value]] = defaultdict(list)
 
@@ -87,6 +89,7 @@ class Recording:
         request = self.requests.at(path, port, call)
         if request is None:
             return x
+        self.settle()
         if self.spared and type(x) is Tensor:
             x = self._take(request, path, port, call, x, axes)
         else:
@@ -99,7 +102,7 @@ class Recording:
     def _take(
         self, request: Request, path: str, port: str, call: int, x: Tensor, axes: str
     ) -> Tensor:
-        if _is_wrapped(x):
+        if is_wrapped(x):
             return x
         site = _site(path, port, call, axes, x.shape, self.size)
         for index, edit in request.edits:
@@ -114,15 +117,24 @@ class Recording:
                 self.plain[path] = x.shape, site
         return x
 
+    def spare(self) -> None:
+        """No mode looks at this forward: outputs like those of the last one are only kept."""
+        self.spared, self.left = True, self.plain.copy()
+
     def keep(self, site: Site, x: Tensor) -> None:
         """Capture, where the last forward had a value of this shape and nothing else to do."""
-        if _is_wrapped(x):
-            return
-        values = self.trace.values_by_site
-        value = values[site] = Value(site, x.detach(), None)
-        self._fresh.append(value)
-        if len(values) >= self.enough:
+        act = x.detach()
+        self._kept.append((site, act, act._version))
+        if len(self._kept) + len(self.trace.values_by_site) >= self.enough:
+            self.settle()
             self._reached()
+
+    def settle(self) -> None:
+        """Bring what was kept into the trace."""
+        for site, act, version in self._kept:
+            value = self.trace.values_by_site[site] = Value(site, act, None, version)
+            self._fresh.append(value)
+        self._kept.clear()
 
     def _reached(self) -> None:
         """Stop the forward if no wanted site is left."""
@@ -206,6 +218,11 @@ class Recording:
         seen = self.calls[path, port]
         self.calls[path, port] = seen + 1
         return seen
+
+    def plain_calls(self, path: str) -> int:
+        """How often a module that is not followed has been left."""
+        kept = self.spared and path in self.plain and path not in self.left
+        return self.calls.get(path, int(kept))
 
     def enter(self, path: str) -> None:
         call = self.calls[path]

@@ -27,6 +27,7 @@ class Value:
     """The activation at a site and, after a backward, its gradient.
 
     `act` raises ProbeError when something the probe could not see has overwritten it.
+    version: of `act` when it was captured, if that was earlier than now.
     rows, count: of an attention map, some of its query rows and how many there are; they are
     computed without the others.
     """
@@ -34,7 +35,11 @@ class Value:
     __slots__ = ("_act", "_version", "count", "edge", "flipped", "gradient", "rows", "site")
 
     def __init__(
-        self, site: Site, act: Tensor | Callable[[], Tensor], edge: tuple[Node, int] | None
+        self,
+        site: Site,
+        act: Tensor | Callable[[], Tensor],
+        edge: tuple[Node, int] | None,
+        version: int | None = None,
     ) -> None:
         self.site = site
         self.edge = edge
@@ -43,7 +48,9 @@ class Value:
         self.rows: Callable[[slice], Tensor] | None = None
         self.count = 0
         self._act = act
-        self._version = act._version if isinstance(act, Tensor) else 0
+        if version is None:
+            version = act._version if isinstance(act, Tensor) else 0
+        self._version = version
 
     def hold(self, act: Tensor | Callable[[], Tensor]) -> None:
         """Keep an activation, or a function that computes it when it is read."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import limelight as ll
 from limelight.probe.capture import exclusive
-from limelight.probe.capture.claims import _claims
+from limelight.probe.capture.claims import _held
 from limelight.probe.errors import ProbeError
 
 REFUSED = (
@@ -44,7 +44,7 @@ def often_switched() -> Iterator[None]:
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(interval)
-    assert not _claims
+    assert not _held
 
 
 def inputs(number: int) -> Tensor:
