@@ -74,8 +74,9 @@ class Recording:
         self.plain = requests.plain.setdefault(size, {})
         self.spared = False  # no mode looks at the ops of this forward
         self.wrote = False  # an op has worked in place
-        self.left: dict[str, tuple[torch.Size, Site]] = {}  # where `keep` may still be called
-        self._kept: list[tuple[Site, Tensor, int]] = []  # values to be, and their versions
+        self.left: dict[str, tuple[torch.Size, Site]] = {}  # outputs that may be kept as they are
+        self.kept: list[tuple[Site, Tensor, int]] = []  # values to be, and their versions
+        self.wanting = self.enough  # how many may be kept before a site could be the last
         self._fresh: list[Value] = []
         self._held: dict[int, list[Value]] = defaultdict(list)
 
@@ -95,7 +96,8 @@ class Recording:
         else:
             with torch._C.DisableTorchFunction():
                 x = self._take(request, path, port, call, x, axes)
-        if len(self.trace.values_by_site) >= self.enough:
+        self.wanting = self.enough - len(self.trace.values_by_site)
+        if self.wanting <= 0:
             self._reached()
         return x
 
@@ -118,23 +120,23 @@ class Recording:
         return x
 
     def spare(self) -> None:
-        """No mode looks at this forward: outputs like those of the last one are only kept."""
+        """No mode looks at this forward: outputs like those of the last one are noted in `kept`."""
         self.spared, self.left = True, self.plain.copy()
-
-    def keep(self, site: Site, x: Tensor) -> None:
-        """Capture, where the last forward had a value of this shape and nothing else to do."""
-        act = x.detach()
-        self._kept.append((site, act, act._version))
-        if len(self._kept) + len(self.trace.values_by_site) >= self.enough:
-            self.settle()
-            self._reached()
 
     def settle(self) -> None:
         """Bring what was kept into the trace."""
-        for site, act, version in self._kept:
-            value = self.trace.values_by_site[site] = Value(site, act, None, version)
-            self._fresh.append(value)
-        self._kept.clear()
+        if self.kept:
+            values = self.trace.values_by_site
+            for site, act, version in self.kept:
+                value = values[site] = Value(site, act, None, version)
+                self._fresh.append(value)
+            self.kept.clear()
+            self.wanting = self.enough - len(values)
+
+    def filled(self) -> None:
+        """All sites may have been kept: stop the forward if no wanted one is left."""
+        self.settle()
+        self._reached()
 
     def _reached(self) -> None:
         """Stop the forward if no wanted site is left."""
