@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from limelight.kernels import windows
 from limelight.kernels.errors import KernelError
 from limelight.kernels.windows import Window
 
@@ -59,3 +60,15 @@ def test_each_query_has_one_place(window):
 def test_what_cannot_be_is_told(arguments, told):
     with pytest.raises(KernelError, match=told):
         Window(*arguments)
+
+
+def test_tables_are_remembered_by_device_and_not_without_end(monkeypatch):
+    monkeypatch.setattr(windows, "_kept", {})
+    window = Window("block", (2, 3), (4, 6))
+    assert window.query_index() is window.query_index()
+    assert window.key_index(torch.device("meta")).is_meta
+    assert len(windows._kept) == 2
+    for side in range(1, windows.MOST_TABLES + 10):
+        Window("block", (1, 1), (side, 1)).place()
+    assert len(windows._kept) == windows.MOST_TABLES
+    assert torch.equal(window.query_index(), Window("block", (2, 3), (4, 6)).query_index())

@@ -7,10 +7,12 @@ import pickle
 import pytest
 import torch
 from fill import fill, image
+from naive_ops import shares
 from shared import golden
 from torch import Tensor
 
 from limelight.kernels.attention import row_statistics as attention_rows
+from limelight.kernels.attention.arguments import AttentionArguments
 from limelight.kernels.attention.reference import attention, attention_map, attention_statistics
 from limelight.kernels.errors import KernelError
 from limelight.kernels.map_statistics import distances, reduced
@@ -47,22 +49,10 @@ CASES = {
 }
 
 
-def written_out(q, k, v, *, bias=None, position=None, gate=None, keep=None, scale=None,
-                causal=False, score="softmax"):  # fmt: skip
-    times = q.shape[1] // k.shape[1]
-    k, v = (x.repeat_interleave(times, 1) for x in (k, v))
-    scores = q @ k.mT * (scale or q.shape[-1] ** -0.5)
-    scores = scores if bias is None else scores + bias
-    if keep is not None:
-        scores = scores.masked_fill(~keep[:, None, None], -torch.inf)
-    if causal:
-        n, m = scores.shape[-2:]
-        scores = scores.masked_fill(~torch.ones(n, m, dtype=torch.bool).tril(m - n), -torch.inf)
-    share = scores.sigmoid() if score == "sigmoid" else scores.softmax(-1)
-    if position is not None:
-        g = gate[:, None, None]
-        share = (1 - g) * share + g * position.softmax(-1)
-    return share, share @ v
+def written_out(q, k, v, **options):
+    """The map by its formula, and the result."""
+    share = shares(q, k, **options)
+    return share, share @ v.repeat_interleave(q.shape[1] // v.shape[1], 1)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -287,9 +277,7 @@ def test_statistics_of_plain_attention_come_with_its_result(dtype, monkeypatch):
     q, k, v = (draw(2, 3, 70, 8).to(dtype) for _ in range(3))
     q = q * torch.tensor([0.1, 1.0, 40.0], dtype=dtype)[:, None, None]
     asked = {"grid": (7, 10), "radius": 2.5, "pool": 8}
-    call = attention.signature.bind(q, k, v)
-    call.apply_defaults()
-    assert attention_rows.plain(call.arguments)
+    assert attention_rows.plain(AttentionArguments(q, k, v))
     out, found = attention_statistics(q, k, v, scale=0.5, **asked)
     share = attention_map(slice(None), q=q.double(), k=k.double(), v=v.double(), scale=0.5)
     far = distances((7, 10), 1, out.device, torch.float64)

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from neighborhood_cases import CASES, given
+from natten_cases import CASES, given
 from shared import golden
 
 from limelight.kernels.errors import KernelError

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from naive_ops import outlook as by_window
 
 from limelight.kernels.errors import KernelError
 from limelight.kernels.outlook.reference import outlook, outlook_map, window_tokens, windows
@@ -31,17 +32,6 @@ def arguments(grid, kernel, stride, padding, dtype=torch.float64, b=2, h=3, e=4)
 
 def options(grid, kernel, stride, padding):
     return {"grid": grid, "kernel_size": kernel, "stride": stride, "padding": padding}
-
-
-def by_window(v, weight, grid, kernel, stride, padding):
-    out = torch.zeros_like(v)
-    share = weight.softmax(-1)
-    for window, tokens in enumerate(window_tokens(grid, kernel, stride, padding).tolist()):
-        for place, i in enumerate(tokens):
-            for source, j in enumerate(tokens):
-                if i >= 0 and j >= 0:
-                    out[:, :, i] += share[:, :, window, place, source, None] * v[:, :, j]
-    return out
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from itertools import product
 
 import pytest
 import torch
+from naive_ops import routed_attention as block_by_block
 
 from limelight.kernels.errors import KernelError
 from limelight.kernels.routed.reference import routed_attention, routed_map
@@ -29,35 +29,14 @@ def arguments(n=36, m=36, heads_apart=False, dtype=torch.float64, d=5, e=4):
     return [x.to(dtype) for x in (q, k, v)] + [index]
 
 
-def dense(q, k, v, index, queries, keys, weight=None):
-    """Block by block: softmax over the keys of its chosen blocks, one after the other."""
-    chosen, factor = (
-        x if x is None or x.ndim == 4 else x[:, None].expand(-1, 3, -1, -1) for x in (index, weight)
-    )
-    out = torch.zeros(*q.shape[:3], v.shape[-1], dtype=q.dtype)
-    for b, h, region in product(range(2), range(3), range(len(queries))):
-        named = [(t, int(r)) for t, r in enumerate(chosen[b, h, region]) if r >= 0]
-        if not named:
-            continue
-        seen = torch.cat([keys[r] for _, r in named])
-        times = torch.ones(len(seen), 1, dtype=q.dtype)
-        if factor is not None:
-            each = [factor[b, h, region, t].expand(keys.shape[1]) for t, _ in named]
-            times = torch.cat(each)[:, None]
-        own_k, own_v = k[b, h, seen] * times, v[b, h, seen] * times
-        scores = q[b, h, queries[region]] @ own_k.T * q.shape[-1] ** -0.5
-        out[b, h, queries[region]] = scores.softmax(-1) @ own_v
-    return out
-
-
 @pytest.mark.parametrize("heads_apart", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_regions_of_a_grid(heads_apart, weighted):
     q, k, v, index = arguments(heads_apart=heads_apart)
     weight = torch.rand(index.shape, dtype=torch.float64) if weighted else None
     out = routed_attention(q, k, v, index, weight=weight, window=WINDOW)
-    tables = WINDOW.query_index(), WINDOW.key_index()
-    torch.testing.assert_close(out, dense(q, k, v, index, *tables, weight))
+    want = block_by_block(q, k, v, index, weight=weight, window=WINDOW)
+    torch.testing.assert_close(out, want)
     whole = routed_map(slice(None), q, k, v, index, weight=weight, window=WINDOW)
     torch.testing.assert_close(whole @ v, out)
     part = routed_map(slice(5, 17), q, k, v, index, weight=weight, window=WINDOW)
@@ -66,13 +45,11 @@ def test_regions_of_a_grid(heads_apart, weighted):
 
 def test_runs_of_a_sequence_and_pooled_keys():
     q, k, v, index = arguments()
-    runs = torch.arange(36).reshape(6, 6)
     out = routed_attention(q, k, v, index, block=6)
-    torch.testing.assert_close(out, dense(q, k, v, index, runs, runs))
+    torch.testing.assert_close(out, block_by_block(q, k, v, index, block=6))
     q, k, v, index = arguments(m=12)
-    pooled = torch.arange(12).reshape(6, 2)
     out = routed_attention(q, k, v, index, window=WINDOW)
-    torch.testing.assert_close(out, dense(q, k, v, index, WINDOW.query_index(), pooled))
+    torch.testing.assert_close(out, block_by_block(q, k, v, index, window=WINDOW))
     whole = routed_map(slice(None), q, k, v, index, window=WINDOW)
     torch.testing.assert_close(whole @ v, out)
 

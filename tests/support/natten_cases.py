@@ -1,4 +1,4 @@
-"""Golden cases of neighbourhood attention, and their inputs."""
+"""NATTEN's golden cases: their tensors and options."""
 
 from __future__ import annotations
 

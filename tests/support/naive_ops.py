@@ -1,0 +1,173 @@
+"""The ops of kernels/ by their formulas, as simply as they can be written; for float64."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from limelight.kernels.outlook.reference import window_tokens
+from limelight.kernels.windows import Window
+
+
+def shares(q, k, *, bias=None, position=None, gate=None, keep=None, scale=None,
+           causal=False, score="softmax") -> Tensor:  # fmt: skip
+    """Attention's map, `b h n m`; zeros where a row sees nothing."""
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores if bias is None else scores + bias
+    if keep is not None:
+        scores = scores.masked_fill(~keep[:, None, None], -torch.inf)
+    if causal:
+        n, m = scores.shape[-2:]
+        scores = scores.masked_fill(~torch.ones(n, m, dtype=torch.bool).tril(m - n), -torch.inf)
+    share = scores.sigmoid() if score == "sigmoid" else scores.softmax(-1).nan_to_num(0.0)
+    if position is not None:
+        g = gate[:, None, None]
+        share = (1 - g) * share + g * position.softmax(-1)
+    return share
+
+
+def window_shares(q, k, window: Window, bias=None, rows=None, columns=None,
+                  score="softmax") -> Tensor:  # fmt: skip
+    """The map window by window, `b h n m+1`; last the share of what lies outside the grid."""
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+    k = torch.cat([k, torch.zeros_like(k[:, :, :1])], 2)
+    places = torch.arange(window.key_size[0] * window.key_size[1])
+    parts = []
+    for number, keys in enumerate(window.key_index()):
+        tokens = window.query_index()[number]
+        scores = q[:, :, tokens] @ k[:, :, keys].mT * q.shape[-1] ** -0.5
+        if bias is not None:
+            scores = scores + (bias[:, :, number] if bias.ndim == 5 else bias)
+        if rows is not None:
+            scores = scores + rows[:, :, tokens][..., places // window.key_size[1]]
+            scores = scores + columns[:, :, tokens][..., places % window.key_size[1]]
+        share = scores.sigmoid() if score == "sigmoid" else scores.softmax(-1)
+        whole = share.new_zeros(*share.shape[:3], k.shape[2])
+        index = (keys % k.shape[2]).expand(share.shape)
+        parts.append(whole.scatter_add(-1, index, share))
+    order = window.query_index().flatten().argsort()
+    return torch.cat(parts, 2)[:, :, order]
+
+
+def attention(*, v, window=None, **named) -> Tensor:
+    v = v.repeat_interleave(named["q"].shape[1] // v.shape[1], 1)
+    if window is None:
+        return shares(**named) @ v
+    return window_shares(window=window, **named)[..., :-1] @ v
+
+
+def neighborhood_attention(*, q, k, v, grid, kernel_size, stride=1, dilation=1, causal=False,
+                           scale=None, extra_k=None, extra_v=None) -> Tensor:  # fmt: skip
+    """Query by query: the keys of its window on each axis, then those that all see."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    if extra_k is not None:
+        times = q.shape[1] // extra_k.shape[1]
+        extra_k, extra_v = (x.repeat_interleave(times, 1) for x in (extra_k, extra_v))
+    options = zip(*(
+        [x] * len(grid) if isinstance(x, int) else list(x)
+        for x in (kernel_size, stride, dilation, causal)
+    ), strict=True)  # fmt: skip
+    axes = list(zip(grid, options, strict=True))
+    numbers = torch.arange(q.shape[2]).reshape(tuple(grid))
+    out = []
+    for place in product(*(range(side) for side in grid)):
+        seen = [axis_keys(i, side, *how) for i, (side, how) in zip(place, axes, strict=True)]
+        tokens = numbers[torch.meshgrid(*map(torch.tensor, seen), indexing="ij")].flatten()
+        keys, values = k[:, :, tokens], v[:, :, tokens]
+        if extra_k is not None:
+            keys, values = torch.cat([keys, extra_k], 2), torch.cat([values, extra_v], 2)
+        i = int(numbers[place])
+        scores = q[:, :, i : i + 1] @ keys.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+        out.append(scores.softmax(-1) @ values)
+    return torch.cat(out, 2)
+
+
+def axis_keys(i: int, side: int, kernel: int, stride: int, dilation: int, causal: bool):
+    """NATTEN's window of token i: around the middle of its tile, moved inside at the borders."""
+    group = list(range(i % dilation, side, dilation))
+    at = i // dilation
+    if causal:
+        leader = min(at // stride * stride + stride - 1, len(group) - 1)
+        return group[max(leader - kernel + 1, 0) : at + 1]
+    leader = min(at // stride * stride + stride // 2, len(group) - 1)
+    start = min(max(leader - kernel // 2, 0), len(group) - kernel)
+    return group[start : start + kernel]
+
+
+def routed_attention(q, k, v, index, weight=None, window=None, block=None) -> Tensor:
+    """Block by block: softmax over the keys of its chosen blocks, one after the other."""
+    (b, h, n, d), blocks = q.shape, index.shape[-2]
+    queries = torch.arange(n).reshape(blocks, -1) if window is None else window.query_index()
+    keys = torch.arange(k.shape[2]).reshape(blocks, -1) if len(k[0, 0]) != n else queries
+    chosen, factor = (
+        x if x is None or x.ndim == 4 else x[:, None].expand(-1, h, -1, -1) for x in (index, weight)
+    )
+    order = queries.flatten().argsort()
+    rows = []
+    for i, j, region in product(range(b), range(h), range(blocks)):
+        named = [(t, int(r)) for t, r in enumerate(chosen[i, j, region]) if r >= 0]
+        if not named:
+            rows.append(q.new_zeros(queries.shape[1], v.shape[-1]))
+            continue
+        seen = torch.cat([keys[r] for _, r in named])
+        times = q.new_ones(len(seen), 1)
+        if factor is not None:
+            each = [factor[i, j, region, t].expand(keys.shape[1]) for t, _ in named]
+            times = torch.cat(each)[:, None]
+        scores = q[i, j, queries[region]] @ (k[i, j, seen] * times).T * d**-0.5
+        rows.append(scores.softmax(-1) @ (v[i, j, seen] * times))
+    return torch.stack(rows).reshape(b, h, n, v.shape[-1])[:, :, order]
+
+
+def gated_linear_attention(q, k, v, gate, *, scale=None, reverse=False) -> Tensor:
+    """Token by token: the state decays, takes in the token, and is asked."""
+    turn = [-2] if reverse else []
+    q, k, v, gate = (x.flip(turn) for x in (q, k, v, gate))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    state, out = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1]), []
+    for t in range(q.shape[-2]):
+        state = gate[:, :, t].exp()[..., None] * state + k[:, :, t, :, None] * v[:, :, t, None]
+        out.append((q[:, :, t, None] @ state)[:, :, 0] * scale)
+    return torch.stack(out, 2).flip(turn)
+
+
+def bidirectional_gla(*, gate, gate_back, **named) -> Tensor:
+    ahead = gated_linear_attention(gate=gate, **named)
+    return (ahead + gated_linear_attention(gate=gate_back, reverse=True, **named)) / 2
+
+
+def outlook(v, weight, grid, kernel_size=3, stride=1, padding=1) -> Tensor:
+    """Window by window: every place gathers from every source."""
+    share = weight.softmax(-1)
+    rows = [torch.zeros_like(v[:, :, 0]) for _ in range(v.shape[2])]
+    for window, tokens in enumerate(window_tokens(grid, kernel_size, stride, padding).tolist()):
+        for (place, i), (source, j) in product(enumerate(tokens), enumerate(tokens)):
+            if i >= 0 and j >= 0:
+                rows[i] = rows[i] + share[:, :, window, place, source, None] * v[:, :, j]
+    return torch.stack(rows, 2)
+
+
+def gated_convolution(first, context, weight, bias=None, scale=1.0) -> Tensor:
+    """Tap by tap: a shifted picture times its weight."""
+    (height, width), (rows, columns) = context.shape[2:], weight.shape[2:]
+    up, left = rows // 2, columns // 2
+    padded = torch.nn.functional.pad(context, (left, left, up, up))
+    gate = torch.zeros_like(context)
+    for y, x in product(range(rows), range(columns)):
+        shifted = padded[:, :, y : y + height, x : x + width]
+        gate = gate + weight[:, 0, y, x][:, None, None] * shifted
+    gate = gate if bias is None else gate + bias[:, None, None]
+    return first * gate * scale
+
+
+def global_filter(x, weight) -> Tensor:
+    """Shift by shift: a circular convolution with a kernel of the whole grid."""
+    height, width = x.shape[2:]
+    kernels = torch.fft.irfft2(torch.view_as_complex(weight), s=(height, width))
+    out = torch.zeros_like(x)
+    for dy, dx in product(range(height), range(width)):
+        out = out + kernels[:, dy, dx][:, None, None] * x.roll((dy, dx), (2, 3))
+    return out

@@ -1,0 +1,312 @@
+"""Arguments of every op of kernels/, at odd lengths, and how two ways of computing one compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import naive_ops as naive
+import torch
+from torch import Tensor
+
+from limelight.kernels.attention.reference import attention
+from limelight.kernels.gated_convolution.reference import gated_convolution, global_filter
+from limelight.kernels.gated_linear.reference import bidirectional_gla, gated_linear_attention
+from limelight.kernels.neighborhood.reference import neighborhood_attention
+from limelight.kernels.outlook.reference import outlook, windows
+from limelight.kernels.routed.reference import routed_attention
+from limelight.kernels.windows import Window
+
+Named = dict[str, Any]
+
+TILES, CELLS = Window("block", (5, 7), (5, 14)), Window("grid", (5, 7), (5, 14))
+HALO = Window("halo", (2, 3), (4, 6), halo=1)
+WIDE_HALO = Window("halo", (2, 2), (2, 4), halo=3)  # further than the tiles next to it
+THIN_HALO = Window("halo", (4, 4), (4, 8), halo=1, stride=2)
+REGIONS = Window("block", (2, 3), (4, 6))  # 4 blocks of 6 tokens
+LONG_REGIONS = Window("block", (7, 11), (14, 11))  # 2 blocks of 77
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def qkv(n=63, m=100, h=2, g=1, d=24, e=40, b=1) -> Named:
+    """Lengths that are no multiples of a tile."""
+    return {"q": draw(b, h, n, d), "k": draw(b, g, m, d, seed=1), "v": draw(b, g, m, e, seed=2)}
+
+
+def as_layers_give(named: Named) -> Named:
+    """Heads side by side in memory, as projections leave them."""
+    return {
+        name: x.transpose(1, 2).contiguous().transpose(1, 2)
+        if isinstance(x, Tensor) and x.is_floating_point() and x.ndim == 4
+        else x
+        for name, x in named.items()
+    }
+
+
+def halo(window: Window) -> Named:
+    n, m = prod(window.query_grid), prod(window.grid)
+    rows, columns = (draw(1, 2, n, side, seed=s) for s, side in enumerate(window.key_size, 5))
+    return {**qkv(n, m, d=8, e=5), "window": window, "rows": rows, "columns": columns}
+
+
+def neighbors(grid: tuple[int, ...], kernel_size, h=1, g=1, d=8, e=8, extra=0, **how) -> Named:
+    n = prod(grid)
+    named = qkv(n, n, h=h, g=g, d=d, e=e, b=how.pop("b", 1))
+    if extra:
+        b = len(named["q"])
+        named |= {"extra_k": draw(b, g, extra, d, seed=3), "extra_v": draw(b, g, extra, e, seed=4)}
+    return as_layers_give(named) | {"grid": grid, "kernel_size": kernel_size, **how}
+
+
+def routed(n, blocks, m=None, h=2, b=1, d=5, e=4, apart=False, weighted=False, **how) -> Named:
+    """An index with holes and twins."""
+    shape = (b, h, blocks, 3) if apart else (b, blocks, 3)
+    index = torch.randint(0, blocks, shape, generator=torch.Generator().manual_seed(n + d))
+    index[..., 0, 1:] = -1  # a block sees one only
+    if blocks > 2:
+        index[..., 1, :] = index[..., 1, :1]  # another the same one several times
+        index[..., 2, :] = -1  # a third nothing
+    named = as_layers_give(qkv(n, m or n, h=h, g=h, d=d, e=e, b=b)) | {"index": index, **how}
+    return named | {"weight": 0.2 + draw(*shape, seed=6).abs()} if weighted else named
+
+
+def scan(n, d=24, e=40, b=1, h=1, strength=0.5, both=False, **how) -> Named:
+    named = qkv(n, n, h=h, g=h, d=d, e=e, b=b)
+    gates = ("gate", "gate_back") if both else ("gate",)
+    named |= {
+        gate: -strength * draw(b, h, n, d, seed=seed).abs() for seed, gate in enumerate(gates, 3)
+    }
+    return as_layers_give(named) | how
+
+
+def looks(grid, kernel_size=3, stride=2, padding=1, b=1, h=2, e=5) -> Named:
+    y, x = windows(grid, kernel_size, stride, padding)
+    v = draw(b, h, prod(grid), e)
+    weight = 3 * draw(b, h, y * x, kernel_size**2, kernel_size**2, seed=1)
+    named = as_layers_give({"v": v})
+    named["weight"] = weight.transpose(1, 2).contiguous().transpose(1, 2)
+    options = {"kernel_size": kernel_size, "stride": stride, "padding": padding}
+    return named | {"grid": grid, **options}
+
+
+def pictures(y=5, x=7, k=(7, 7), b=2, c=5, bias=True) -> Named:
+    named = {"first": draw(b, c, y, x), "context": draw(b, c, y, x, seed=1)}
+    named["weight"] = draw(c, 1, *k, seed=2)
+    return named | ({"bias": draw(c, seed=3)} if bias else {}) | {"scale": 1 / 3}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an op.
+
+    naive      the op by its formula
+    values     what the map multiplies, `b h m e`; None where the result has parts besides
+    tolerance  of the largest difference as a part of the largest number, on Triton in float32
+    small      stands for its op where one case is enough
+    """
+
+    op: Any
+    naive: Callable[..., Tensor]
+    arguments: Named
+    tolerance: float = 1e-5
+    small: bool = False
+
+    @property
+    def moving(self) -> list[str]:
+        """The arguments that take a gradient."""
+        tensors = {n: x for n, x in self.arguments.items() if isinstance(x, Tensor)}
+        return [name for name, x in tensors.items() if x.is_floating_point()]
+
+    def wide(self) -> Named:
+        """The arguments in float64."""
+        return {n: x.double() if n in self.moving else x for n, x in self.arguments.items()}
+
+
+def _attention() -> dict[str, Case]:
+    n, m = 63, 100
+    keep, gate = draw(1, m, seed=4) > 0, torch.tensor([0.2, 0.9])
+    square = qkv(17, 33, h=4, g=2, d=8, e=4, b=2)
+    options: dict[str, Named] = {
+        "plain": {},
+        "scale": {"scale": -0.3},
+        "causal": {"causal": True},
+        "bias": {"bias": draw(2, n, m, seed=3)},
+        "bias of keys": {"bias": draw(1, 1, 1, m, seed=3)},
+        "bias of queries, sigmoid": {"bias": draw(2, n, 1, seed=3) - 3, "score": "sigmoid"},
+        "keep": {"keep": keep},
+        "bias, keep, causal": {"bias": draw(2, 1, m, seed=3), "keep": keep, "causal": True},
+        "sigmoid": {"score": "sigmoid", "bias": torch.full((1, 1, 1, 1), -2.8)},
+        "sigmoid, causal": {"score": "sigmoid", "causal": True},
+        "gated": {"position": 3 * draw(2, n, m, seed=5), "gate": gate},
+        "gated, bias, keep, causal": {
+            "position": draw(2, n, m, seed=5),
+            "gate": torch.tensor([0.0, 0.7]),
+            "bias": draw(n, m, seed=3),
+            "keep": keep,
+            "causal": True,
+        },
+    }
+    cases = {name: {**qkv(), **own} for name, own in options.items()}
+    cases |= {
+        "bias of pictures": {**square, "bias": draw(4, 17, 33, seed=3)},
+        "bias, some shared": {**square, "bias": draw(2, 1, 17, 33, seed=3)},
+        "full tiles": qkv(64, 96, h=1, d=16, e=32),
+        "full tiles, causal": {**qkv(64, 96, h=1, d=16, e=32), "causal": True},
+        "more queries than keys": {**qkv(70, 33, d=16, e=16), "causal": True},
+        "tiles": {**qkv(70, 70), "window": TILES, "bias": draw(2, 35, 35, seed=3)},
+        "tiles, sigmoid": {
+            **qkv(70, 70),
+            "window": TILES,
+            "bias": draw(1, 2, 2, 35, 35, seed=3),
+            "score": "sigmoid",
+        },
+        "cells": {**qkv(70, 70), "window": CELLS},
+        "cells, bias": {**qkv(70, 70), "window": CELLS, "bias": draw(35, 35, seed=3)},
+        "halo": halo(HALO),
+        "wide halo": {**halo(WIDE_HALO), "bias": draw(2, 4, 64)},
+        "thin halo": halo(THIN_HALO),
+    }
+    return {
+        name: Case(attention, naive.attention, named, 2e-6) for name, named in cases.items()
+    } | {
+        "small": Case(
+            attention,
+            naive.attention,
+            {**qkv(5, 7, h=2, d=8, e=8), "bias": draw(2, 5, 7, seed=3)},
+            small=True,
+        )
+    }
+
+
+def _neighborhood() -> dict[str, Case]:
+    cases = {
+        "line": neighbors((63,), 7),
+        "line, dilated": neighbors((100,), 12, stride=5, dilation=3),
+        "line, causal": neighbors((101,), 9, stride=4, causal=True, dilation=2),
+        "two axes": neighbors((5, 7), (3, 5)),
+        "two axes, one causal": neighbors((17, 13), 4, stride=(1, 3), causal=(True, False)),
+        "blocks": neighbors((16, 16), 8, stride=8),
+        "whole axis": neighbors((13, 11), (6, 11), stride=(6, 11)),
+        "dilated": neighbors((14, 9), (7, 3), dilation=(2, 3)),
+        "three axes": neighbors((3, 5, 9), (2, 3, 4), stride=(2, 1, 4)),
+        "three axes, dilated": neighbors(
+            (4, 4, 6), 2, dilation=(2, 1, 3), causal=(True, False, True)
+        ),
+        "shared and extra keys": neighbors((5, 7), 3, 4, 2, 5, 19, extra=37, b=2, scale=-0.7),
+        "extra keys, causal": neighbors((90,), 5, 2, 1, extra=3, dilation=4, causal=True),
+    }
+    op, formula = neighborhood_attention, naive.neighborhood_attention
+    small = Case(op, formula, neighbors((3, 4), 3, extra=2), small=True)
+    return {name: Case(op, formula, named) for name, named in cases.items()} | {"small": small}
+
+
+def _routed() -> dict[str, Case]:
+    cases = {
+        "regions": routed(24, 4, window=REGIONS),
+        "regions, weighted": routed(24, 4, weighted=True, window=REGIONS),
+        "regions by head": routed(24, 4, apart=True, weighted=True, window=REGIONS),
+        "regions, few keys": routed(24, 4, m=8, h=1, weighted=True, window=REGIONS),
+        "regions, pictures": routed(24, 4, b=2, h=1, d=20, e=3, window=REGIONS),
+        "regions, long": routed(154, 2, h=1, weighted=True, window=LONG_REGIONS),
+        "runs": routed(63, 3, h=1, block=21),
+        "runs, few keys": routed(100, 2, m=26, h=1, block=50),
+        "one run": routed(9, 1, m=63, h=1, block=9),
+    }
+    op, formula = routed_attention, naive.routed_attention
+    small = Case(op, formula, routed(12, 4, h=1, weighted=True, block=3), small=True)
+    return {name: Case(op, formula, named) for name, named in cases.items()} | {"small": small}
+
+
+def _scans() -> dict[str, Case]:
+    ahead = {
+        "ahead": scan(63),
+        "ahead, long": scan(100),
+        "back": scan(100, reverse=True),
+        "few tokens": scan(5, d=3, e=1, b=2, scale=1.5),
+        "few tokens, back": scan(5, d=3, e=1, b=2, scale=1.5, reverse=True),
+    }
+    both = {
+        "both ways": scan(63, both=True),
+        "few tokens": scan(5, d=3, e=1, b=2, both=True, scale=1.5),
+        "wide heads": scan(9, d=70, e=100, both=True),
+        "no decay": scan(30, d=16, e=16, strength=0.0, both=True),
+        "strong decay": scan(30, d=16, e=16, strength=50.0, both=True),
+    }
+    one, two = gated_linear_attention, bidirectional_gla
+    cases = {f"one way, {n}": Case(one, naive.gated_linear_attention, a) for n, a in ahead.items()}
+    cases |= {n: Case(two, naive.bidirectional_gla, a, 2e-5) for n, a in both.items()}
+    small = Case(two, naive.bidirectional_gla, scan(6, d=8, e=8, both=True), small=True)
+    return cases | {"small": small}
+
+
+def _others() -> dict[str, Case]:
+    local = {
+        "outlook: odd grid": looks((5, 7)),
+        "outlook: wide": looks((9, 9), e=16),
+        "outlook: every place": looks((7, 9), stride=1, e=3),
+        "outlook: large kernel": looks((6, 5), 5, 3, 2, e=4),
+        "outlook: even kernel": looks((7, 4), 2, 2, 0, e=1),
+        "outlook: gaps": looks((5, 8), 2, 3, 0, e=7),
+        "outlook: one row": looks((1, 3), stride=1, e=4),
+        "outlook: channels in parts": looks((3, 2), e=150, h=1),
+    }
+    cases = {name: Case(outlook, naive.outlook, named) for name, named in local.items()}
+    cases["outlook: small"] = Case(outlook, naive.outlook, looks((3, 3), h=1), small=True)
+    gated = {
+        "gated_convolution: odd picture": pictures(),
+        "gated_convolution: one row": pictures(1, 63, (3, 3), bias=False),
+        "gated_convolution: oblong kernel": pictures(10, 10, (3, 5)),
+        "gated_convolution: smaller than its kernel": pictures(2, 1),
+        "gated_convolution: large": pictures(27, 23, (3, 3)),
+        "gated_convolution: many channels": pictures(4, 4, (3, 3), b=1, c=70),
+    }
+    op, formula = gated_convolution, naive.gated_convolution
+    cases |= {name: Case(op, formula, named, 2e-5) for name, named in gated.items()}
+    small = pictures(2, 3, (3, 3), b=1, c=2, bias=False)
+    cases["gated_convolution: small"] = Case(op, formula, small, 2e-5, small=True)
+    filtered = {"x": draw(2, 3, 6, 5), "weight": draw(3, 6, 3, 2, seed=1)}
+    cases["global_filter: odd picture"] = Case(global_filter, naive.global_filter, filtered)
+    return cases
+
+
+FAMILIES = {
+    "attention": _attention,
+    "neighborhood": _neighborhood,
+    "routed": _routed,
+    "gated_linear": _scans,
+}
+CASES = {
+    f"{family}: {name}": case for family, make in FAMILIES.items() for name, case in make().items()
+} | _others()
+ON_TRITON = {name: case for name, case in CASES.items() if case.op.fast}
+SMALL = {case.op.face.name: case for case in ON_TRITON.values() if case.small}
+
+
+def with_gradients(run: Callable[..., Tensor], named: Named, moving: list[str]) -> list[Tensor]:
+    """The result, and the gradient of each moving argument for the same drawn one of the result."""
+    leaves = {n: x.detach().requires_grad_() if n in moving else x for n, x in named.items()}
+    out = run(**leaves)
+    back = draw(*out.shape, seed=9).to(out)
+    return [out, *torch.autograd.grad(out, [leaves[n] for n in moving], back)]
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """The largest difference as a part of the largest number."""
+    return float((a.double() - b).detach().abs().max() / b.detach().abs().max())
+
+
+def on_triton(op: Any, named: Named, tolerance: float, truth: Callable | None = None) -> None:
+    """Assert that result and every gradient on Triton are those of the reference in float64."""
+    case = Case(op, truth or op.reference, named)
+    found = with_gradients(op, named, case.moving)
+    assert found[0].grad_fn.name() == "_LaunchBackward"
+    assert found[0].dtype == named[case.moving[0]].dtype
+    want = with_gradients(case.naive, case.wide(), case.moving)
+    for name, a, b in zip(["out", *case.moving], found, want, strict=True):
+        assert a.shape == b.shape, name
+        assert apart(a, b) <= tolerance, (name, apart(a, b))
