@@ -20,7 +20,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from .errors import KernelError
 
 SWITCH = "LIMELIGHT_KERNELS"
-WORDS = ("auto", "triton", "reference")
+CHOICES = ("auto", "triton", "reference")
 
 Mixing = Callable[..., Tensor]
 
@@ -52,12 +52,12 @@ class Choice:
     against: Mapping[str, str]
 
     def __str__(self) -> str:
-        told = "".join(f"; not {path}: {reason}" for path, reason in self.against.items())
-        return self.path + told
+        reasons = "".join(f"; not {path}: {reason}" for path, reason in self.against.items())
+        return self.path + reasons
 
 
-class Kernel(Protocol):
-    """An op: a plain function that also tells its face, its reference and its choice of path."""
+class KernelOp(Protocol):
+    """A plain function that also has its face, its reference and its choice of path."""
 
     face: Face
     signature: Signature
@@ -81,39 +81,49 @@ def kernel(
     mixing: Mixing | None = None,
     opaque: bool = True,
     fast: str = "",
-) -> Callable[[Callable[..., Tensor]], Kernel]:
+) -> Callable[[Callable[..., Tensor]], KernelOp]:
     """Make the torch reference below an op that a probe sees as one.
 
+        @kernel("outlook", share=("v",), hold=("weight",), mixing=outlook_map, fast="triton_op")
+        def outlook(v: Tensor, weight: Tensor, *, grid: tuple[int, int]) -> Tensor:
+            ...
+
+    The reference is what the op is: torch operations that differentiate as often as one likes,
+    under vmap and torch.compile too; it raises KernelError for arguments that do not fit.
+    share, hold, values, mixing, opaque   what relevance needs to know, see Face
     fast   the module beside the reference with the Triton path, "" where there is none. It has
            `can_run(**arguments) -> str | None`   None, or the reason why not
            `forward(**arguments) -> (out, saved)`  saved: tensors for the backward
            `backward(g, out, saved, needs, **arguments) -> dict`  gradients of the arguments named
            in `needs`; without it gradients come from the reference
+    On a GPU calls take it where it can run; LIMELIGHT_KERNELS=triton or reference decides instead.
+    `op.why(*args)` says which path a call takes and why not the other.
     Raises KernelError when the name is taken by another module.
     """
     face = Face(name, share, hold, values, mixing, opaque)
 
-    def make(reference: Callable[..., Tensor]) -> Kernel:
+    def make(reference: Callable[..., Tensor]) -> KernelOp:
         @wraps(reference)
-        def op(*args: Any, **kwargs: Any) -> Tensor:
+        def call(*args: Any, **kwargs: Any) -> Tensor:
             if not torch.compiler.is_compiling():
-                given = _tensors(args, kwargs)
-                if has_torch_function(given):
-                    return handle_torch_function(op, given, *args, **kwargs)
+                tensors = _tensors(args, kwargs)
+                if has_torch_function(tensors):
+                    out: Tensor = handle_torch_function(call, tensors, *args, **kwargs)
+                    return out
             if _plainly_reference(fast, args, kwargs):
                 return reference(*args, **kwargs)
-            named = _bound(own, args, kwargs)
-            choice = _choose(own, named)
-            return reference(**named) if choice.path == "reference" else _launch(own, named)
+            arguments = _bound(op, args, kwargs)
+            choice = _choose(op, arguments)
+            return reference(**arguments) if choice.path == "reference" else _launch(op, arguments)
 
-        own = cast(Kernel, op)
-        own.face, own.reference, own.signature = face, reference, signature(reference)
-        own.fast = fast
-        own.why = lambda *a, **k: _choose(own, _bound(own, a, k))
-        held = FACES.setdefault(name, face)
-        if held is not face and _home(held) != _home(face):
+        op = cast(KernelOp, call)
+        op.face, op.reference, op.signature = face, reference, signature(reference)
+        op.fast = fast
+        op.why = lambda *args, **kwargs: _choose(op, _bound(op, args, kwargs))
+        registered = FACES.setdefault(name, face)
+        if registered is not face and _home(registered) != _home(face):
             raise KernelError(f"kernel {name!r} is registered twice: give one another name")
-        return own
+        return op
 
     return make
 
@@ -126,36 +136,38 @@ def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, 
     return tuple(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
 
 
-def _bound(op: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _bound(op: KernelOp, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     call = op.signature.bind(*args, **kwargs)
     call.apply_defaults()
     return dict(call.arguments)
 
 
-def _word() -> str:
-    word = os.environ.get(SWITCH, "auto") or "auto"
-    if word not in WORDS:
-        raise KernelError(f"{SWITCH}={word!r} is no choice of kernels; write {', '.join(WORDS)}")
-    return word
+def _switch() -> str:
+    choice = os.environ.get(SWITCH, "auto") or "auto"
+    if choice not in CHOICES:
+        raise KernelError(
+            f"{SWITCH}={choice!r} is no choice of kernels; write {', '.join(CHOICES)}"
+        )
+    return choice
 
 
 def _plainly_reference(fast: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether the reference runs, as far as that can be told without binding arguments."""
-    word = _word()
-    if not fast or word == "reference":
+    switch = _switch()
+    if not fast or switch == "reference":
         return True
-    return word == "auto" and not any(x.is_cuda for x in _tensors(args, kwargs))
+    return switch == "auto" and not any(x.is_cuda for x in _tensors(args, kwargs))
 
 
-def _choose(op: Kernel, named: Mapping[str, Any]) -> Choice:
+def _choose(op: KernelOp, arguments: Mapping[str, Any]) -> Choice:
     """The path of a call. Raises KernelError where triton is demanded and cannot run."""
-    word = _word()
-    reason = _against(op, named, forced=word == "triton")
-    if word == "reference":
+    switch = _switch()
+    reason = _against(op, arguments, forced=switch == "triton")
+    if switch == "reference":
         reason = f"{SWITCH}=reference"
     if reason is None:
         return Choice("triton", {})
-    if word == "triton" and op.fast:
+    if switch == "triton" and op.fast:
         raise KernelError(
             f"{SWITCH}=triton, but {op.face.name} cannot run on Triton: {reason}; "
             f"set {SWITCH}=auto to take the torch reference there"
@@ -163,25 +175,23 @@ def _choose(op: Kernel, named: Mapping[str, Any]) -> Choice:
     return Choice("reference", {"triton": reason})
 
 
-def _against(op: Kernel, named: Mapping[str, Any], *, forced: bool) -> str | None:
+def _against(op: KernelOp, arguments: Mapping[str, Any], *, forced: bool) -> str | None:
     """Why the Triton path cannot run; None where it can."""
-    given = _tensors((), named)
+    tensors = _tensors((), arguments)
     if not op.fast:
         return "there is none"
     if not _installed():
         return "triton is not installed"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a torch.func transform is active"
-    if not all(x.is_cuda for x in given) and not (forced and interpreted()):
-        return "tensors lie on " + ", ".join(sorted({x.device.type for x in given}))
-    wide = {x.dtype for x in given if x.is_floating_point()} - {
-        torch.float32,
-        torch.float16,
-        torch.bfloat16,
-    }
-    if wide:
-        return "no kernel for " + ", ".join(sorted(map(str, wide)))
-    return fast_module(op).can_run(**named)
+    if not all(x.is_cuda for x in tensors) and not (forced and interpreted()):
+        return "tensors lie on " + ", ".join(sorted({x.device.type for x in tensors}))
+    dtypes = {x.dtype for x in tensors if x.is_floating_point()}
+    unknown = dtypes - {torch.float32, torch.float16, torch.bfloat16}
+    if unknown:
+        return "no kernel for " + ", ".join(sorted(map(str, unknown)))
+    reason: str | None = fast_module(op).can_run(**arguments)
+    return reason
 
 
 @cache
@@ -195,61 +205,70 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
-def fast_module(op: Kernel) -> ModuleType:
+def fast_module(op: KernelOp) -> ModuleType:
     """The module with the op's Triton path."""
     return import_module(f".{op.fast}", op.reference.__module__.rpartition(".")[0])
 
 
-def _launch(op: Kernel, named: dict[str, Any]) -> Tensor:
-    names = tuple(n for n, x in named.items() if isinstance(x, Tensor))
-    rest = {n: x for n, x in named.items() if n not in names}
-    return _Launch.apply(op, names, rest, *(named[n] for n in names))
+def _launch(op: KernelOp, arguments: dict[str, Any]) -> Tensor:
+    tensors = {name: x for name, x in arguments.items() if isinstance(x, Tensor)}
+    options = {name: x for name, x in arguments.items() if name not in tensors}
+    out: Tensor = _Launch.apply(op, tuple(tensors), options, *tensors.values())
+    return out
 
 
 class _Launch(torch.autograd.Function):
     """A Triton forward and backward as one autograd node."""
 
     @staticmethod
-    def forward(ctx: Any, op: Kernel, names: tuple[str, ...], rest: dict, *given: Tensor) -> Tensor:
-        with _place(given):
-            out, saved = fast_module(op).forward(**dict(zip(names, given, strict=True)), **rest)
-        ctx.op, ctx.names, ctx.rest = op, names, rest
-        ctx.save_for_backward(*given, out, *saved)
+    def forward(
+        ctx: Any, op: KernelOp, names: tuple[str, ...], options: dict[str, Any], *tensors: Tensor
+    ) -> Tensor:
+        arguments = dict(zip(names, tensors, strict=True)) | options
+        with _place(tensors):
+            out: Tensor
+            out, saved = fast_module(op).forward(**arguments)
+        ctx.op, ctx.names, ctx.options = op, names, options
+        ctx.save_for_backward(*tensors, out, *saved)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        kept, count = ctx.saved_tensors, len(ctx.names)
-        named = dict(zip(ctx.names, kept[:count], strict=True))
+        saved, count = ctx.saved_tensors, len(ctx.names)
+        tensors = dict(zip(ctx.names, saved[:count], strict=True))
         flags = zip(ctx.names, ctx.needs_input_grad[3:], strict=True)
         needs = {name for name, needed in flags if needed}
         back = getattr(fast_module(ctx.op), "backward", None)
         if back is None or torch.is_grad_enabled():
-            found = _by_reference(ctx.op, named, ctx.rest, needs, grads[0])
+            slopes = _by_reference(ctx.op, tensors, ctx.options, needs, grads[0])
         else:
-            with _place(kept):
-                found = back(grads[0], kept[count], kept[count + 1 :], needs, **named, **ctx.rest)
-        return (None, None, None, *(found.get(name) for name in ctx.names))
+            rest = saved[count], saved[count + 1 :], needs
+            with _place(saved):
+                slopes = back(grads[0], *rest, **tensors, **ctx.options)
+        return (None, None, None, *(slopes.get(name) for name in ctx.names))
 
 
-def _place(given: tuple[Tensor, ...]) -> AbstractContextManager[Any]:
+def _place(tensors: tuple[Tensor, ...]) -> AbstractContextManager[Any]:
     """The device of the tensors as the current one, which is where Triton launches."""
-    return torch.cuda.device_of(given[0]) if given[0].is_cuda else nullcontext()
+    if not tensors[0].is_cuda:
+        return nullcontext()
+    device: AbstractContextManager[Any] = torch.cuda.device_of(tensors[0])
+    return device
 
 
 def _by_reference(
-    op: Kernel, named: dict[str, Tensor], rest: dict, needs: set[str], g: Tensor
+    op: KernelOp, tensors: dict[str, Tensor], options: dict[str, Any], needs: set[str], g: Tensor
 ) -> dict[str, Tensor]:
     """Gradients by running the reference again; differentiable once more where asked."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        own = {  # apart even where one tensor was given twice
+        leaves = {  # apart even where one tensor was given twice
             n: x.view_as(x) if again else x.detach().requires_grad_(n in needs)
-            for n, x in named.items()
+            for n, x in tensors.items()
         }
-        wanted = [n for n in own if n in needs]
-        out = op.reference(**own, **rest)
-        found = torch.autograd.grad(
-            out, [own[n] for n in wanted], g, create_graph=again, allow_unused=True
+        wanted = [n for n in leaves if n in needs]
+        out = op.reference(**leaves, **options)
+        grads = torch.autograd.grad(
+            out, [leaves[n] for n in wanted], g, create_graph=again, allow_unused=True
         )
-    return {n: x for n, x in zip(wanted, found, strict=True) if x is not None}
+    return {n: x for n, x in zip(wanted, grads, strict=True) if x is not None}

@@ -1,5 +1,7 @@
 """What the kernels of attention share: tokens of windows, loads, scores, tile by tile."""
 
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# Triton types kernels when it compiles them.
 from __future__ import annotations
 
 from typing import Any, NamedTuple

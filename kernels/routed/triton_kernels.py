@@ -5,6 +5,8 @@ index names. Backwards a program holds keys of one block and walks over the quer
 by the index turned round, so nothing is added up by atomics.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# Triton types kernels when it compiles them.
 from __future__ import annotations
 
 from typing import Any, NamedTuple
@@ -107,12 +109,12 @@ def attend(p, s, p_out, s_out, p_lse, z, PLAN: tl.constexpr):
     b_sum = tl.zeros((PLAN.BLOCK_M,), tl.float32)
     b_out = tl.zeros((PLAN.BLOCK_M, PLAN.BLOCK_E), tl.float32)
     for start in range(0, z.named * z.keys, PLAN.BLOCK_N):
-        o_place = start + tl.arange(0, PLAN.BLOCK_N)
-        o_n, m_n = _named(p_index, s.index, o_place, z, PLAN.AT_N)
+        o_pair = start + tl.arange(0, PLAN.BLOCK_N)
+        o_n, m_n = _named(p_index, s.index, o_pair, z, PLAN.AT_N)
         b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * z.scale
         if p.weight is not None:
-            p_w = p_weight + o_place // z.keys * s.weight[3]
+            p_w = p_weight + o_pair // z.keys * s.weight[3]
             b_weight = tl.load(p_w, mask=m_n, other=0.0).to(tl.float32)
             b_s *= b_weight[None, :]
         b_s = tl.where(m_n[None, :], b_s, float("-inf"))
@@ -157,14 +159,14 @@ def to_queries(
             p_dweight += tl.program_id(0).to(tl.int64) * z.named * z.keys
         b_dq = tl.zeros((PLAN.BLOCK_M, PLAN.BLOCK_D), tl.float32)
         for start in range(0, z.named * z.keys, PLAN.BLOCK_N):
-            o_place = start + tl.arange(0, PLAN.BLOCK_N)
-            o_n, m_n = _named(p_index, s.index, o_place, z, PLAN.AT_N)
+            o_pair = start + tl.arange(0, PLAN.BLOCK_N)
+            o_n, m_n = _named(p_index, s.index, o_pair, z, PLAN.AT_N)
             b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
             b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
             b_raw = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * z.scale
             b_dp = tl.dot(b_g, tl.trans(b_v), input_precision=PLAN.PRECISION)
             if p.weight is not None:
-                p_w = p_weight + o_place // z.keys * s.weight[3]
+                p_w = p_weight + o_pair // z.keys * s.weight[3]
                 b_weight = tl.load(p_w, mask=m_n, other=0.0).to(tl.float32)
                 b_s, b_ds = b_raw * b_weight[None, :], b_dp * b_weight[None, :]
             else:
@@ -174,7 +176,7 @@ def to_queries(
             if p_dweight is not None:
                 LN2: tl.constexpr = 1 / LOG2E
                 b_dweight = tl.sum(b_ds * b_raw * LN2 + b_p * b_dp, 0)
-                tl.store(p_dweight + o_place, b_dweight, mask=o_place < z.named * z.keys)
+                tl.store(p_dweight + o_pair, b_dweight, mask=o_pair < z.named * z.keys)
             if p.weight is not None:
                 b_ds *= b_weight[None, :]
             b_dq = tl.dot(b_ds.to(PLAN.DTYPE), b_k, b_dq, input_precision=PLAN.PRECISION)
@@ -203,10 +205,10 @@ def to_keys(
     b_dk = tl.zeros((PLAN.BLOCK_N, PLAN.BLOCK_D), tl.float32)
     b_dv = tl.zeros((PLAN.BLOCK_N, PLAN.BLOCK_E), tl.float32)
     for start in range(first * z.queries, last * z.queries, PLAN.BLOCK_M):
-        o_place = start + tl.arange(0, PLAN.BLOCK_M)
-        m_m = o_place < last * z.queries
-        entry = tl.load(p_order + o_place // z.queries, mask=m_m, other=0)
-        o_m = _token(entry // z.named, o_place % z.queries, PLAN.AT_M)
+        o_pair = start + tl.arange(0, PLAN.BLOCK_M)
+        m_m = o_pair < last * z.queries
+        entry = tl.load(p_order + o_pair // z.queries, mask=m_m, other=0)
+        o_m = _token(entry // z.named, o_pair % z.queries, PLAN.AT_M)
         b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
         b_g = load_rows(p_g, o_m, m_m, s_g[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
         b_lse = tl.load(p_lse + i_row * z.tokens + o_m, mask=m_m, other=float("inf"))
