@@ -8,88 +8,27 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "probe.engine": (
-        "ledger",
-        "maps",
-        "patch",
-        "plan",
-        "trace",
-    ),
-    "probe.probe": ("Probe",),
-    "probe.sites": (
-        "Adapter",
-        "Site",
-        "adapter",
-    ),
-    "probe.mark": ("mark",),
-    "probe.trace": (
-        "add",
-        "freeze",
-        "mean",
-        "scale",
-        "swap",
-        "zero",
-    ),
-    "probe.targets": (
-        "Target",
-        "contrast",
-        "label",
-        "margin",
-        "pixel",
-        "ranked",
-        "region",
-        "similar",
-        "token",
-        "top",
-    ),
-    "probe.results": (
-        "Maps",
-        "SaliencyMap",
-    ),
-    "probe.attribution": (
-        "head_method",
-        "list_methods",
-        "method",
-        "pass_method",
-        "path_method",
-        "use",
-    ),
-    "probe.errors": ("LimelightError",),
-    "methods": (
-        "combine",
-        "foci",
-    ),
-    "methods.circuits": (
-        "Circuit",
-        "circuit",
-        "circuit_method",
-    ),
-    "methods.circuits.tasks": (
-        "Pair",
-        "Pairs",
-        "list_tasks",
-        "picture_pairs",
-        "task",
-        "task_maker",
-    ),
-    "methods.metrics": (
-        "list_metrics",
-        "metric",
-    ),
-    "models": (
-        "images",
-        "list_models",
-        "load",
-        "preprocess",
-        "read",
-    ),
-    "reports.explanation": ("explain",),
-    "reports.circuit_page": ("circuit_report",),
-    "reports.runs": ("run",),
-    "reports.scoring": ("score",),
-    "reports.datasets": ("samples",),
+    "probe.engine": "ledger maps patch plan trace",
+    "probe.probe": "Probe",
+    "probe.sites": "Adapter Site adapter",
+    "probe.mark": "mark",
+    "probe.trace": "add freeze mean scale swap zero",
+    "probe.targets": "Target contrast label margin pixel ranked region similar token top",
+    "probe.results": "Maps SaliencyMap",
+    "probe.attribution": "head_method list_methods method pass_method path_method use",
+    "probe.errors": "LimelightError",
+    "methods": "combine foci",
+    "methods.circuits": "Circuit circuit circuit_method",
+    "methods.circuits.tasks": "Pair Pairs list_tasks picture_pairs task task_maker",
+    "methods.metrics": "list_metrics metric",
+    "models": "images list_models load preprocess read",
+    "reports.explanation": "explain",
+    "reports.circuit_page": "circuit_report",
+    "reports.runs": "run",
+    "reports.scoring": "score",
+    "reports.datasets": "samples",
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
@@ -142,4 +81,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return [*__all__, "__version__"]

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import limelight as ll
+from limelight.probe.attribution import METHODS, MethodName
 
 ROOT = Path(ll.__file__).parent
 TOPS = ("kernels", "probe", "models", "methods", "reports", "cli")
@@ -29,6 +31,17 @@ def test_public_names_exist_and_unknown_ones_do_not():
         assert name in dir(ll)
     with pytest.raises(AttributeError, match="no attribute 'nothing_like_it'"):
         _ = ll.nothing_like_it
+
+
+def test_dir_shows_public_names_alone():
+    assert {name for name in dir(ll) if not name.startswith("__")} == set(ll.__all__)
+
+
+def test_editors_complete_every_method_that_comes_along():
+    names = {
+        m.name for m in METHODS.matching("*") if m.function.__module__.startswith("limelight.")
+    }
+    assert set(get_args(MethodName)) == names
 
 
 def test_the_readme_shows_every_public_name():
