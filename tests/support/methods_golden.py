@@ -53,23 +53,25 @@ class Case:
         x: Any,
         *,
         relative: float = 0.0,
-        absolute: float = 0.0,
+        absolute: float | Mapping[str, float] = 0.0,
     ) -> set[str]:
         """Compare what `compute` gives in float64 with the stored values; the keys compared.
 
         The stored values are float32 and so have an error of their own. What is allowed is the
-        tolerance, `relative` to the largest stored |value|, and float32's error for that very
-        output, measured here: the largest difference between our float32 and our float64 result.
-        Where one float32 run is luckier than the recorded one, more of them follow, of inputs
-        that float32 can hardly tell apart. An error of more than the tolerance is held against
-        what rounding can do.
+        tolerance, `relative` to the largest stored |value| and `absolute` for all outputs or by
+        key, and float32's error for that very output, measured here: the largest difference
+        between our float32 and our float64 result. Where one float32 run is luckier than the
+        recorded one, more of them follow, of inputs that float32 can hardly tell apart. An error
+        of more than the tolerance is held against what rounding can do.
         """
         wide_net, wide_x = copy.deepcopy(net).double(), widened(x)
         exact, rounded = compute(wide_net, wide_x), compute(net, x)
         assert exact
         assert rounded.keys() == exact.keys()
         noise = {key: difference(rounded[key], exact[key]) for key in exact}
-        bars = {key: absolute + relative * self.largest(key) for key in exact}
+        if isinstance(absolute, float):
+            absolute = dict.fromkeys(exact, absolute)
+        bars = {k: absolute.get(k, 0.0) + relative * self.largest(k) for k in exact}
         off = {key: self.off(key, exact[key]) for key in exact}
         for near in neighbours(x):
             if all(off[key] <= bars[key] + noise[key] for key in exact):
