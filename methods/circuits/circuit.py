@@ -173,14 +173,14 @@ def circuit(
     whole = _pairs(model, pairs, count, extra, seed)
     scored = whole[: len(whole) - extra]
     evidence = Evidence(model, scored, batch=batch)
-    known = _truth(evidence, truth, whole[len(whole) - extra :])
+    reference = _truth(evidence, truth, whole[len(whole) - extra :])
     scores, seconds = _scores(evidence, bounds)
     return Circuit(
         evidence,
         scores,
         seconds,
-        known,
-        _evaluation(scores, known, seconds),
+        reference,
+        _evaluation(scores, reference, seconds),
         about_model(model, seed),
         (*evidence.outputs.adapter.notes, *evidence.outputs.notes, *_doubts(evidence)),
     )
@@ -217,15 +217,15 @@ def _check(bound: BoundMethod) -> None:
 
 def _pairs(model: nn.Module, pairs: Pairs | str | Path, count: int, extra: int, seed: int) -> Pairs:
     """The pairs to score and, behind them, those that the truth is measured on."""
-    found = pairs
-    if not isinstance(found, Pairs):
-        found = task(found, _reader(model), count=count + extra, seed=seed)
-    if len(found) < extra + 2:
+    resolved = pairs
+    if not isinstance(resolved, Pairs):
+        resolved = task(resolved, _reader(model), count=count + extra, seed=seed)
+    if len(resolved) < extra + 2:
         raise OptionError(
-            f"{len(found)} pairs were given, {extra} of which would measure the truth: give more "
-            f"pairs, fewer truth_pairs, or truth=None"
+            f"{len(resolved)} pairs were given, {extra} of which would measure the truth: give "
+            f"more pairs, fewer truth_pairs, or truth=None"
         )
-    return found
+    return resolved
 
 
 def _reader(model: nn.Module) -> Tokenizer | int:
@@ -248,12 +248,12 @@ def _truth(evidence: Evidence, spec: Any, pairs: Pairs) -> Truth | None:
 
 
 def _evaluation(
-    scores: Mapping[str, Score], known: Truth | None, seconds: Mapping[str, float]
+    scores: Mapping[str, Score], reference: Truth | None, seconds: Mapping[str, float]
 ) -> pd.DataFrame:
-    judged = known is not None and known.inside.any() and not known.inside.all()
+    judged = reference is not None and reference.inside.any() and not reference.inside.all()
     rows = []
     for name, score in scores.items():
-        figures = evaluate(score, known) if judged else {}  # type: ignore[arg-type]
+        figures = evaluate(score, reference) if judged else {}  # type: ignore[arg-type]
         rows.append({"method": name, **figures, "chance": score.chance, "seconds": seconds[name]})
     return pd.DataFrame(rows)
 
@@ -261,9 +261,9 @@ def _evaluation(
 def _doubts(evidence: Evidence) -> list[str]:
     """What a reader should know before trusting any score."""
     solved = (evidence.clean.metric > 0).float().mean().item()
-    found = []
+    doubts = []
     if solved < 0.8:
-        found.append(f"the model solves only {solved:.0%} of the clean inputs")
+        doubts.append(f"the model solves only {solved:.0%} of the clean inputs")
     if evidence.clean.metric.mean() <= evidence.corrupt.metric.mean():
-        found.append("the metric does not fall from clean to corrupt inputs")
-    return found
+        doubts.append("the metric does not fall from clean to corrupt inputs")
+    return doubts

@@ -117,8 +117,8 @@ class Evidence:
     @property
     def lengths(self) -> Tensor:
         """Tokens of each pair, `p`."""
-        known = next(iter(self._sides.values()), None)
-        return (known or self.clean).lengths
+        side = next(iter(self._sides.values()), None)
+        return (side or self.clean).lengths
 
     @property
     def pair(self) -> Tensor:
@@ -185,9 +185,11 @@ class Evidence:
             probe.watch(*(o.site for o in self.outputs.layers), *sites).edit(edits or {})
             for group in self.pairs.batches(self.batch):
                 metric[group.places] = _run(probe, group, side, gradient, visits).float().cpu()
-                for key, found in self._found(probe.trace, sites, gradient).items():
+                for key, values in self._read_trace(probe.trace, sites, gradient).items():
                     column = parts.setdefault(key, [None] * len(self.pairs))
-                    for place, part in zip(group.places, found.detach().float().cpu(), strict=True):
+                    for place, part in zip(
+                        group.places, values.detach().float().cpu(), strict=True
+                    ):
                         column[place] = part
         lengths = torch.tensor([len(part) for part in parts["z"]])
         whole = {key: torch.cat(column) for key, column in parts.items()}
@@ -197,16 +199,16 @@ class Evidence:
         name = f"{side} forward" + " and backward" * gradient
         self.seconds[name] = time.perf_counter() - start - visits.seconds
 
-    def _found(self, trace: Trace, sites: Sequence[Site], gradient: bool) -> dict[Any, Tensor]:
+    def _read_trace(self, trace: Trace, sites: Sequence[Site], gradient: bool) -> dict[Any, Tensor]:
         """What a group left behind, `b n ...` each."""
-        found: dict[Any, Tensor] = {"z": self.outputs.stack(trace, "act")}
+        values: dict[Any, Tensor] = {"z": self.outputs.stack(trace, "act")}
         if gradient:
-            found["slope"] = self.outputs.stack(trace, "grad")
+            values["slope"] = self.outputs.stack(trace, "grad")
         for site in sites:
             value = trace[site]
             grad = torch.zeros_like(value.act) if value.grad is None else value.grad
-            found |= {(site, "act"): value.act.flatten(1, -2), (site, "grad"): grad.flatten(1, -2)}
-        return found
+            values |= {(site, "act"): value.act.flatten(1, -2), (site, "grad"): grad.flatten(1, -2)}
+        return values
 
 
 def _run(probe: Probe, group: Group, side: str, gradient: bool, visits: Visits) -> Tensor:

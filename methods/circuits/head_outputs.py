@@ -134,8 +134,8 @@ class Outputs:
         output does not depend on have gradient 0.
         """
         values = [trace[o.site] for o in self.layers]
-        found = [v.act if what == "act" else v.grad for v in values]
-        filled = [torch.zeros_like(v.act) if f is None else f for v, f in zip(values, found)]  # noqa: B905
+        tensors = [v.act if what == "act" else v.grad for v in values]
+        filled = [torch.zeros_like(v.act) if f is None else f for v, f in zip(values, tensors)]  # noqa: B905
         return stacked([o.split(x) for o, x in zip(self.layers, filled, strict=True)])
 
 
@@ -158,21 +158,21 @@ def head_outputs(model: nn.Module, x: Tensor) -> Outputs:
     Heads are read where they enter their output projection, so that fused kernels, grouped keys,
     gates and norms behind the mixer are all included. Raises MethodError where none is found.
     """
-    known = adapt(model)
+    adapter = adapt(model)
     notes: list[str] = []
     with Probe(model, grad=False) as probe:
-        candidates = {a: _projections(probe.modules, a) for a in known.heads}
+        candidates = {a: _projections(probe.modules, a) for a in adapter.heads}
         trace = _seen(probe, x[:1])
-        found = []
-        for module in known.heads:
-            made = _output(probe, trace, module, candidates[module])
-            if isinstance(made, str):
-                notes.append(f"{module}: {made}")
+        projections = []
+        for module in adapter.heads:
+            output = _output(probe, trace, module, candidates[module])
+            if isinstance(output, str):
+                notes.append(f"{module}: {output}")
             else:
-                found.append((made, _block(known.hidden, module)))
+                projections.append((output, _block(adapter.hidden, module)))
         order = {site: i for i, site in enumerate(trace)}
-    found.sort(key=lambda pair: order[pair[0][0]])
-    layers = tuple(HeadOutput(site, m, block, w) for (site, m, w), block in found)
+    projections.sort(key=lambda pair: order[pair[0][0]])
+    layers = tuple(HeadOutput(site, m, block, w) for (site, m, w), block in projections)
     if not layers:
         why = f" ({'; '.join(notes[:2])})" if notes else ""
         raise MethodError(
@@ -187,12 +187,12 @@ def head_outputs(model: nn.Module, x: Tensor) -> Outputs:
         )
     sizes = sorted({(o.dim, o.weight.shape[2]) for o in layers})
     if len(sizes) > 1:
-        told = ", ".join(f"{d} into {m}" for d, m in sizes)
+        widths = ", ".join(f"{d} into {m}" for d, m in sizes)
         raise MethodError(
             f"heads are compared that write into one residual stream, but those of "
-            f"{type(model).__name__} write from {told} channels"
+            f"{type(model).__name__} write from {widths} channels"
         )
-    return Outputs(model, layers, known, tuple(notes))
+    return Outputs(model, layers, adapter, tuple(notes))
 
 
 def _seen(probe: Probe, x: Tensor) -> Trace:
@@ -249,12 +249,12 @@ def _output(
             return f"it attends in {act.shape[0]} windows a sample"
         weight = _weight(probe.modules[site.path])
         return site, module, weight.unflatten(0, (heads, -1))  # type: ignore[union-attr]
-    own = getattr(probe.modules[module], "out_proj", None)
-    if z is None or own is None:
+    projection = getattr(probe.modules[module], "out_proj", None)
+    if z is None or projection is None:
         return "no output projection was found behind its heads"
     if z.act.shape[0] != 1:
         return f"it attends in {z.act.shape[0]} windows a sample"
-    return z.site, module, own.weight.detach().T.unflatten(0, (heads, -1))
+    return z.site, module, projection.weight.detach().T.unflatten(0, (heads, -1))
 
 
 def _count(module: nn.Module) -> int:

@@ -56,8 +56,10 @@ def _spread_out(y: Tensor, codes: int, generator: torch.Generator) -> Tensor:
     taken = [y[rows, place]]
     far = torch.full((heads, count), torch.inf)
     for _ in range(codes - 1):
-        own = taken[-1]
-        apart = squares - 2 * (y @ own[..., None])[..., 0] + own.square().sum(-1, keepdim=True)
+        centre = taken[-1]
+        apart = (
+            squares - 2 * (y @ centre[..., None])[..., 0] + centre.square().sum(-1, keepdim=True)
+        )
         far = torch.minimum(far, apart.clamp(min=0))
         chance = far.double().cumsum(1)
         draw = torch.rand(heads, 1, generator=generator, dtype=torch.float64) * chance[:, -1:]
@@ -104,10 +106,10 @@ def coder(
     ]
 
     def encode(points: Tensor) -> Tensor:
-        found = torch.zeros(points.shape[:2], dtype=torch.long)
+        code = torch.zeros(points.shape[:2], dtype=torch.long)
         for part, centres in zip(points.tensor_split(parts, -1), fitted, strict=True):
-            found = found * centres.shape[1] + nearest(part.contiguous(), centres)
-        return found
+            code = code * centres.shape[1] + nearest(part.contiguous(), centres)
+        return code
 
     return encode
 

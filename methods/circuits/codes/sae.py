@@ -50,9 +50,11 @@ class SharedSae:
         if dead not in ("zero", "own"):
             raise OptionError(f"dead={dead!r}: write 'zero' (as published) or 'own' (-1)")
         _check(x, out)
-        size, own = (x if out is None else out).shape[-1], self.bias.shape[-1]
-        if size != own:
-            raise OptionError(f"it was trained on outputs of size {own}, not {size}: pass such")
+        size, trained_size = (x if out is None else out).shape[-1], self.bias.shape[-1]
+        if size != trained_size:
+            raise OptionError(
+                f"it was trained on outputs of size {trained_size}, not {size}: pass such"
+            )
         offset = self.code_bias
         if self.options.tied:
             offset = offset - (self.encoder @ self.bias[..., None])[..., 0]

@@ -111,11 +111,11 @@ class Screen:
         """The long list, for codes that move and rise by no more than that."""
         bound = self.rows @ _columns(encoder, offset + risen, moved, self.rows.dtype).T
         above = bound.view(torch.int16) > 0 if bound.element_size() == 2 else bound > 0
-        found = above.view(-1).nonzero()[:, 0]
-        row = found // len(encoder)
-        self.far = row, found - row * len(encoder)
+        places = above.view(-1).nonzero()[:, 0]
+        row = places // len(encoder)
+        self.far = row, places - row * len(encoder)
         self.outer.start(encoder, offset, moved, risen)
-        self.outer.aim(len(found) > _LONG[0] * above.numel())
+        self.outer.aim(len(places) > _LONG[0] * above.numel())
 
     def _narrow(
         self,
@@ -155,8 +155,8 @@ def _hush() -> None:
     """Let torch say once per process that its sparse tensors are beta, unheard."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        one, first = torch.ones(1, 1), torch.zeros(1, dtype=torch.long)
-        dots(one, one, first, first)
+        unit, first = torch.ones(1, 1), torch.zeros(1, dtype=torch.long)
+        dots(unit, unit, first, first)
 
 
 def _columns(encoder: Tensor, offset: Tensor, moved: Tensor, dtype: torch.dtype) -> Tensor:

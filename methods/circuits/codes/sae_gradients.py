@@ -35,8 +35,8 @@ class Parts:
 
     @classmethod
     def of(cls, flat: Tensor, k: int, m: int) -> Parts:
-        one, two, three, four = flat.split([k * m, k * m, k, m])
-        return cls(one.view(k, m), two.view(k, m), three, four)
+        encoder, decoder, code_bias, bias = flat.split([k * m, k * m, k, m])
+        return cls(encoder.view(k, m), decoder.view(k, m), code_bias, bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +52,11 @@ class State(Parts):
         first = [torch.randn(k, m, generator=draw), torch.randn(m, k, generator=draw).T]
         shift = (torch.rand(k, generator=draw) * 2 - 1) / m**0.5
         flat = torch.cat([*(f.flatten() for f in first), shift, torch.zeros(m)]).to(like)
-        own = Parts.of(flat, k, m)
+        parts = Parts.of(flat, k, m)
         flat = flat.detach().requires_grad_(True)  # one memory, views without a graph
         flat.grad = torch.zeros_like(flat)
         slope = Parts.of(flat.grad, k, m)
-        return cls(own.encoder, own.decoder, own.code_bias, own.bias, flat, slope)
+        return cls(parts.encoder, parts.decoder, parts.code_bias, parts.bias, flat, slope)
 
 
 @dataclass(eq=False)
@@ -119,8 +119,10 @@ def sparse(state: State, rows: Rows, options: Options) -> Tensor:
     offset = _offset(state, options)
     row, code, value = rows.screen.entries(state.encoder, offset)
     rows.active = len(row)
-    own, place, count = torch.unique_consecutive(row, return_inverse=True, return_counts=True)
-    plain = rows.x.index_select(0, own) - state.bias
+    active_rows, place, count = torch.unique_consecutive(
+        row, return_inverse=True, return_counts=True
+    )
+    plain = rows.x.index_select(0, active_rows) - state.bias
     error = _weighted(code, state.decoder, count, value) - plain
     slope = dots(error, state.decoder, place, code).mul_(2 / (n * m)).add_(options.l1 / n)
     order = code.argsort(stable=True)

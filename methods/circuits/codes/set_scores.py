@@ -32,8 +32,8 @@ def node_score(codes: Tensor, labels: Tensor, *, normalise: bool = False) -> Ten
     places = flat.shape[0] * flat.shape[2]
     total = torch.bincount(groups.flatten(), minlength=len(owner))
     step = max(1, _AT_ONCE // flat.numel())
-    found = [_unique(groups, owner, total, part, places) for part in rows.split(step)]
-    score = torch.cat(found).view(len(rows), *codes.shape[:-2], codes.shape[-1])
+    scores = [_unique(groups, owner, total, part, places) for part in rows.split(step)]
+    score = torch.cat(scores).view(len(rows), *codes.shape[:-2], codes.shape[-1])
     if normalise:
         score = score / diversity(codes)
     return score if labels.dim() == 2 else score[0]
@@ -119,10 +119,10 @@ def _labels(codes: Tensor, labels: Tensor) -> Tensor:
 def _groups(codes: Tensor) -> tuple[Tensor, Tensor]:
     """The number of each (place, code) `s e h`, and the place (seed, head) of each number."""
     s, _, h = codes.shape
-    own = codes.long() - codes.min()
-    size = int(own.max()) + 1
+    shifted = codes.long() - codes.min()
+    size = int(shifted.max()) + 1
     place = torch.arange(s * h, device=codes.device).view(s, 1, h)
-    key = place * size + own
+    key = place * size + shifted
     used = torch.zeros(s * h * size, dtype=torch.bool, device=codes.device)
     if used.numel() > _AT_ONCE:
         distinct, number = torch.unique(key, return_inverse=True)
@@ -158,9 +158,9 @@ def _fresh(codes: Tensor, banned: Tensor) -> Tensor:
     step = max(1, _AT_ONCE // (h * (h + e + len(banned))))
     others = torch.cat([banned, codes])
     for start in range(0, e, step):
-        own = codes[start : start + step]
-        same = (own[:, None] == others[: len(banned) + start + len(own)]).float()
-        same[:, len(banned) + start :] *= same.new_ones(len(own), len(own)).tril(-1)[..., None]
+        block = codes[start : start + step]
+        same = (block[:, None] == others[: len(banned) + start + len(block)]).float()
+        same[:, len(banned) + start :] *= same.new_ones(len(block), len(block)).tril(-1)[..., None]
         shared = same.mT @ same
         count += (shared == 0).sum(0)
     return count

@@ -61,8 +61,8 @@ def verify(
     less = inside.repeat(len(places), 1)
     less[torch.arange(len(places)), places] = False
     chance = random_circuits(evidence, inside, draws, seed)
-    found = kept_share(evidence, torch.cat([inside[None], ~inside[None], less, chance]), by, pairs)
-    whole, without, rest = found[0].item(), found[1].item(), found[2:]
+    shares = kept_share(evidence, torch.cat([inside[None], ~inside[None], less, chance]), by, pairs)
+    whole, without, rest = shares[0].item(), shares[1].item(), shares[2:]
     drops = (whole - rest[: len(places)]).tolist()
     others = rest[len(places) :]
     names = [evidence.outputs.names[i] for i in places]
@@ -75,14 +75,14 @@ def verify(
 def random_circuits(evidence: Evidence, inside: Tensor, draws: int, seed: int) -> Tensor:
     """Circuits with as many heads in each layer as `inside`, `r h`."""
     generator = torch.Generator().manual_seed(seed)
-    found = torch.zeros(draws, evidence.heads, dtype=torch.bool)
+    circuits = torch.zeros(draws, evidence.heads, dtype=torch.bool)
     for layer in range(len(evidence.outputs.layers)):
         span = evidence.outputs.span(layer)
         wanted = int(inside[span].sum())
-        for row in found:
+        for row in circuits:
             taken = torch.randperm(span.stop - span.start, generator=generator)[:wanted]
             row[span.start + taken] = True
-    return found
+    return circuits
 
 
 def kept_share(evidence: Evidence, kept: Tensor, by: By = "resample", pairs: int = 0) -> Tensor:
@@ -102,15 +102,15 @@ def kept_metric(evidence: Evidence, kept: Tensor, by: By = "resample", pairs: in
     """The metric on clean inputs when only some heads keep their z: `r h` to `r p`."""
     new = replacement(evidence, by)
     count = pairs or len(evidence.pairs)
-    found = torch.zeros(len(kept), min(count, len(evidence.pairs)))
+    metrics = torch.zeros(len(kept), min(count, len(evidence.pairs)))
     outputs = evidence.outputs
     for group in evidence.pairs[:count].batches(evidence.batch):
-        own = new[evidence.rows(group.places)].unflatten(0, (len(group.places), -1))
+        substitute = new[evidence.rows(group.places)].unflatten(0, (len(group.places), -1))
         step = max(1, 64 // len(group.places))
         for start in range(0, len(kept), step):
             part = kept[start : start + step]
             edits = {
-                o.site: o.edit(_held(part[:, outputs.span(i)], own[:, :, outputs.span(i)]))
+                o.site: o.edit(_held(part[:, outputs.span(i)], substitute[:, :, outputs.span(i)]))
                 for i, o in enumerate(outputs.layers)
                 if not part[:, outputs.span(i)].all()
             }
@@ -120,16 +120,18 @@ def kept_metric(evidence: Evidence, kept: Tensor, by: By = "resample", pairs: in
             target = group.pairs.target().take(list(range(len(x))) * len(part))
             with torch.no_grad():
                 metric = target(output).unflatten(0, (len(part), -1))
-            found[start : start + step, group.places] = metric.float().cpu()
-    return found
+            metrics[start : start + step, group.places] = metric.float().cpu()
+    return metrics
 
 
 def _held(kept: Tensor, new: Tensor) -> Callable[[Tensor], Tensor]:
     """Heads that are not kept, `r h`, get their new z, `b n h d`."""
 
     def change(z: Tensor) -> Tensor:
-        rows, own = z.unflatten(0, (len(kept), -1)), new[:, -z.shape[1] :]
-        return torch.where(kept[:, None, None, :, None].to(z.device), rows, own.to(z)).flatten(0, 1)
+        rows, substitute = z.unflatten(0, (len(kept), -1)), new[:, -z.shape[1] :]
+        return torch.where(
+            kept[:, None, None, :, None].to(z.device), rows, substitute.to(z)
+        ).flatten(0, 1)
 
     return change
 
@@ -151,18 +153,18 @@ def curve(
     the same size in each layer).
     """
     order = ranking.argsort(descending=True)
-    known = sorted({k for k in sizes if k < evidence.heads})
-    inside = torch.zeros(len(known), evidence.heads, dtype=torch.bool)
-    for row, k in zip(inside, known, strict=True):
+    counts = sorted({k for k in sizes if k < evidence.heads})
+    inside = torch.zeros(len(counts), evidence.heads, dtype=torch.bool)
+    for row, k in zip(inside, counts, strict=True):
         row[order[:k]] = True
     chance = [random_circuits(evidence, row, draws, seed) for row in inside]
-    found = kept_share(evidence, torch.cat([inside, ~inside, *chance]), by, pairs)
-    faith, rest, other = found.split([len(known), len(known), len(known) * draws])
+    shares = kept_share(evidence, torch.cat([inside, ~inside, *chance]), by, pairs)
+    faith, rest, other = shares.split([len(counts), len(counts), len(counts) * draws])
     return pd.DataFrame(
         {
-            "heads": known,
+            "heads": counts,
             "faithfulness": faith.tolist(),
             "completeness": rest.tolist(),
-            "random": other.unflatten(0, (len(known), draws)).mean(1).tolist(),
+            "random": other.unflatten(0, (len(counts), draws)).mean(1).tolist(),
         }
     )

@@ -31,20 +31,20 @@ def evaluate(score: Score, truth: Truth) -> dict[str, float]:
             f"a ranking is judged by a circuit of some heads, but {int(inside.sum())} of "
             f"{len(inside)} are in {truth.name!r}"
         )
-    found = _ranking(score.values, inside) | _best(score.values, inside)
+    figures = _ranking(score.values, inside) | _best(score.values, inside)
     if truth.effects is not None:
-        found["spearman"] = float(spearman(score.values[None], truth.effects.abs()[None]))
+        figures["spearman"] = float(spearman(score.values[None], truth.effects.abs()[None]))
     if score.null is not None:
         rows = [_ranking(row, inside) for row in score.null]
         for key in ("ap", "auc"):
             draws = np.array([row[key] for row in rows])
-            low, high = np.percentile(found[key] - draws, INTERVAL)
-            found |= {f"{key}_null": float(draws.mean()), f"{key}_low": low, f"{key}_high": high}
+            low, high = np.percentile(figures[key] - draws, INTERVAL)
+            figures |= {f"{key}_null": float(draws.mean()), f"{key}_low": low, f"{key}_high": high}
     if score.spread is not None:
         for key in ("ap", "auc"):
             each = [_ranking(row, inside)[key] for row in score.spread]
-            found[f"{key}_sd"] = float(np.std(each))
-    return {key: float(value) for key, value in found.items()}
+            figures[f"{key}_sd"] = float(np.std(each))
+    return {key: float(value) for key, value in figures.items()}
 
 
 def _ranking(values: Tensor, inside: np.ndarray) -> dict[str, float]:

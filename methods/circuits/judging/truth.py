@@ -120,9 +120,9 @@ def truth(spec: str | Published | Iterable[tuple[int, int]], outputs: Outputs) -
     """
     if isinstance(spec, str):
         if spec not in PUBLISHED:
-            known = ", ".join(PUBLISHED)
+            names = ", ".join(PUBLISHED)
             raise OptionError(
-                f"truth {spec!r} is unknown (there are {known}){near(spec, PUBLISHED)}"
+                f"truth {spec!r} is unknown (there are {names}){near(spec, PUBLISHED)}"
             )
         spec = PUBLISHED[spec]
     listed = spec.heads if isinstance(spec, Published) else tuple(spec)
@@ -140,14 +140,14 @@ def measured(evidence: Evidence, *, most: int = 20, least: float = 0.01, pairs: 
     effect = the share of the metric's fall that resample ablation of the head alone brings about.
     Give it pairs that no score has seen, and keep the thresholds as they are.
     """
-    found = ablation(evidence, by="resample", pairs=pairs)
-    effects = found.signed if found.signed is not None else found.values
+    ablated = ablation(evidence, by="resample", pairs=pairs)
+    effects = ablated.signed if ablated.signed is not None else ablated.values
     order = effects.abs().argsort(descending=True)[:most]
     inside = torch.zeros(len(effects), dtype=torch.bool)
     inside[order] = True
     inside &= effects.abs() >= least
     about = (
-        f"resample ablation on {found.facts['pairs']} pairs ({evidence.pairs.about}): the {most} "
+        f"resample ablation on {ablated.facts['pairs']} pairs ({evidence.pairs.about}): the {most} "
         f"largest |effect|, at least {least:g}"
     )
     return Truth(f"{evidence.pairs.name}, measured", about, inside, effects)

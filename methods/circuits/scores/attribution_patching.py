@@ -51,8 +51,8 @@ def _between(evidence: Evidence, steps: int) -> Tensor:
                 probe.edit({entry: placed(torch.lerp(start, end, k / steps))})
                 probe(feed(evidence.model, group.clean))
                 probe.backward(group.pairs.target(), retain=False)
-                found = outputs.stack(probe.trace, "grad").detach().float().cpu()
-                total[evidence.rows(group.places)] += found.flatten(0, 1)
+                grad = outputs.stack(probe.trace, "grad").detach().float().cpu()
+                total[evidence.rows(group.places)] += grad.flatten(0, 1)
     return total / steps
 
 

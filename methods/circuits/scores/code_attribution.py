@@ -47,8 +47,8 @@ def code_attribution(
     folds = [(half, ~half), (~half, half)] if cross else [(half | True, half | True)]
     for fold, (fit, use) in enumerate(folds):
         change[use] = _quantised(evidence, fit, use, weight, codes, kind, seed + fold)
-    found = evidence.sum_pairs((slope(evidence, steps) * change).sum(-1))
-    return from_pairs(found, seed=seed)
+    contributions = evidence.sum_pairs((slope(evidence, steps) * change).sum(-1))
+    return from_pairs(contributions, seed=seed)
 
 
 def _quantised(
@@ -61,12 +61,12 @@ def _quantised(
     table = int(near.max()) + 1
     if kind == "kmeans":
         table = max(table, min(codes, z.shape[1]))
-    middle, known = centroids(z, near, table)
+    middle, seen = centroids(z, near, table)
     sides = []
     for side in (evidence.corrupt, evidence.clean):
-        own = side.z[use].transpose(0, 1).contiguous()
-        found = encode(torch.bmm(own, weight)).clamp(max=table - 1)
-        place = found[..., None].expand(-1, -1, own.shape[-1])
-        near_known = known.gather(1, found)[..., None]
-        sides.append(torch.where(near_known, middle.gather(1, place), own))
+        outputs = side.z[use].transpose(0, 1).contiguous()
+        code = encode(torch.bmm(outputs, weight)).clamp(max=table - 1)
+        place = code[..., None].expand(-1, -1, outputs.shape[-1])
+        code_seen = seen.gather(1, code)[..., None]
+        sides.append(torch.where(code_seen, middle.gather(1, place), outputs))
     return (sides[0] - sides[1]).transpose(0, 1)

@@ -51,13 +51,13 @@ def discrete_sae(
     also counts how diverse a head's large outputs are, and on a real model it was little above its
     permutations. It says nothing of use.
     """
-    found = _codes(evidence, by, codes, l1, steps, examples, seeds, at, dead)
-    own = node_score(found, evidence.labels, normalise=normalise).float()
+    encoded = _codes(evidence, by, codes, l1, steps, examples, seeds, at, dead)
+    scores = node_score(encoded, evidence.labels, normalise=normalise).float()
     generator = torch.Generator().manual_seed(0)
     drawn = label_permutations(evidence.labels, nulls, generator)
-    null = node_score(found, drawn, normalise=normalise).float().mean(1)
-    facts = {"codes": found, "dead share": float(dead_share(found)) if dead == "own" else None}
-    return Score(own.mean(0), null, "labels permuted", spread=own, facts=facts)
+    null = node_score(encoded, drawn, normalise=normalise).float().mean(1)
+    facts = {"codes": encoded, "dead share": float(dead_share(encoded)) if dead == "own" else None}
+    return Score(scores.mean(0), null, "labels permuted", spread=scores, facts=facts)
 
 
 @circuit_method("untrained_sae")
@@ -76,17 +76,17 @@ def discrete_sae_edge(
     among the first h^2 / 2 entries when all pairs, in both directions, are sorted and written one
     after the other; a score of heads, whatever its name. Null: labels permuted, first seed.
     """
-    found = _codes(evidence, "sae", codes, 0.02, 500, 10, seeds, "mean", "zero")
+    encoded = _codes(evidence, "sae", codes, 0.02, 500, 10, seeds, "mean", "zero")
     labels, layer = evidence.labels, evidence.outputs.layer
-    every = edge_score(found, labels, layer, normalise=normalise, both=True)
-    own = upstream_edge_nodes(every)
+    every = edge_score(encoded, labels, layer, normalise=normalise, both=True)
+    scores = upstream_edge_nodes(every)
     drawn = label_permutations(labels, nulls, torch.Generator().manual_seed(0))
     null = [
-        upstream_edge_nodes(edge_score(found[0], row, layer, normalise=normalise, both=True))
+        upstream_edge_nodes(edge_score(encoded[0], row, layer, normalise=normalise, both=True))
         for row in drawn
     ]
     forward = every.mean(0) * (layer[:, None] < layer)
-    return Score(own.mean(0), torch.stack(null), "labels permuted", spread=own, edges=forward)
+    return Score(scores.mean(0), torch.stack(null), "labels permuted", spread=scores, edges=forward)
 
 
 @circuit_method("null_split")
@@ -95,8 +95,8 @@ def null_split(evidence: Evidence, *, codes: int = 200, seeds: int = 5, splits: 
 
     Mean over random splits; a score that finds a task cannot be larger on the task than here.
     """
-    found = _codes(evidence, "sae", codes, 0.02, 500, 10, seeds, "mean", "zero")
-    positive = found[:, evidence.labels]
+    encoded = _codes(evidence, "sae", codes, 0.02, 500, 10, seeds, "mean", "zero")
+    positive = encoded[:, evidence.labels]
     half = torch.arange(positive.shape[1]) < positive.shape[1] // 2
     drawn = label_permutations(half, splits, torch.Generator().manual_seed(0))
     scores = node_score(positive, drawn).float()
@@ -106,17 +106,17 @@ def null_split(evidence: Evidence, *, codes: int = 200, seeds: int = 5, splits: 
 @circuit_method("diversity")
 def code_diversity(evidence: Evidence, *, codes: int = 200, seeds: int = 5) -> Score:
     """Control: how many distinct codes a head uses, labels ignored."""
-    found = _codes(evidence, "sae", codes, 0.02, 500, 10, seeds, "mean", "zero")
-    own = diversity(found).float()
-    return Score(own.mean(0), spread=own)
+    encoded = _codes(evidence, "sae", codes, 0.02, 500, 10, seeds, "mean", "zero")
+    scores = diversity(encoded).float()
+    return Score(scores.mean(0), spread=scores)
 
 
 @circuit_method("negative_codes")
 def negative_codes(evidence: Evidence, *, codes: int = 200, seeds: int = 5) -> Score:
     """Control: codes for negatives that are never used for positives."""
-    found = _codes(evidence, "sae", codes, 0.02, 500, 10, seeds, "mean", "zero")
-    own = unique_to_negative(found, evidence.labels).float()
-    return Score(own.mean(0), spread=own)
+    encoded = _codes(evidence, "sae", codes, 0.02, 500, 10, seeds, "mean", "zero")
+    scores = unique_to_negative(encoded, evidence.labels).float()
+    return Score(scores.mean(0), spread=scores)
 
 
 def _codes(
@@ -136,11 +136,12 @@ def _codes(
         y = torch.einsum("ehd,hdc->hec", z, residual_coordinates(evidence.outputs.weight))
         fitted = [coder(y, codes, by, seed=seed)(y).T for seed in range(seeds)]
         return torch.stack(fitted)
-    own = Options(codes=codes, l1=l1, steps=steps, examples=min(examples, len(z)))
-    made: SharedSae = evidence.keep(
-        ("sae", own, seeds, at),
-        lambda: fit(z, evidence.outputs.weight, seeds=range(seeds), options=own),
+    settings = Options(codes=codes, l1=l1, steps=steps, examples=min(examples, len(z)))
+    sae: SharedSae = evidence.keep(
+        ("sae", settings, seeds, at),
+        lambda: fit(z, evidence.outputs.weight, seeds=range(seeds), options=settings),
     )
     return evidence.keep(
-        ("codes", own, seeds, at, dead), lambda: made.encode(z, evidence.outputs.weight, dead=dead)
+        ("codes", settings, seeds, at, dead),
+        lambda: sae.encode(z, evidence.outputs.weight, dead=dead),
     )

@@ -39,13 +39,13 @@ def edge_attribution(evidence: Evidence, *, steps: int = 1) -> Score:
 
 def _edges(evidence: Evidence, steps: int) -> tuple[Tensor, Tensor]:
     """Signed mean effects of edges, `h h`, and of the direct paths to the output, `h`."""
-    found = _Edges(evidence)
+    edges = _Edges(evidence)
     evidence.corrupt  # noqa: B018  first, for the clean pass tells the change from it
-    evidence.run("clean", gradient=True, sites=[found.end], edits=found.edits, visit=found.add)
+    evidence.run("clean", gradient=True, sites=[edges.end], edits=edges.edits, visit=edges.add)
     for k in range(1, steps):
-        found.between(k / steps)
+        edges.between(k / steps)
     count = len(evidence.pairs) * steps
-    return found.inner / count, found.out / count
+    return edges.inner / count, edges.out / count
 
 
 class _Edges:
@@ -94,8 +94,8 @@ class _Edges:
             if span.start and slope is not None:
                 pulled = _pulled(o, live[o.site], live[entry], slope, tokens)
                 self.inner[: span.start, span] += written[: span.start] @ pulled.T
-            own = torch.einsum("bnhd,hdm->hbnm", change[:, :, span], o.weight.float().cpu())
-            written[span] = own.flatten(1)
+            output = torch.einsum("bnhd,hdm->hbnm", change[:, :, span], o.weight.float().cpu())
+            written[span] = output.flatten(1)
         last = trace[self.end].grad
         if last is not None:
             final = longer(last.flatten(1, -2), tokens).float().cpu()
@@ -120,9 +120,9 @@ def _pulled(o: HeadOutput, z: Tensor, entry: Tensor, slope: Tensor, tokens: int)
     try:
         (back,) = torch.autograd.grad(z, entry, each, retain_graph=True, is_grads_batched=True)
     except RuntimeError:  # an op whose backward takes no batch of gradients
-        found = [torch.autograd.grad(z, entry, one, retain_graph=True)[0] for one in each]
-        back = torch.stack(found)
-    return torch.stack([longer(one.flatten(1, -2), tokens).float().cpu().flatten() for one in back])
+        rows = [torch.autograd.grad(z, entry, row, retain_graph=True)[0] for row in each]
+        back = torch.stack(rows)
+    return torch.stack([longer(row.flatten(1, -2), tokens).float().cpu().flatten() for row in back])
 
 
 @circuit_method("path_patching", needs=("activations", "gradient", "model"))
@@ -151,7 +151,7 @@ def path_effects(
     subset = evidence.pairs[: pairs or None]
     layer = evidence.outputs.layer
     fall = gap(evidence)
-    found = torch.zeros(evidence.heads, evidence.heads)
+    effects = torch.zeros(evidence.heads, evidence.heads)
     for group in subset.batches(evidence.batch):
         rows = evidence.rows(group.places)
         clean, corrupt = (
@@ -166,13 +166,13 @@ def path_effects(
             heard = _heard(evidence, group, clean, corrupt, u)
             for v in later:
                 metric = run_exchanged(evidence, group, {v: heard[:, :, v]})
-                found[u, v] += (base - metric.sum()) / fall
-    return found / len(subset)
+                effects[u, v] += (base - metric.sum()) / fall
+    return effects / len(subset)
 
 
 def _heard(evidence: Evidence, group: Group, clean: Tensor, corrupt: Tensor, u: int) -> Tensor:
     """What every head gives when u is corrupt and all other heads speak as on the clean input."""
-    said: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
     held = clean.clone()
     held[:, :, u] = corrupt[:, :, u]
 
@@ -180,7 +180,7 @@ def _heard(evidence: Evidence, group: Group, clean: Tensor, corrupt: Tensor, u: 
         span = evidence.outputs.span(layer)
 
         def change(z: Tensor) -> Tensor:
-            said[layer] = z.detach().float().cpu()
+            outputs[layer] = z.detach().float().cpu()
             return held[:, -z.shape[1] :, span].to(z)
 
         return change
@@ -189,7 +189,7 @@ def _heard(evidence: Evidence, group: Group, clean: Tensor, corrupt: Tensor, u: 
     with Probe(evidence.model, grad=False, whole=True) as probe:
         probe.edit({o.site: o.edit(freeze(i)) for i, o in enumerate(layers)})
         probe(feed(evidence.model, group.clean))
-    return stacked([said[i] for i in range(len(layers))])
+    return stacked([outputs[i] for i in range(len(layers))])
 
 
 def run_exchanged(evidence: Evidence, group: Group, new: Mapping[int, Tensor]) -> Tensor:
@@ -198,9 +198,9 @@ def run_exchanged(evidence: Evidence, group: Group, new: Mapping[int, Tensor]) -
     edits: dict[str | Site, Edit] = {}
     for layer, o in enumerate(outputs.layers):
         span = outputs.span(layer)
-        own = {v - span.start: z for v, z in new.items() if span.start <= v < span.stop}
-        if own:
-            edits[o.site] = o.edit(_exchange(own))
+        replaced = {v - span.start: z for v, z in new.items() if span.start <= v < span.stop}
+        if replaced:
+            edits[o.site] = o.edit(_exchange(replaced))
     with Probe(evidence.model, grad=False, whole=True) as probe:
         output = probe.edit(edits)(feed(evidence.model, group.clean))
         with torch.no_grad():

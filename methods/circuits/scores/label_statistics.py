@@ -33,8 +33,8 @@ def mean_difference(
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(0, 2, (nulls, len(clean)), generator=generator) * 2 - 1
     signs = torch.cat([torch.ones(1, len(clean)), draws.float()])
-    found = (signs / len(clean) @ change).norm(dim=-1).T
-    return Score(found[0], found[1:], "sides of pairs exchanged")
+    norms = (signs / len(clean) @ change).norm(dim=-1).T
+    return Score(norms[0], norms[1:], "sides of pairs exchanged")
 
 
 @circuit_method("mutual_information")
@@ -55,8 +55,8 @@ def mutual_information(
     """
     factor = residual_coordinates(evidence.outputs.weight)
     y = torch.einsum("ehd,hdc->hec", evidence.examples(at=at), factor)
-    found = compact(coder(y, codes, kind, seed=seed)(y))
-    table = torch.nn.functional.one_hot(found).float()  # h e k
+    encoded = compact(coder(y, codes, kind, seed=seed)(y))
+    table = torch.nn.functional.one_hot(encoded).float()  # h e k
 
     def measure(labels: Tensor) -> Tensor:
         return _information(table, labels)
@@ -64,7 +64,7 @@ def mutual_information(
     score = permuted(measure, evidence.labels, seed=seed, nulls=nulls)
     null = torch.zeros(1, len(score.values)) if score.null is None else score.null
     level = null.mean(0)
-    return Score(score.values - level, null - level, score.chance, facts={"codes": found})
+    return Score(score.values - level, null - level, score.chance, facts={"codes": encoded})
 
 
 def _information(table: Tensor, labels: Tensor) -> Tensor:
@@ -73,10 +73,10 @@ def _information(table: Tensor, labels: Tensor) -> Tensor:
     positive = torch.einsum("re,hek->rhk", share, table) / table.shape[1]
     total = table.mean(1)
     prior = share.mean(1)[:, None, None]
-    found = torch.zeros(len(labels), table.shape[0])
+    information = torch.zeros(len(labels), table.shape[0])
     for joint, chance in ((positive, prior), (total - positive, 1 - prior)):
-        found += torch.special.xlogy(joint, joint / (total * chance).clamp(min=1e-30)).sum(-1)
-    return found
+        information += torch.special.xlogy(joint, joint / (total * chance).clamp(min=1e-30)).sum(-1)
+    return information
 
 
 @circuit_method("linear_probe")
@@ -109,8 +109,8 @@ def linear_probe(
 def _left_out(x: Tensor, y: Tensor, fold: Tensor, ridge: float) -> Tensor:
     """R^2 on the folds left out of `h e d` and labels `r e`, `r h`."""
     wrong = torch.zeros(len(y), x.shape[0])
-    for one in fold.unique():
-        fit, use = fold != one, fold == one
+    for held_out in fold.unique():
+        fit, use = fold != held_out, fold == held_out
         centre, level = x[:, fit].mean(1, keepdim=True), y[:, fit].mean(1, keepdim=True)
         a = x[:, fit] - centre
         gram = a.mT @ a

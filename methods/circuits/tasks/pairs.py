@@ -62,8 +62,8 @@ class Pairs(Sequence[Pair]):
     @overload
     def __getitem__(self, place: slice) -> Pairs: ...
     def __getitem__(self, place: int | slice) -> Pair | Pairs:
-        found = self.pairs[place]
-        return found if isinstance(found, Pair) else replace(self, pairs=found)
+        chosen = self.pairs[place]
+        return chosen if isinstance(chosen, Pair) else replace(self, pairs=chosen)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -83,8 +83,8 @@ class Pairs(Sequence[Pair]):
             shapes.setdefault(tuple(pair.clean.shape), []).append(place)
         for places in shapes.values():
             for start in range(0, len(places), size):
-                own = places[start : start + size]
-                yield Group(own, self.take(own))
+                batch = places[start : start + size]
+                yield Group(batch, self.take(batch))
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,8 +104,10 @@ def _answers(
     tokenizer: Tokenizer,
     first: bool,
 ) -> list[int]:
-    found = [a if isinstance(a, int) else _answer(a, text, ids, tokenizer, first) for a in answers]
-    return list(dict.fromkeys(found))
+    answer_ids = [
+        a if isinstance(a, int) else _answer(a, text, ids, tokenizer, first) for a in answers
+    ]
+    return list(dict.fromkeys(answer_ids))
 
 
 def _answer(answer: str, text: str, ids: list[int], tokenizer: Tokenizer, first: bool) -> int:

@@ -123,15 +123,15 @@ def _value(text: str) -> object:
 
 
 def _prompt(record: Mapping[str, Any]) -> Prompt:
-    found = {part: _part(record, part) for part in KEYS}
+    parts = {part: _part(record, part) for part in KEYS}
     for part in ("clean", "corrupt"):
-        if not isinstance(found[part], str):
-            raise PromptError(f"{part!r} is text, not {type(found[part]).__name__}")
+        if not isinstance(parts[part], str):
+            raise PromptError(f"{part!r} is text, not {type(parts[part]).__name__}")
     return Prompt(
-        found["clean"],
-        found["corrupt"],
-        _texts("answer", found["answer"]),
-        _texts("wrong", found["wrong"]),
+        parts["clean"],
+        parts["corrupt"],
+        _texts("answer", parts["answer"]),
+        _texts("wrong", parts["wrong"]),
     )
 
 
@@ -150,9 +150,9 @@ def _texts(part: str, value: object) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     if not values:
         raise PromptError(f"{part!r} is an empty list")
-    for one in values:
-        if not isinstance(one, str):
-            raise PromptError(f"{part!r} is text or a list of texts, not {type(one).__name__}")
+    for text in values:
+        if not isinstance(text, str):
+            raise PromptError(f"{part!r} is text or a list of texts, not {type(text).__name__}")
     return tuple(values)
 
 

@@ -89,13 +89,13 @@ def _after_century(tokenizer: Tokenizer, answers: list[str]) -> list[int]:
 
     Several centuries are tried, since a tokenizer may hold a whole year such as 1900 as a token.
     """
-    found = []
+    years = []
     for answer in answers:
         ids = (completion(tokenizer, f"the year {c}", answer) for c in range(11, 100))
-        found.append(next((i for i in ids if i is not None), None))
-        if found[-1] is None:
+        years.append(next((i for i in ids if i is not None), None))
+        if years[-1] is None:
             return []
-    return [i for i in found if i is not None]
+    return [i for i in years if i is not None]
 
 
 def _years(
@@ -149,10 +149,10 @@ def _function(
 
 def _whole(words: Sequence[str], tokenizer: Tokenizer, least: int, what: str) -> list[str]:
     """Those words that are one token after a space."""
-    found = [w for w in words if completion(tokenizer, "and", f" {w}") is not None]
-    if len(found) < least:
+    usable = [w for w in words if completion(tokenizer, "and", f" {w}") is not None]
+    if len(usable) < least:
         raise OptionError(
             f"the task needs {least} {what} that are one token with a space before them, and this "
-            f"tokenizer has {len(found)} of {len(words)}: use a file of prompts in its words"
+            f"tokenizer has {len(usable)} of {len(words)}: use a file of prompts in its words"
         )
-    return found
+    return usable

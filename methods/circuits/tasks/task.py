@@ -53,8 +53,8 @@ def task(
     if bos is not None and "bos" in maker.options:
         given["bos"] = bos
     settings = "".join(f", {k}={v}" for k, v in given.items())
-    made = _made(maker, _source(maker, tokenizer), random.Random(seed), bos, given)
-    pairs = _distinct(maker.name, made, 64 if count is None else count)
+    candidates = _candidates(maker, _source(maker, tokenizer), random.Random(seed), bos, given)
+    pairs = _distinct(maker.name, candidates, 64 if count is None else count)
     about = f"task {maker.name}{settings}, seed {seed}, templates {VERSION}"
     return Pairs(maker.name, pairs, maker.of, about)
 
@@ -70,27 +70,27 @@ def _first(pairs: Pairs, count: int) -> Pairs:
     return replace(pairs[:count], about=f"{pairs.about}, the first {count} of {len(pairs)} pairs")
 
 
-def _made(
+def _candidates(
     maker: TaskMaker, source: Any, draw: random.Random, bos: int | None, given: Mapping[str, Any]
 ) -> Iterator[Pair | PromptError]:
     """What the task yields, tokenised; the reason where that cannot be."""
-    for made in maker.function(draw, source, **given):
-        if isinstance(made, Pair) and bos is not None and "bos" not in given:
+    for candidate in maker.function(draw, source, **given):
+        if isinstance(candidate, Pair) and bos is not None and "bos" not in given:
             raise OptionError(
                 f"task {maker.name!r} makes token ids itself and puts no bos before them: leave "
                 "out bos"
             )
         try:
-            yield made if isinstance(made, Pair) else tokenise(made, source, bos=bos)
+            yield candidate if isinstance(candidate, Pair) else tokenise(candidate, source, bos=bos)
         except PromptError as error:
             yield error
 
 
-def _distinct(name: str, made: Iterator[Pair | PromptError], count: int) -> tuple[Pair, ...]:
+def _distinct(name: str, candidates: Iterator[Pair | PromptError], count: int) -> tuple[Pair, ...]:
     """The first `count` pairs whose clean inputs differ."""
     distinct: dict[bytes, Pair] = {}
     misses, why = 0, ""
-    for new in made:
+    for new in candidates:
         key = b"" if isinstance(new, PromptError) else new.clean.detach().cpu().numpy().tobytes()
         if isinstance(new, Pair) and key not in distinct:
             distinct[key] = new
@@ -137,12 +137,12 @@ def _a_file(name: str | Path) -> bool:
 
 
 def _from_file(path: str | Path, tokenizer: Tokenizer, bos: int | None, given: dict) -> Pairs:
-    known = options_of(read_prompts)
+    names = options_of(read_prompts)
     for key in given:
-        if key not in known:
+        if key not in names:
             raise OptionError(
-                f"a file of prompts has no option {key!r} (it has: {', '.join(known)})"
-                + near(key, known)
+                f"a file of prompts has no option {key!r} (it has: {', '.join(names)})"
+                + near(key, names)
             )
     return read_prompts(path, tokenizer, bos=bos, **given)
 
