@@ -159,7 +159,7 @@ def captum(
     feature_permutation shuffles the pixels within a cell; lime's penalty is 0.01 in units of the
     score, so small scores may leave zeros. Raises MethodError, OptionError.
     """
-    found = _find(algorithm)
+    chosen = _find(algorithm)
     settings = Settings(n, cells, baseline, sigma, window, stride, batch)
     if min(n, cells, window, stride, batch) < 1 or stride > window:
         raise OptionError(f"captum counts from 1 and takes stride <= window, not {settings}")
@@ -167,7 +167,7 @@ def captum(
     rows = []
     for i, generator in enumerate(runner.generators(x)):
         scored = Scores(runner.model, target.take([i]))
-        rows.append(_attribute(found, scored, x[i : i + 1].detach(), settings, generator))
+        rows.append(_attribute(chosen, scored, x[i : i + 1].detach(), settings, generator))
     return torch.cat(rows)
 
 
@@ -187,22 +187,22 @@ def _find(name: str) -> Algorithm:
     short = {key.replace("_", ""): key for key in ALGORITHMS} | _ALSO
     key = short.get(name.replace("_", "").lower())
     if key is None:
-        known = ", ".join(ALGORITHMS)
+        names = ", ".join(ALGORITHMS)
         raise MethodError(
-            f"captum has no input-level algorithm {name!r}; write captum: and one of {known}"
+            f"captum has no input-level algorithm {name!r}; write captum: and one of {names}"
             f"{near(name, ALGORITHMS)}"
         )
     return ALGORITHMS[key]
 
 
 def _attribute(
-    found: Algorithm, scored: Scores, x: Tensor, settings: Settings, generator: Generator
+    algorithm: Algorithm, scored: Scores, x: Tensor, settings: Settings, generator: Generator
 ) -> Tensor:
     from captum import attr
 
-    if found.hooks:
-        _refuse_in_place(found, scored.model)
-    kind = getattr(attr, found.name)
+    if algorithm.hooks:
+        _refuse_in_place(algorithm, scored.model)
+    kind = getattr(attr, algorithm.name)
     with (
         guarded(scored, grad=True, evaluate=True),
         seeded(generator, x),
@@ -210,25 +210,26 @@ def _attribute(
         torch.enable_grad(),
     ):
         warnings.simplefilter("ignore")
-        arguments = found.arguments(x, settings)
-        if found.name == "FeaturePermutation":  # it wants two samples: the sample and its twin
+        arguments = algorithm.arguments(x, settings)
+        if algorithm.name == "FeaturePermutation":  # it wants two samples: the sample and its twin
             tool, given = kind(scored, perm_func=shuffle), x.repeat(2, 1, 1, 1)
         else:
-            tool, given = kind(scored), x.clone().requires_grad_(found.slopes)
+            tool, given = kind(scored), x.clone().requires_grad_(algorithm.slopes)
         try:
             values = tool.attribute(given, **arguments)
         except (AssertionError, ImportError, RuntimeError) as error:
             raise MethodError(
-                f"captum's {found.name} cannot explain this model: {error}; try another algorithm"
+                f"captum's {algorithm.name} cannot explain this model: {error}; "
+                "try another algorithm"
             ) from error
     return values[:1].detach().sum(1)
 
 
-def _refuse_in_place(found: Algorithm, model: nn.Module) -> None:
+def _refuse_in_place(algorithm: Algorithm, model: nn.Module) -> None:
     for name, module in model.named_modules():
         if getattr(module, "inplace", False):
             raise MethodError(
-                f"captum's {found.name} hooks activations, but {name or 'the model'!r} "
+                f"captum's {algorithm.name} hooks activations, but {name or 'the model'!r} "
                 f"({type(module).__name__}) works in place; build the model with inplace=False"
             )
 

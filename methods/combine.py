@@ -49,13 +49,13 @@ def combine(
     _check("scale", scale, ("sample", "batch"))
     groups = _groups(maps)
     scaled = _scaled(groups, scale, size)
-    return Maps(_one(groups[key], scaled[key], how, weights, scale) for key in groups)
+    return Maps(_combined(groups[key], scaled[key], how, weights, scale) for key in groups)
 
 
-def _check(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
+def _check(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
         raise OptionError(
-            f"combine: {name} is one of {', '.join(known)}, not {value!r}{near(value, known)}"
+            f"combine: {name} is one of {', '.join(choices)}, not {value!r}{near(value, choices)}"
         )
 
 
@@ -86,12 +86,12 @@ def _scaled(
     low = {k: min(v.min() for v in values) for k, values in batches.items()}
     high = {k: max(v.max() for v in values) for k, values in batches.items()}
 
-    def one(key: Key, m: SaliencyMap, v: Tensor) -> Tensor:
+    def rescaled(key: Key, m: SaliencyMap, v: Tensor) -> Tensor:
         place = (key[2], ranks[key], m.site)
         return unit(v, low[place], high[place])
 
     return {
-        key: [one(key, m, v) for m, v in zip(groups[key], vs, strict=True)]
+        key: [rescaled(key, m, v) for m, v in zip(groups[key], vs, strict=True)]
         for key, vs in resized.items()
     }
 
@@ -121,7 +121,7 @@ def unit(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.zeros_like(values) if low == high else (values - low) / (high - low)
 
 
-def _one(
+def _combined(
     group: list[SaliencyMap], scaled: list[Tensor], how: How, weights: Weights, scale: Scale
 ) -> SaliencyMap:
     sites = [str(m.site) for m in group]
@@ -130,8 +130,10 @@ def _one(
     stacked = torch.stack(scaled)
     raised = shares[:, None, None]
     values = (raised * stacked).sum(0) if how == "sum" else (stacked**raised).prod(0)
-    said = weights if isinstance(weights, str) else ",".join(f"{w:.5g}" for w in shares.tolist())
-    added = (("combine", how), ("combine.weights", said), ("combine.scale", scale))
+    weights_text = (
+        weights if isinstance(weights, str) else ",".join(f"{w:.5g}" for w in shares.tolist())
+    )
+    added = (("combine", how), ("combine.weights", weights_text), ("combine.scale", scale))
     about = replace(group[0].about, options=(*group[0].about.options, *added), kept=None)
     return replace(group[0], values=values, site=Site("+".join(sites)), about=about)
 
@@ -139,19 +141,19 @@ def _one(
 def layer_weights(sites: Sequence[str], method: str, weights: Weights) -> list[float]:
     """The weight of each site, not normalised. Raises OptionError."""
     if isinstance(weights, str):
-        found = _named(sites, method, weights)
+        shares = _named(sites, method, weights)
     elif isinstance(weights, Mapping):
-        found = _looked_up(sites, {str(k): v for k, v in weights.items()}, "the weights given")
+        shares = _looked_up(sites, {str(k): v for k, v in weights.items()}, "the weights given")
     else:
-        found = list(weights)
-    if len(found) != len(sites):
+        shares = list(weights)
+    if len(shares) != len(sites):
         raise OptionError(
-            f"combine got {len(found)} weights for the {len(sites)} sites {', '.join(sites)}; "
+            f"combine got {len(shares)} weights for the {len(sites)} sites {', '.join(sites)}; "
             "give one each"
         )
-    if not all(w >= 0 for w in found) or not 0 < sum(found) < float("inf"):
-        raise OptionError(f"combine needs finite weights of 0 or more, not all 0, but got {found}")
-    return found
+    if not all(w >= 0 for w in shares) or not 0 < sum(shares) < float("inf"):
+        raise OptionError(f"combine needs finite weights of 0 or more, not all 0, but got {shares}")
+    return shares
 
 
 def _named(sites: Sequence[str], method: str, name: str) -> list[float]:

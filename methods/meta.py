@@ -37,15 +37,15 @@ def meta(
         raise OptionError(f"meta: base is a site method, but {base!r} asks for passes of its own")
     if steps < 1:
         raise OptionError(f"meta: steps counts from 1, not {steps}")
-    found = []
+    meta_maps = []
     for i in range(len(x)):
-        one, weights = x[i : i + 1], None
+        sample, weights = x[i : i + 1], None
         for _ in range(steps):
-            weights = inner_step(runner.model, one, classes[i : i + 1], lr, negate, weights)
-        maps = runner.maps(one, target.take([i]), [bound], runner.site, weights=weights)
+            weights = inner_step(runner.model, sample, classes[i : i + 1], lr, negate, weights)
+        maps = runner.maps(sample, target.take([i]), [bound], runner.site, weights=weights)
         _finite(f"the map of {bound.name!r}", maps[0], lr)
-        found += maps
-    return torch.cat(found)
+        meta_maps += maps
+    return torch.cat(meta_maps)
 
 
 def inner_step(

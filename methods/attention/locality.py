@@ -40,9 +40,9 @@ def nonlocality(heads: Heads, *, unit: Unit = "patches", raw: bool = False) -> T
 @head_method("attention_entropy")
 def attention_entropy(heads: Heads, *, normalised: bool = False) -> Tensor:
     """Mean entropy of a query's attention in nats; normalised by that of uniform attention."""
-    found = heads.statistics()["entropy"].mean(-1)
+    entropy = heads.statistics()["entropy"].mean(-1)
     keys = heads.shape[3] - heads.prefix
-    return found / torch.log(torch.tensor(float(keys))) if normalised else found
+    return entropy / torch.log(torch.tensor(float(keys))) if normalised else entropy
 
 
 @head_method("attention_mass")
@@ -92,14 +92,14 @@ def upstream_nonlocality(model: torch.nn.Module, images: Tensor) -> Tensor:
 
     embedded = model.patch_embed(images).detach()  # type: ignore[operator]
     side = round(embedded.shape[1] ** 0.5)
-    found = []
+    far_shares = []
     for block in model.blocks:  # type: ignore[union-attr]
         with Probe(block.attn, grad=False) as probe:
             patterns = watched(probe, [""])
             probe(embedded)
             (heads,) = heads_of(probe, patterns, None)
-            found.append(_far(heads, side))
-    return torch.stack(found)
+            far_shares.append(_far(heads, side))
+    return torch.stack(far_shares)
 
 
 def _far(heads: Heads, side: int) -> Tensor:

@@ -54,8 +54,10 @@ def attention_gradcam(runner: Any, x: Tensor, target: Any) -> Tensor:
         last = probe.trace[f"{paths[-1]}:map"]
         row = torch.stack([read_row(probe, last.act[:, h]) for h in range(last.act.shape[1])], 1)
         grad = gradient_of(last)
-        own = torch.stack([read_row(probe, grad[:, h]) for h in range(grad.shape[1])], 1)
-        weight = own.flatten(2).mean(2).reshape(*own.shape[:2], *[1] * (own.ndim - 2))
+        grad_row = torch.stack([read_row(probe, grad[:, h]) for h in range(grad.shape[1])], 1)
+        weight = (
+            grad_row.flatten(2).mean(2).reshape(*grad_row.shape[:2], *[1] * (grad_row.ndim - 2))
+        )
         return (weight * row).mean(1).clamp(min=0)
 
 

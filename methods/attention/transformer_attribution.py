@@ -80,14 +80,14 @@ def relevance_of_maps(probe: Probe, paths: Sequence[str], target: Any) -> list[T
     probe.differentiate(
         target, heads, lambda v, r: arrived.update({id(v): r}), regime=preset("chefer")
     )
-    found = []
+    relevances = []
     for path, out in zip(paths, heads, strict=True):
         v = probe.trace[f"{path}:v"].act
         times = out.act.shape[1] // v.shape[1]
         back = ratio(arrived[id(out)], out.act, 1e-9)
         shares = back @ v.repeat_interleave(times, 1).transpose(-1, -2)
-        found.append(probe.trace[f"{path}:map"].act * shares / 2)
-    return found
+        relevances.append(probe.trace[f"{path}:map"].act * shares / 2)
+    return relevances
 
 
 def explained(probe: Probe, parts: Sequence[Tensor], *, normalise: bool = False) -> Tensor:

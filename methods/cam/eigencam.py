@@ -18,11 +18,11 @@ def principal(values: Tensor, orient: bool) -> Tensor:
     flat = values.detach().flatten(2).mT.cpu().double()
     centred = flat - flat.mean(1, keepdim=True)
     rows = torch.from_numpy(np.linalg.svd(centred.numpy(), full_matrices=False)[2])
-    found = (centred @ rows[:, 0, :, None])[..., 0]
+    projection = (centred @ rows[:, 0, :, None])[..., 0]
     if orient:
-        turn = (found * centred.sum(2)).sum(1, keepdim=True) < 0
-        found = torch.where(turn, -found, found)
-    return found.to(values).reshape(values.shape[0], *values.shape[2:])
+        turn = (projection * centred.sum(2)).sum(1, keepdim=True) < 0
+        projection = torch.where(turn, -projection, projection)
+    return projection.to(values).reshape(values.shape[0], *values.shape[2:])
 
 
 @method("eigencam", sites="last")
@@ -31,5 +31,5 @@ def eigencam(act: Tensor, *, relu: bool = True, orient: bool = False) -> Tensor:
 
     Knows no class; the sign of v is arbitrary unless `orient`. Source: arXiv 2008.00299.
     """
-    found = principal(act, orient)
-    return found.clamp(min=0) if relu else found
+    saliency = principal(act, orient)
+    return saliency.clamp(min=0) if relu else saliency

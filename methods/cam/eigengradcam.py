@@ -14,5 +14,5 @@ def eigengradcam(act: Tensor, grad: Tensor, *, relu: bool = True, orient: bool =
 
     The sign of v is arbitrary unless `orient`, which makes the map grow with sum_c x_c g_c.
     """
-    found = principal(act * grad, orient)
-    return found.clamp(min=0) if relu else found
+    saliency = principal(act * grad, orient)
+    return saliency.clamp(min=0) if relu else saliency

@@ -33,8 +33,8 @@ def contours(mask: Tensor) -> list[np.ndarray]:
     """The closed outlines of a mask `y x`, holes included, each `n 2` as x and y in pixels."""
     cv2 = _opencv()
     picture = mask.detach().cpu().numpy().astype(np.uint8)
-    found, _ = cv2.findContours(picture, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    return [np.asarray(line).reshape(-1, 2) for line in found]
+    lines, _ = cv2.findContours(picture, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    return [np.asarray(line).reshape(-1, 2) for line in lines]
 
 
 def _opencv() -> ModuleType:

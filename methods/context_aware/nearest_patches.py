@@ -21,7 +21,7 @@ def mean_nearest(queries: Patches, keys: Patches, k: int, c: float, *, exact: bo
     size = _block(p, q)
     products = p.new_empty(size, len(q))
     squared, apart, across = at.new_empty(3, size, len(q))
-    found = at.new_empty(len(p))
+    means = at.new_empty(len(p))
     for start in range(0, len(p), size):
         rows = slice(start, min(start + size, len(p)))
         b = rows.stop - start
@@ -30,8 +30,8 @@ def mean_nearest(queries: Patches, keys: Patches, k: int, c: float, *, exact: bo
         torch.sub(at[rows, 1:], key_at[:, 1], out=across[:b])
         apart[:b].addcmul_(across[:b], across[:b]).sqrt_().add_(1).square_()
         squared[:b].copy_(products[:b]).div_(apart[:b])
-        found[rows] = smallest(squared[:b], k).clamp_(min=0).sqrt_().mean(1)
-    return found
+        means[rows] = smallest(squared[:b], k).clamp_(min=0).sqrt_().mean(1)
+    return means
 
 
 def smallest(values: Tensor, k: int) -> Tensor:

@@ -44,5 +44,5 @@ def grid(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
 
 def sides(planes: Tensor) -> Tensor:
     """Both sides of an image over the longer one."""
-    found = planes.new_tensor(planes.shape[1:])
-    return found / found.max()
+    lengths = planes.new_tensor(planes.shape[1:])
+    return lengths / lengths.max()

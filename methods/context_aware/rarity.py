@@ -81,10 +81,10 @@ def _rarity(planes: Tensor, r: float, rule: Rule, step: int, *, exact: bool) -> 
     h, w = small.shape[1:]
     rows, columns = (_middles(step, n, planes) for n in (h, w))
     queries = cut(small, rule.patch, *grid(rows, columns), sides(planes))
-    found = _of(queries, planes, r, rule, exact=exact).view(len(rows), len(columns))
+    rarity = _of(queries, planes, r, rule, exact=exact).view(len(rows), len(columns))
     if step == 1:
-        return found
-    smooth = F.interpolate(found[None, None], scale_factor=step, mode="bicubic")[0, 0]
+        return rarity
+    smooth = F.interpolate(rarity[None, None], scale_factor=step, mode="bicubic")[0, 0]
     return smooth[:h, :w].clamp(0, 1)
 
 
@@ -108,7 +108,7 @@ def _of(queries: Patches, planes: Tensor, r: float, rule: Rule, *, exact: bool) 
 
 def _candidates(planes: Tensor, r: float, rule: Rule) -> Patches:
     """Whole patches on the stride grid of the image at r, r / 2 and r / 4."""
-    found = []
+    patches = []
     half = rule.patch // 2
     for q in (r, r / 2, r / 4):
         if q < SMALLEST or round(q * min(planes.shape[1:])) < rule.patch:
@@ -117,8 +117,8 @@ def _candidates(planes: Tensor, r: float, rule: Rule) -> Patches:
         rows, columns = (
             torch.arange(half, n - half, rule.stride, device=planes.device) for n in small.shape[1:]
         )
-        found.append(cut(small, rule.patch, *grid(rows, columns), sides(planes)))
-    return Patches(torch.cat([f.values for f in found]), torch.cat([f.at for f in found]))
+        patches.append(cut(small, rule.patch, *grid(rows, columns), sides(planes)))
+    return Patches(torch.cat([f.values for f in patches]), torch.cat([f.at for f in patches]))
 
 
 def _thins(planes: Tensor, r: float, rule: Rule) -> bool:

@@ -87,21 +87,21 @@ def _working(planes: Tensor, longest: int) -> Tensor:
     side = max(planes.shape[1:])
     if side > longest:
         planes = resized(planes, longest / side)
-    told = planes.flatten(1).any(1)
-    return planes[told] if told.any() else planes[:1]
+    informative = planes.flatten(1).any(1)
+    return planes[informative] if informative.any() else planes[:1]
 
 
 def _usable(planes: Tensor, scales: Sequence[float], patch: int) -> list[float]:
     """The scales at which the image still holds a patch."""
     shortest = min(planes.shape[1:])
-    found = [r for r in scales if round(r * shortest) >= patch]
-    if not found:
+    usable = [r for r in scales if round(r * shortest) >= patch]
+    if not usable:
         raise ImageError(
             f"context_aware was asked for the scales {tuple(scales)} of an image whose shorter "
             f"side is {shortest} pixels where the longer is {max(planes.shape[1:])}; "
             f"give one at which a patch of {patch} pixels fits"
         )
-    return found
+    return usable
 
 
 def _picture(image: Tensor, patch: int) -> Tensor:
@@ -136,7 +136,7 @@ def _check(
 ) -> None:
     """Refuse numbers that cannot work."""
     whole = all(SMALLEST <= r <= 1 for r in scales) and len(scales) > 0
-    for name, found, good, wanted in (
+    for name, value, good, wanted in (
         ("c", c, 0 <= c < math.inf, "a finite number from 0 up"),
         ("k", k, k >= 1, "a whole number from 1 up"),
         ("scales", tuple(scales), whole, f"one or more numbers from {SMALLEST} to 1"),
@@ -146,13 +146,13 @@ def _check(
         ("longest", longest, longest >= patch, f"at least the side of a patch, {patch} pixels"),
     ):
         if not good:
-            raise OptionError(f"context_aware was asked for {name}={found!r}; give {wanted}")
+            raise OptionError(f"context_aware was asked for {name}={value!r}; give {wanted}")
 
 
-def _check_word(name: str, found: str, known: tuple[str, ...]) -> None:
+def _check_word(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse a word that is not among the known ones."""
-    if found not in known:
+    if value not in choices:
         raise OptionError(
-            f"context_aware was asked for {name}={found!r}; "
-            f"give one of {', '.join(known)}{near(found, known)}"
+            f"context_aware was asked for {name}={value!r}; "
+            f"give one of {', '.join(choices)}{near(value, choices)}"
         )

@@ -29,5 +29,5 @@ def complexity(saliency: Tensor) -> Tensor:
 def effective_complexity(saliency: Tensor, *, eps: float = 1e-5) -> Tensor:
     """How many values exceed eps in size."""
     rows = flat(saliency)
-    found = (rows.abs() > eps).sum(1).double()
-    return found.masked_fill(rows.isnan().any(1), torch.nan)
+    counts = (rows.abs() > eps).sum(1).double()
+    return counts.masked_fill(rows.isnan().any(1), torch.nan)

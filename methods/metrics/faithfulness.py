@@ -107,8 +107,8 @@ def impute(x: Tensor, gone: Tensor, *, most: int = 2000, close: float = 1e-4) ->
     weights = torch.tensor([[1.0, 2, 1], [2, 0, 2], [1, 2, 1]], dtype=x.dtype, device=x.device) / 12
     kernel = weights.expand(len(x), 1, 3, 3)
     edge = F.conv2d(torch.ones_like(x[:1])[None], weights[None, None], padding=1)[0]
-    known = (~gone).expand_as(x)
-    mean = (x * known).sum((1, 2), keepdim=True) / known.sum((1, 2), keepdim=True).clamp(min=1)
+    kept = (~gone).expand_as(x)
+    mean = (x * kept).sum((1, 2), keepdim=True) / kept.sum((1, 2), keepdim=True).clamp(min=1)
     now = torch.where(gone, mean, x)
     for _ in range(most):
         step = F.conv2d(now[None], kernel, padding=1, groups=len(x))[0] / edge
@@ -147,8 +147,8 @@ def sensitivity_n(
 def average_drop(saliency: Tensor, model: Scorer) -> float:
     """max(0, p - p') / p, p' with the sample weighted by the map (Grad-CAM++, 1710.11063)."""
     whole, kept = _kept(saliency, model)
-    known = whole > 0 and kept == kept
-    return max(0.0, whole - kept) / whole if known else float("nan")
+    defined = whole > 0 and kept == kept
+    return max(0.0, whole - kept) / whole if defined else float("nan")
 
 
 @metric("increase_in_confidence", "Faithfulness")
@@ -184,7 +184,7 @@ def infidelity(
         moved = noise * torch.randn(inputs.shape, generator=draw).to(inputs)
         return moved, inputs - moved
 
-    found = by_captum(
+    value = by_captum(
         lambda x: model(x.to(model.x), logits=True),
         perturb,
         x,
@@ -192,7 +192,7 @@ def infidelity(
         n_perturb_samples=draws,
         normalize=normalise,
     )
-    return float(found)
+    return float(value)
 
 
 @metric("max_sensitivity", "Faithfulness", better="smaller")
@@ -207,13 +207,13 @@ def max_sensitivity(
     explain = model.explain
     with torch.random.fork_rng():
         torch.manual_seed(model.seed)
-        found = sensitivity_max(
+        value = sensitivity_max(
             lambda inputs: (explain(inputs[0]),),
             (model.x[None],),
             perturb_radius=radius,
             n_perturb_samples=draws,
         )
-    return float(found)
+    return float(value)
 
 
 def _kept(saliency: Tensor, model: Scorer) -> tuple[float, float]:
@@ -238,8 +238,8 @@ def _curve(saliency: Tensor, model: Scorer, before: Tensor, after: Tensor, steps
 
 def _scored(model: Scorer, before: Tensor, after: Tensor, ranks: Tensor, steps: range) -> Tensor:
     """Probabilities with the first 0, 1, ... ranks exchanged, batch by batch."""
-    found = [model(copies) for copies in _copies(before, after, ranks, steps, model.batch)]
-    return torch.cat(found).cpu()
+    batch_scores = [model(copies) for copies in _copies(before, after, ranks, steps, model.batch)]
+    return torch.cat(batch_scores).cpu()
 
 
 def _copies(

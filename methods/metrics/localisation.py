@@ -94,17 +94,17 @@ def auc(saliency: Tensor, mask: Tensor) -> Tensor:
 
 def average_ranks(rows: Tensor) -> Tensor:
     """Ranks from 1, ties averaged, `b n` in float64."""
-    found = torch.empty_like(rows, dtype=torch.float64)
-    for row, ranks in zip(rows, found, strict=True):
+    rank_rows = torch.empty_like(rows, dtype=torch.float64)
+    for row, ranks in zip(rows, rank_rows, strict=True):
         _, inverse, counts = row.unique(return_inverse=True, return_counts=True)
         last = counts.cumsum(0).double()
         ranks.copy_((last - (counts - 1) / 2)[inverse])
-    return found
+    return rank_rows
 
 
 def _ratio(top: Tensor, below: Tensor) -> Tensor:
     return torch.where(below == 0, torch.nan, top / below)
 
 
-def _nan_as(found: Tensor, rows: Tensor) -> Tensor:
-    return found.masked_fill(rows.isnan().any(1), torch.nan)
+def _nan_as(values: Tensor, rows: Tensor) -> Tensor:
+    return values.masked_fill(rows.isnan().any(1), torch.nan)

@@ -34,12 +34,12 @@ class Scorer:
     @torch.no_grad()
     def __call__(self, copies: Tensor, *, logits: bool = False) -> Tensor:
         """The probability (or the logit) of the class for each copy, in float64."""
-        found = []
+        class_scores = []
         with guarded(self.model, grad=False, evaluate=True):
             for part in copies.split(self.batch):
                 out = scores(self.model(part)).double()
-                found.append((out if logits else out.softmax(1))[:, self.of_class])
-        return torch.cat(found)
+                class_scores.append((out if logits else out.softmax(1))[:, self.of_class])
+        return torch.cat(class_scores)
 
     def generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)

@@ -18,8 +18,8 @@ def spearman(one: Tensor, other: Tensor) -> Tensor:
     """
     a, b = flat(one), flat(other)
     bad = a.isnan().any(1) | b.isnan().any(1)
-    found = _correlation(average_ranks(a.nan_to_num()), average_ranks(b.nan_to_num()))
-    return found.masked_fill(bad, torch.nan)
+    correlations = _correlation(average_ranks(a.nan_to_num()), average_ranks(b.nan_to_num()))
+    return correlations.masked_fill(bad, torch.nan)
 
 
 def pearson(one: Tensor, other: Tensor) -> Tensor:

@@ -59,12 +59,12 @@ def _parse(phase: str) -> tuple[str, int]:
     plain = {"bias": ("bias", 1), "scaling": ("depthwise", 1)}
     if phase in plain:
         return plain[phase]
-    found = re.fullmatch(r"(conv|depthwise)(\d+)x\2", phase)
-    if found is None or int(found[2]) % 2 == 0:
+    match = re.fullmatch(r"(conv|depthwise)(\d+)x\2", phase)
+    if match is None or int(match[2]) % 2 == 0:
         raise OptionError(
             f"normgrad: phase is bias, scaling, convNxN or depthwiseNxN with odd N, not {phase!r}"
         )
-    return found[1], int(found[2])
+    return match[1], int(match[2])
 
 
 def box(values: Tensor, size: int) -> Tensor:

@@ -36,7 +36,7 @@ def rise(
             f"batch={batch}, p={p}"
         )
     want_pictures("rise", x)
-    found = []
+    rise_maps = []
     for i, generator in enumerate(runner.generators(x)):
         total = torch.zeros(x.shape[-2:])
         for start in range(0, n, batch):
@@ -45,8 +45,8 @@ def rise(
             masked = x[i] * masks[:, None].to(x)
             scores = runner.scores(masked, target.take([i] * size))
             total += torch.einsum("k,kyx->yx", scores.float().cpu(), masks)
-        found.append(total / (n * p))
-    return torch.stack(found).to(x.device)
+        rise_maps.append(total / (n * p))
+    return torch.stack(rise_maps).to(x.device)
 
 
 def mask(size: torch.Size | tuple[int, int], cells: int, p: float, generator: Generator) -> Tensor:

@@ -58,11 +58,11 @@ def salient_relevance(
     """
     (values,) = runner.maps(x, target, [_base(base)])
     image = rendered(_channels(values, x, base), render, quantise=base == "upstream")
-    found = context_aware(
+    saliency = context_aware(
         image, c=c, k=k, scales=scales, patch=patch, stride=stride, threshold=threshold,
         longest=longest, colour=colour, neighbours=neighbours, focus=focus,
     )  # fmt: skip
-    return found.values[None]
+    return saliency.values[None]
 
 
 def _base(base: str) -> BoundMethod:
