@@ -14,7 +14,7 @@ from torch import nn
 from ..probe.entry_points import load_group
 from ..probe.errors import LimelightError, ModelError, OptionError, near
 from .card import Card, Source, sides
-from .weights import Chosen, choose, fit, no_init, told
+from .weights import Chosen, choose, fit, hyper_from_file, no_init
 
 Builder = Callable[..., nn.Module]
 
@@ -184,8 +184,10 @@ def load(
     chosen = choose(entry.card, (entry.card.default or None) if weights == "default" else weights)
     known = _signature(entry.build)
     given = {key: value for key, value in asked.items() if key in known}
-    said = {k: v for k, v in told(chosen, entry.defaults, given).items() if k in known}
-    built = _build(entry, {**said, **entry.defaults, **given}, trained=chosen is not None)
+    in_file = {
+        k: v for k, v in hyper_from_file(chosen, entry.defaults, given).items() if k in known
+    }
+    built = _build(entry, {**in_file, **entry.defaults, **given}, trained=chosen is not None)
     card = _card_for(entry.card, built, asked, chosen)
     built.card = card  # type: ignore[assignment]
     if chosen is not None:

@@ -26,8 +26,8 @@ def load_foreign(spec: str, weights: str | None, hyper: Mapping[str, object]) ->
     try:
         net = make if isinstance(make, nn.Module) else make(**hyper)
     except Exception as error:
-        told = _one_line(f"{type(error).__name__}: {error}")
-        raise ModelError(f"model {spec!r} could not be built ({told})") from error
+        reason = _one_line(f"{type(error).__name__}: {error}")
+        raise ModelError(f"model {spec!r} could not be built ({reason})") from error
     if not isinstance(net, nn.Module):
         raise ModelError(f"{spec!r} gives a {type(net).__name__}, not a torch.nn.Module")
     chosen = None if published or weights in (None, "none") else choose(Card(spec, ""), weights)
@@ -46,9 +46,9 @@ def _timm(name: str, published: bool) -> Callable[..., Any]:
 
 def _torchvision(name: str, published: bool) -> Callable[..., Any]:
     library = _library("torchvision.models")
-    known = library.list_models()
-    if name not in known:
-        raise ModelError(f"torchvision has no model {name!r}{near(name, known)}")
+    names = library.list_models()
+    if name not in names:
+        raise ModelError(f"torchvision has no model {name!r}{near(name, names)}")
     return partial(library.get_model, name, weights="DEFAULT" if published else None)
 
 
@@ -59,8 +59,8 @@ def _library(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise ModelError(f"{package} is not installed here: pip install {package}") from error
     except Exception as error:
-        told = _one_line(f"{type(error).__name__}: {error}")
-        raise ModelError(f"{package} could not be imported ({told}): install it anew") from error
+        reason = _one_line(f"{type(error).__name__}: {error}")
+        raise ModelError(f"{package} could not be imported ({reason}): install it anew") from error
 
 
 def _import(source: str, name: str) -> Any:
@@ -71,15 +71,15 @@ def _import(source: str, name: str) -> Any:
     try:
         module = import_module(source)
     except Exception as error:
-        told = _one_line(f"{type(error).__name__}: {error}")
-        raise ModelError(f"module {source!r} could not be imported ({told})") from error
-    found: Any = module
+        reason = _one_line(f"{type(error).__name__}: {error}")
+        raise ModelError(f"module {source!r} could not be imported ({reason})") from error
+    value: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
-            hint = near(part, dir(found))
+        if not hasattr(value, part):
+            hint = near(part, dir(value))
             raise ModelError(f"{source!r} holds no {name!r}{hint}")
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def _one_line(text: str) -> str:

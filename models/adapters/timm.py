@@ -32,8 +32,8 @@ def timm(model: nn.Module) -> Adapter | None:
     if not any(c.__module__.startswith("timm.") for c in type(model).__mro__):
         return None
     hidden, notes = _hidden(model)
-    told: Any = getattr(model, "num_prefix_tokens", None)
-    prefix = told if isinstance(told, int) else prefix_tokens(model) or 0
+    declared: Any = getattr(model, "num_prefix_tokens", None)
+    prefix = declared if isinstance(declared, int) else prefix_tokens(model) or 0
     return Adapter(
         "timm",
         hidden=hidden,
@@ -50,16 +50,16 @@ def _hidden(model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Blocks under timm's usual names; else the stages that `feature_info` lists."""
     for name in _ROOTS:
         root = getattr(model, name, None)
-        if isinstance(root, nn.Module) and (found := blocks(root, name)):
-            return tuple(found), ()
+        if isinstance(root, nn.Module) and (paths := blocks(root, name)):
+            return tuple(paths), ()
     for stages in _STAGES:
         if all(isinstance(getattr(model, name, None), nn.Module) for name in stages):
             return _children(model, stages), ()
     listed = _features(model)
     if listed:
         return listed, ()
-    told, kind = layers(model)
-    return told, (f"layers guessed: {kind}",)
+    guessed, kind = layers(model)
+    return guessed, (f"layers guessed: {kind}",)
 
 
 def _features(model: nn.Module) -> tuple[str, ...]:
@@ -67,13 +67,13 @@ def _features(model: nn.Module) -> tuple[str, ...]:
     info = getattr(model, "feature_info", None) or ()
     listed = getattr(info, "info", info)
     names = tuple(str(row.get("module", "")) for row in listed if isinstance(row, Mapping))
-    known = dict(model.named_modules())
-    found: list[str] = []
+    modules = dict(model.named_modules())
+    paths: list[str] = []
     for name in names:
-        if name and name in known:
-            inner = isinstance(known[name], nn.ModuleList)
-            found += _children(model, (name,)) if inner else (name,)
-    return tuple(found)
+        if name and name in modules:
+            inner = isinstance(modules[name], nn.ModuleList)
+            paths += _children(model, (name,)) if inner else (name,)
+    return tuple(paths)
 
 
 def _children(model: nn.Module, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -62,11 +62,11 @@ def _hidden(model: nn.Module, names: list[str]) -> tuple[tuple[str, ...], tuple[
         return _before_pools(model), ()
     if "SqueezeNet" in names:
         return tuple(blocks(model.get_submodule("features"), "features")), ()
-    found = expand(model, next((_HIDDEN[n] for n in names if n in _HIDDEN), ()))
-    if found:
-        return found, ()
-    found, kind = layers(model)
-    return found, () if kind == "the outermost blocks" else (f"layers guessed: {kind}",)
+    paths = expand(model, next((_HIDDEN[n] for n in names if n in _HIDDEN), ()))
+    if paths:
+        return paths, ()
+    paths, kind = layers(model)
+    return paths, () if kind == "the outermost blocks" else (f"layers guessed: {kind}",)
 
 
 def _before_pools(model: nn.Module) -> tuple[str, ...]:

@@ -31,17 +31,17 @@ def transformerlens(model: nn.Module) -> Adapter | None:
 
 def _heads(model: nn.Module) -> tuple[str, ...]:
     """Where attention is computed: in the bridge itself, or in what a plain bridge wraps."""
-    found: list[str] = []
+    paths: list[str] = []
     for path, module in model.named_modules():
         if not _is_a(module, "AttentionBridge"):
             continue
         inner = module._modules.get(WRAPPED)
         if inner is None or type(module).forward.__qualname__ != "AttentionBridge.forward":
-            found.append(path)
+            paths.append(path)
         else:
             place = f"{path}.{WRAPPED}"
-            found += [f"{place}.{name}".rstrip(".") for name in attention(inner)] or [place]
-    return tuple(found)
+            paths += [f"{place}.{name}".rstrip(".") for name in attention(inner)] or [place]
+    return tuple(paths)
 
 
 def _is_a(module: nn.Module, name: str) -> bool:

@@ -2,5 +2,5 @@
 
 from .download import fetch
 from .fingerprint import fingerprint
-from .load import Chosen, choose, fit, no_init, told
+from .load import Chosen, choose, fit, hyper_from_file, no_init
 from .state_files import read_state

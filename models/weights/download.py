@@ -154,9 +154,9 @@ def _check(path: Path, digest: str) -> None:
     if not digest:
         return
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(digest):
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if not actual.startswith(digest):
         raise WeightsError(
-            f"weights file {str(path)!r} has sha256 {found[:16]} where {digest[:16]} was "
+            f"weights file {str(path)!r} has sha256 {actual[:16]} where {digest[:16]} was "
             "published: delete it and fetch it again"
         )

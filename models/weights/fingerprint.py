@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_known: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
+_fingerprints: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -20,7 +20,7 @@ def fingerprint(model: nn.Module) -> str:
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     state = tuple((name, _state(t)) for name, t in tensors.items())
-    kept = _known.get(model)
+    kept = _fingerprints.get(model)
     if kept is not None and kept[0] == state:
         return kept[1]
     digest = hashlib.sha256()
@@ -29,7 +29,7 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
         digest.update(_bytes(t).data)
     short = digest.hexdigest()[:16]
-    _known[model] = (state, short)
+    _fingerprints[model] = (state, short)
     return short
 
 

@@ -65,28 +65,28 @@ def read_gguf(path: Path) -> Gguf:
     with _unpacked(path) as file:
         try:
             reader = package.GGUFReader(file)
-            told = {name: _value(field) for name, field in reader.fields.items()}
+            fields = {name: _value(field) for name, field in reader.fields.items()}
         except Exception as error:
             raise _unread(path, error) from error
-        _refuse(path, told, [x.name for x in reader.tensors])
+        _refuse(path, fields, [x.name for x in reader.tensors])
         try:
             raw = {x.name: _dense(package, x) for x in reader.tensors}
         except Exception as error:
             raise _unread(path, error) from error
         del reader  # it maps the file into memory
-    hyper = _hyper(told, raw)
-    return Gguf(_renamed(path, raw, hyper), hyper, gguf_tokenizer(told, str(path)))
+    hyper = _hyper(fields, raw)
+    return Gguf(_renamed(path, raw, hyper), hyper, gguf_tokenizer(fields, str(path)))
 
 
-def keep(found: Gguf, target: Path, origin: str) -> None:
+def keep(gguf: Gguf, target: Path, origin: str) -> None:
     """Store what was read as safetensors with its tokenizer, whole or not at all."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if found.tokenizer is not None:
+        if gguf.tokenizer is not None:
             with _whole(beside(target)) as part:
-                part.write_text(found.tokenizer.text, encoding="utf-8")
+                part.write_text(gguf.tokenizer.text, encoding="utf-8")
         with _whole(target) as part:
-            save_file(found.state, part, {"origin": origin})
+            save_file(gguf.state, part, {"origin": origin})
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         warnings.warn(
@@ -158,13 +158,13 @@ def _dense(package: ModuleType, tensor: Any) -> Tensor:
     )
 
 
-def _refuse(path: Path, told: Mapping[str, Any], names: list[str]) -> None:
-    kind = told.get("general.architecture")
+def _refuse(path: Path, fields: Mapping[str, Any], names: list[str]) -> None:
+    kind = fields.get("general.architecture")
     if kind != "llama":
         raise WeightsError(
             f"GGUF file {str(path)!r} holds a model of type {kind!r}: give one of type 'llama'"
         )
-    if told.get("llama.expert_count") or "rope_freqs.weight" in names:
+    if fields.get("llama.expert_count") or "rope_freqs.weight" in names:
         what = "scaled rotary frequencies" if "rope_freqs.weight" in names else "experts"
         raise WeightsError(
             f"GGUF file {str(path)!r} holds a model with {what}, which llama lacks: "
@@ -172,9 +172,9 @@ def _refuse(path: Path, told: Mapping[str, Any], names: list[str]) -> None:
         )
 
 
-def _hyper(told: Mapping[str, Any], raw: Mapping[str, Tensor]) -> dict[str, object]:
+def _hyper(fields: Mapping[str, Any], raw: Mapping[str, Tensor]) -> dict[str, object]:
     """The builder's words; numbers are stored as float32, so seven digits count."""
-    get = {k.removeprefix("llama."): v for k, v in told.items() if k.startswith("llama.")}
+    get = {k.removeprefix("llama."): v for k, v in fields.items() if k.startswith("llama.")}
     heads = get["attention.head_count"]
     head_dim = get.get("attention.key_length") or get.get("rope.dimension_count")
     return {
@@ -222,5 +222,5 @@ def _halves(rows: Tensor, heads: int) -> Tensor:
 
 
 def _unread(path: Path, error: Exception) -> WeightsError:
-    told = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-    return WeightsError(f"{str(path)!r} is no readable GGUF file ({told}): fetch it again")
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+    return WeightsError(f"{str(path)!r} is no readable GGUF file ({reason}): fetch it again")

@@ -17,11 +17,11 @@ DIGITS = {"type": "Digits", "individual_digits": True}
 CUTS = {"gpt-2": [BYTES], "smollm": [DIGITS, BYTES]}
 
 
-def gguf_tokenizer(told: Mapping[str, Any], source: str) -> BpeTokenizer | PieceTokenizer | None:
+def gguf_tokenizer(fields: Mapping[str, Any], source: str) -> BpeTokenizer | PieceTokenizer | None:
     """The tokenizer that fields tell; None, with a warning, for a kind that is not known."""
     get = {
         name.removeprefix("tokenizer.ggml."): value
-        for name, value in told.items()
+        for name, value in fields.items()
         if name.startswith("tokenizer.ggml.")
     }
     kind, cut = get.get("model"), get.get("pre", "gpt-2")
@@ -40,7 +40,7 @@ def gguf_tokenizer(told: Mapping[str, Any], source: str) -> BpeTokenizer | Piece
 
 def _pieces(get: Mapping[str, Any], source: str) -> PieceTokenizer:
     tokens = [piece.replace("▁", " ") for piece in get["tokens"]]
-    told = {
+    content = {
         "model": "sentencepiece-bpe-greedy",
         "bos": get.get("bos_token_id"),
         "eos": get.get("eos_token_id"),
@@ -49,7 +49,7 @@ def _pieces(get: Mapping[str, Any], source: str) -> PieceTokenizer:
         "tokens": tokens,
         "scores": get["scores"],
     }
-    return PieceTokenizer(told, source)
+    return PieceTokenizer(content, source)
 
 
 def _pairs(get: Mapping[str, Any], cut: list[dict[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from .fingerprint import fingerprint
 from .state_files import SUFFIXES, read_state
 from .tokenizer_files import read_tokenizer, tokenizer_beside
 
-__all__ = ["Chosen", "choose", "fingerprint", "fit", "no_init", "told"]
+__all__ = ["Chosen", "choose", "fingerprint", "fit", "hyper_from_file", "no_init"]
 
 
 @dataclass(frozen=True)
@@ -68,30 +68,30 @@ def choose(card: Card, weights: str | Path | None) -> Chosen | None:
 def _read(label: str, path: Path, source: Source | None = None) -> Chosen:
     """A file's tensors and what it tells beside them; a package's GGUF file is kept converted."""
     if path.suffix.lower() in gguf_files.SUFFIXES:
-        found = gguf_files.read_gguf(path)
+        gguf = gguf_files.read_gguf(path)
         if source is not None:
-            gguf_files.keep(found, converted(source), path.name)
-        return Chosen(label, source, found.state, found.hyper, found.tokenizer)
+            gguf_files.keep(gguf, converted(source), path.name)
+        return Chosen(label, source, gguf.state, gguf.hyper, gguf.tokenizer)
     state = read_state(path, source.key if source else "")
     if source is not None and source.convert:
         state = source.convert(state)
     return Chosen(label, source, state, path=path)
 
 
-def told(
-    chosen: Chosen | None, own: Mapping[str, object], given: Mapping[str, object]
+def hyper_from_file(
+    chosen: Chosen | None, defaults: Mapping[str, object], given: Mapping[str, object]
 ) -> dict[str, object]:
     """The hyper-parameters that weights themselves tell.
 
-    own     those that make the model what it is; given, the caller's, go before both
+    defaults   those that make the model what it is; given, the caller's, go before both
     Raises WeightsError where the file's differ from the model's own: not all show in shapes.
     """
     if chosen is None:
         return {}
     other = [
-        f"{key}={value!r} for {own[key]!r}"
+        f"{key}={value!r} for {defaults[key]!r}"
         for key, value in chosen.hyper.items()
-        if key not in given and own.get(key) is not None and own[key] != value
+        if key not in given and defaults.get(key) is not None and defaults[key] != value
     ]
     if other:
         raise WeightsError(
@@ -130,12 +130,12 @@ def fit(model: nn.Module, chosen: Chosen, *, fresh_head: str = "") -> None:
     """
     convert: Callable[[State], State] | None = getattr(model, "convert_state", None)
     state = dict(convert(dict(chosen.state)) if convert else chosen.state)
-    own = model.state_dict()
-    dropped = _drop_head(state, own, fresh_head)
-    for name in own:
+    model_state = model.state_dict()
+    dropped = _drop_head(state, model_state, fresh_head)
+    for name in model_state:
         if name.endswith("num_batches_tracked"):
-            state.setdefault(name, own[name])
-    _compare(model, chosen.label, state, own)
+            state.setdefault(name, model_state[name])
+    _compare(model, chosen.label, state, model_state)
     model.load_state_dict(state)
     if hasattr(model, "tokenizer"):
         beside = tokenizer_beside(chosen.path) if chosen.path else None
@@ -151,13 +151,13 @@ def fit(model: nn.Module, chosen: Chosen, *, fresh_head: str = "") -> None:
         )
 
 
-def _drop_head(state: State, own: Mapping[str, Tensor], head: str) -> bool:
+def _drop_head(state: State, model_state: Mapping[str, Tensor], head: str) -> bool:
     weight, bias = f"{head}.weight", f"{head}.bias"
-    if not head or weight not in state or weight not in own:
+    if not head or weight not in state or weight not in model_state:
         return False
-    if state[weight].shape == own[weight].shape:
+    if state[weight].shape == model_state[weight].shape:
         return False
-    state.update({name: own[name] for name in (weight, bias) if name in own})
+    state.update({name: model_state[name] for name in (weight, bias) if name in model_state})
     return True
 
 
@@ -169,22 +169,22 @@ def _renew(head: nn.Module) -> None:
 
 
 def _compare(
-    model: nn.Module, label: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]
+    model: nn.Module, label: str, state: Mapping[str, Tensor], model_state: Mapping[str, Tensor]
 ) -> None:
     shapes = [
-        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
+        f"{name} {tuple(state[name].shape)} for {tuple(model_state[name].shape)}"
+        for name in model_state
+        if name in state and state[name].shape != model_state[name].shape
     ]
     groups = {
-        "missing": [name for name in own if name not in state],
-        "unexpected": [name for name in state if name not in own],
+        "missing": [name for name in model_state if name not in state],
+        "unexpected": [name for name in state if name not in model_state],
         "of another shape": shapes,
     }
-    told = [f"{len(names)} {kind} ({_first(names)})" for kind, names in groups.items() if names]
-    if told:
+    problems = [f"{len(names)} {kind} ({_first(names)})" for kind, names in groups.items() if names]
+    if problems:
         raise WeightsError(
-            f"weights {label!r} do not fit {type(model).__name__}: {', '.join(told)}; "
+            f"weights {label!r} do not fit {type(model).__name__}: {', '.join(problems)}; "
             "build the model with the hyper-parameters that the file was trained with, or with "
             "weights=None"
         )

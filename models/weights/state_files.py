@@ -82,14 +82,14 @@ def _unwrap(content: object, path: Path) -> State:
             break
         content = inner
     if not isinstance(content, Mapping) or not _is_state(content):
-        found = type(content).__name__
+        kind = type(content).__name__
         keys = (
             f" with {', '.join(map(repr, list(content)[:3]))}"
             if isinstance(content, Mapping)
             else ""
         )
         raise WeightsError(
-            f"weights file {str(path)!r} holds a {found}{keys} and no state dict: "
+            f"weights file {str(path)!r} holds a {kind}{keys} and no state dict: "
             "save one with torch.save(model.state_dict(), file)"
         )
     return dict(content)

@@ -16,18 +16,19 @@ BESIDE = ("tokenizer.json", "tokens.json")
 class PieceTokenizer:
     """Scored pieces: of neighbours whose join is a piece, the best-scored are joined, repeatedly.
 
-    told   tokens and their scores; byte_tokens_start, the id of byte 0, for characters that are
-           no piece; bos and eos, the ids of special tokens; space, whether texts get one in front
+    content   tokens and their scores; byte_tokens_start, the id of byte 0, for characters that
+              are no piece; bos and eos, the ids of special tokens; space, whether texts get one
+              in front
     """
 
-    def __init__(self, told: Mapping[str, Any], source: str = "tokens.json") -> None:
+    def __init__(self, content: Mapping[str, Any], source: str = "tokens.json") -> None:
         try:
-            self.pieces, self.scores = list(told["tokens"]), list(told["scores"])
-            self.bytes = int(told["byte_tokens_start"])
+            self.pieces, self.scores = list(content["tokens"]), list(content["scores"])
+            self.bytes = int(content["byte_tokens_start"])
         except (KeyError, TypeError, ValueError) as error:
             raise unreadable(source, error) from error
-        self.text, self.space = json.dumps(dict(told)), bool(told.get("space", True))
-        self.bos, self.eos = told.get("bos"), told.get("eos")
+        self.text, self.space = json.dumps(dict(content)), bool(content.get("space", True))
+        self.bos, self.eos = content.get("bos"), content.get("eos")
         self.ids = {piece: n for n, piece in reversed(list(enumerate(self.pieces)))}
 
     @property
@@ -47,20 +48,20 @@ class PieceTokenizer:
     def _start(self, text: str) -> list[int]:
         ids: list[int] = []
         for character in text:
-            own = self.ids.get(character)
-            ids += [own] if own is not None else [self.bytes + b for b in character.encode()]
+            piece = self.ids.get(character)
+            ids += [piece] if piece is not None else [self.bytes + b for b in character.encode()]
         return ids
 
     def _best(self, ids: list[int]) -> tuple[int, int] | None:
         """The first of the best-scored joins of neighbours: its place and its piece."""
-        found = [
+        merges = [
             (self.scores[new], -place, new)
-            for place, (one, two) in enumerate(pairwise(ids))
-            if (new := self.ids.get(self.pieces[one] + self.pieces[two])) is not None
+            for place, (left, right) in enumerate(pairwise(ids))
+            if (new := self.ids.get(self.pieces[left] + self.pieces[right])) is not None
         ]
-        if not found:
+        if not merges:
             return None
-        _, place, new = max(found)
+        _, place, new = max(merges)
         return -place, new
 
     def _piece(self, n: int) -> str:
@@ -73,12 +74,12 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in a tokenizer.json or tokens.json. Raises WeightsError for another file."""
     try:
         text = path.read_text(encoding="utf-8")
-        told = json.loads(text)
+        content = json.loads(text)
     except (OSError, ValueError) as error:
         raise unreadable(str(path), error) from error
-    if isinstance(told, dict) and "model" in told and isinstance(told["model"], dict):
+    if isinstance(content, dict) and "model" in content and isinstance(content["model"], dict):
         return BpeTokenizer(text, str(path))
-    return PieceTokenizer(told, str(path))
+    return PieceTokenizer(content, str(path))
 
 
 def tokenizer_beside(weights: Path) -> Tokenizer | None:
