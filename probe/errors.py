@@ -54,9 +54,9 @@ class ImageError(LimelightError, ValueError):
     """A picture that cannot be read, or that should not be."""
 
 
-def near(name: str, known: Iterable[str], *, most: int = 3) -> str:
+def near(name: str, names: Iterable[str], *, most: int = 3) -> str:
     """A closing clause with the nearest known names: `; did you mean 'a' or 'b'?`."""
-    found = get_close_matches(name, sorted(set(known)), n=most, cutoff=0.5)
-    if not found:
+    matches = get_close_matches(name, sorted(set(names)), n=most, cutoff=0.5)
+    if not matches:
         return ""
-    return "; did you mean " + " or ".join(repr(word) for word in found) + "?"
+    return "; did you mean " + " or ".join(repr(word) for word in matches) + "?"

@@ -53,8 +53,8 @@ def adapt(model: nn.Module) -> Adapter:
     """The adapter of a model: its family's, or a generic one that says what it guessed."""
     load_group("limelight.models")
     inner = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    found = next((a for read in _readers if (a := read(inner)) is not None), None)
-    return _seen_through(found or _guess(inner))
+    matched = next((a for read in _readers if (a := read(inner)) is not None), None)
+    return _seen_through(matched or _guess(inner))
 
 
 def _guess(model: nn.Module) -> Adapter:
@@ -70,13 +70,13 @@ def _guess(model: nn.Module) -> Adapter:
     )
 
 
-def _seen_through(found: Adapter) -> Adapter:
+def _seen_through(compiled: Adapter) -> Adapter:
     """Paths without the names that compiled parts add."""
 
     def clean(paths: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(path.replace("_orig_mod.", "") for path in paths)
 
-    if not any("_orig_mod" in path for path in found.hidden + found.heads + found.final):
-        return found
-    hidden, heads, final = clean(found.hidden), clean(found.heads), clean(found.final)
-    return replace(found, hidden=hidden, heads=heads, final=final)
+    if not any("_orig_mod" in path for path in compiled.hidden + compiled.heads + compiled.final):
+        return compiled
+    hidden, heads, final = clean(compiled.hidden), clean(compiled.heads), clean(compiled.final)
+    return replace(compiled, hidden=hidden, heads=heads, final=final)

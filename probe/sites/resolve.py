@@ -45,10 +45,10 @@ def _meant(
     def meant(path: str) -> bool:
         return pattern.matches(Site(path, pattern.port, pattern.call or 0))
 
-    found = [module for path, module in modules.items() if meant(path)]
-    if not found:
+    matches = [module for path, module in modules.items() if meant(path)]
+    if not matches:
         raise no_match(address, modules)
-    names = {canonical[module] for module in found}
+    names = {canonical[module] for module in matches}
     if all(meant(name) for name in names):
         return [pattern]
     return [Pattern(name, pattern.port, pattern.call, pattern.index) for name in sorted(names)]

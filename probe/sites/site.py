@@ -91,20 +91,20 @@ def parse(address: str | Site | Pattern) -> Pattern:
 
 @lru_cache(maxsize=4096)
 def _parse(address: str) -> Pattern:
-    found = _ADDRESS.fullmatch(address.strip())
-    if found is None:
+    match = _ADDRESS.fullmatch(address.strip())
+    if match is None:
         raise SiteError(
             f"{address!r} is no site: write a module path and, if needed, a port, a channel "
             "and a call, as in 'blocks.3.attn:heads.6', 'features.10:out[17]' or 'act@1'"
         )
-    path, port = found["path"], found["port"] or "out"
-    index = None if found["index"] is None else int(found["index"])
-    if path in ("input", "output") and found["port"] is None:
+    path, port = match["path"], match["port"] or "out"
+    index = None if match["index"] is None else int(match["index"])
+    if path in ("input", "output") and match["port"] is None:
         path, port = "", "in" if path == "input" else "out"
     name, _, tail = port.partition(".")
     if name in HEAD_PORTS and tail.isdigit():
         port, index = name, int(tail)
-    call = None if found["call"] is None else int(found["call"])
+    call = None if match["call"] is None else int(match["call"])
     return Pattern(path, port, call, index)
 
 
@@ -122,9 +122,9 @@ def _glob(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(parts.get(word, re.escape(word)) for word in words))
 
 
-def no_match(asked: object, known: Iterable[Site | str]) -> SiteError:
+def no_match(asked: object, sites: Iterable[Site | str]) -> SiteError:
     """The error for a pattern that matched nothing, with the nearest sites."""
-    names = [name for site in known if (name := str(site))]
+    names = [name for site in sites if (name := str(site))]
     hint = near(str(asked), names)
     if not hint:
         hint = f"; there are {len(names)} sites" + (f", such as {names[0]!r}" if names else "")

@@ -29,19 +29,19 @@ def without_map(*names: str) -> None:
 
 def layers(model: nn.Module) -> tuple[tuple[str, ...], str]:
     """What a layer-wise method may mean by layers, and in words what they are."""
-    found = tuple(blocks(model))
-    if found:
-        return found, "the outermost blocks"
-    found = tuple(n for n, m in model.named_modules() if isinstance(m, _CONVOLUTIONS))
-    if found:
-        return found, "every convolution"
-    found = tuple(n for n, m in model.named_modules() if isinstance(m, nn.Linear))
-    return found, "every linear layer"
+    paths = tuple(blocks(model))
+    if paths:
+        return paths, "the outermost blocks"
+    paths = tuple(n for n, m in model.named_modules() if isinstance(m, _CONVOLUTIONS))
+    if paths:
+        return paths, "every convolution"
+    paths = tuple(n for n, m in model.named_modules() if isinstance(m, nn.Linear))
+    return paths, "every linear layer"
 
 
 def blocks(module: nn.Module, path: str = "") -> list[str]:
     """The outermost blocks below a module, in order; stages are opened, blocks are not."""
-    found: list[str] = []
+    paths: list[str] = []
     named = ((n, getattr(c, "_orig_mod", c)) for n, c in module.named_children())
     parts = [(n, c) for n, c in named if _composite(c) and n[:3] != "aux"]
     kinds = Counter(type(c) for _, c in parts if not isinstance(c, _LISTS) or _convolves(c))
@@ -51,12 +51,12 @@ def blocks(module: nn.Module, path: str = "") -> list[str]:
         repeated = chain or kinds[type(part)] > 1
         if isinstance(part, _LISTS):
             whole = repeated and not isinstance(part, nn.ModuleList)
-            found += blocks(part, place) or [place] * whole
+            paths += blocks(part, place) or [place] * whole
         elif repeated:
-            found += _stage(part, place, opened=not chain) or [place]
+            paths += _stage(part, place, opened=not chain) or [place]
         else:
-            found += blocks(part, place)
-    return found
+            paths += blocks(part, place)
+    return paths
 
 
 def _stage(part: nn.Module, path: str, *, opened: bool) -> list[str]:
@@ -110,13 +110,13 @@ def _parents(name: str) -> Iterator[str]:
 
 def prefix_tokens(model: nn.Module) -> int | None:
     """How many learned tokens stand before the patches, by their parameters; None without any."""
-    found = {
+    lengths = {
         name.rstrip("_0123456789"): parameter.shape[-2] if parameter.ndim > 1 else 1
         for module in model.modules()
         for name, parameter in module._parameters.items()
         if parameter is not None and name.rstrip("_0123456789") in _PREFIXES
     }
-    return sum(found.values()) or None
+    return sum(lengths.values()) or None
 
 
 def first_norm(model: nn.Module, hidden: Sequence[str]) -> tuple[str, ...]:
@@ -135,5 +135,8 @@ def expand(model: nn.Module, patterns: Iterable[str]) -> tuple[str, ...]:
     names = [name for name, _ in model.named_modules()]
     asked = [parse(pattern) for pattern in patterns]
     return tuple(
-        name for one in asked for name in names if one.matches(Site(name, one.port, one.call or 0))
+        name
+        for wanted in asked
+        for name in names
+        if wanted.matches(Site(name, wanted.port, wanted.call or 0))
     )

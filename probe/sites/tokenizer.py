@@ -64,19 +64,19 @@ class BpeTokenizer:
 class HuggingFaceTokenizer:
     """A tokenizer of transformers, with this module's words."""
 
-    def __init__(self, own: Any) -> None:
-        self.own = own
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped = wrapped
 
     @property
     def size(self) -> int:
-        return len(self.own)
+        return len(self.wrapped)
 
     def encode(self, text: str) -> list[int]:
-        return list(self.own.encode(text, add_special_tokens=False))
+        return list(self.wrapped.encode(text, add_special_tokens=False))
 
     def words(self, ids: Iterable[int]) -> list[str]:
         return [
-            _word(self.own.convert_ids_to_tokens(n), self.own.decode([n]))
+            _word(self.wrapped.convert_ids_to_tokens(n), self.wrapped.decode([n]))
             for n in checked_ids(ids, self.size)
         ]
 
@@ -87,19 +87,19 @@ def tokenizer_of(model: object, tokenizer: object = None) -> Tokenizer:
     One of this module's protocol is taken as it is; one of transformers or of tokenizers is
     wrapped. Raises ModelError where there is none, OptionError for another object.
     """
-    found: Any = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
-    if found is None:
+    candidate: Any = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
+    if candidate is None:
         raise ModelError(
             f"{type(model).__name__} carries no tokenizer: load it with its weights, set "
             "model.tokenizer, or give the tokenizer of a Hugging Face model itself"
         )
-    kind = type(found)
+    kind = type(candidate)
     if _has(kind, "encode", "words"):
-        return found
+        return candidate
     if _has(kind, "encode", "convert_ids_to_tokens", "decode"):
-        return HuggingFaceTokenizer(found)
+        return HuggingFaceTokenizer(candidate)
     if _has(kind, "encode", "id_to_token", "to_str"):
-        return BpeTokenizer(found.to_str())
+        return BpeTokenizer(candidate.to_str())
     raise OptionError(
         f"a {kind.__name__} is no tokenizer: give one with encode, words and size, or one of "
         "transformers or tokenizers"
@@ -116,15 +116,16 @@ def _word(piece: str | None, decoded: str) -> str:
 
 
 def checked_ids(ids: Iterable[int], size: int) -> list[int]:
-    found = [int(n) for n in ids]
-    if bad := [n for n in found if not 0 <= n < size]:
+    checked = [int(n) for n in ids]
+    if bad := [n for n in checked if not 0 <= n < size]:
         raise OptionError(f"token {bad[0]} does not exist: ids go from 0 to {size - 1}")
-    return found
+    return checked
 
 
 def unreadable(source: str, error: Exception) -> WeightsError:
-    told = " ".join(str(error).split())[:120]
+    reason = " ".join(str(error).split())[:120]
     return WeightsError(
-        f"{source!r} is no tokenizer file that can be read ({type(error).__name__}: {told}): give "
-        "a tokenizer.json of Hugging Face, or tokens.json with tokens, scores, byte_tokens_start"
+        f"{source!r} is no tokenizer file that can be read ({type(error).__name__}: {reason}): "
+        "give a tokenizer.json of Hugging Face, or tokens.json with tokens, scores, "
+        "byte_tokens_start"
     )

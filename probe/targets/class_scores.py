@@ -61,8 +61,8 @@ def read_classes(which: Which) -> tuple[Tensor, tuple[str, ...]]:
         return which.reshape(-1).long().cpu(), ()
     listed: list[Any] = list(which) if isinstance(which, Iterable) else [which]
     listed = [which] if isinstance(which, str) else listed
-    known = [isinstance(w, str) or (isinstance(w, Integral) and int(w) >= 0) for w in listed]
-    if not listed or not all(known):
+    valid = [isinstance(w, str) or (isinstance(w, Integral) and int(w) >= 0) for w in listed]
+    if not listed or not all(valid):
         raise TargetError(f"classes are named or counted from 0, not {which!r}")
     words = tuple(w for w in listed if isinstance(w, str))
     return torch.tensor([-1 if isinstance(w, str) else int(w) for w in listed]), words
@@ -84,12 +84,12 @@ def by_name(labels: Sequence[str]) -> Names:
     """Look class names up in a list, upper and lower case alike."""
 
     def index(name: str) -> int:
-        found = [i for i, text in enumerate(labels) if text.lower() == name.lower()]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        matches = [i for i, text in enumerate(labels) if text.lower() == name.lower()]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
             raise TargetError(
-                f"class name {name!r} is ambiguous: it names {found}; give the number"
+                f"class name {name!r} is ambiguous: it names {matches}; give the number"
             )
         hint = near(name, labels) if labels else "; this model has no class names, give the number"
         raise TargetError(f"class name {name!r} is unknown{hint}")

@@ -39,16 +39,16 @@ class Target:
             raise TargetError(f"target {self.name!r} names classes; resolve(names) must come first")
         batch = first_tensor(output).shape[0] if first_tensor(output).ndim else 1
         self.check(batch)
-        score = self.read(output, *(_usable(t) for t in self._own()))
+        score = self.read(output, *(_usable(t) for t in self._arguments()))
         if not isinstance(score, Tensor) or score.shape != (batch,):
-            found = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            returned = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise TargetError(
                 f"target {self.name!r} must give one number per sample, shape ({batch},), "
-                f"but gave {found}"
+                f"but gave {returned}"
             )
         return score
 
-    def _own(self) -> tuple[Tensor | None, ...]:
+    def _arguments(self) -> tuple[Tensor | None, ...]:
         return (self.rows,) if self.mask is None else (self.rows, self.mask)
 
     def take(self, samples: Sequence[int] | Tensor) -> Target:
@@ -62,10 +62,10 @@ class Target:
 
     def check(self, batch: int) -> None:
         """Raise TargetError when the target speaks of another number of samples."""
-        for own in (self.rows, self.mask):
-            if own is not None and len(own) not in (1, batch):
+        for argument in (self.rows, self.mask):
+            if argument is not None and len(argument) not in (1, batch):
                 raise TargetError(
-                    f"target {self.name!r} is given for {len(own)} samples, "
+                    f"target {self.name!r} is given for {len(argument)} samples, "
                     f"but the batch has {batch}"
                 )
 
@@ -73,10 +73,10 @@ class Target:
         """The target with class names looked up by `index`."""
         if not self.words or self.rows is None:
             return self
-        found, words = self.rows.clone(), iter(self.words)
-        for place in (found == -1).nonzero():
-            found[tuple(place)] = index(next(words))
-        return replace(self, rows=found, words=())
+        resolved, words = self.rows.clone(), iter(self.words)
+        for place in (resolved == -1).nonzero():
+            resolved[tuple(place)] = index(next(words))
+        return replace(self, rows=resolved, words=())
 
     def fix(self, output: Any) -> Target:
         """The target held to the classes it picks here, so that perturbed passes keep them."""
@@ -138,8 +138,8 @@ def top(k: int = 1, *, of: Of = "logit") -> Target | tuple[Target, ...]:
     """The most probable class of each sample; with k > 1 the k most probable, one target each."""
     if k < 1:
         raise TargetError(f"top(k) counts from 1, not {k}")
-    found = tuple(ranked(rank, of=of) for rank in range(k))
-    return found[0] if k == 1 else found
+    by_rank = tuple(ranked(rank, of=of) for rank in range(k))
+    return by_rank[0] if k == 1 else by_rank
 
 
 def ranked(rank: int, *, of: Of = "logit") -> Target:
@@ -206,8 +206,8 @@ def contrast(
                 raise TargetError(
                     f"class {int(side.max())} was asked, but the model has {every.shape[1]} classes"
                 )
-            found = every.gather(1, side.clamp(min=0).expand(len(every), -1)) * given
-            summed = found.sum(1)
+            gathered = every.gather(1, side.clamp(min=0).expand(len(every), -1)) * given
+            summed = gathered.sum(1)
             total = total + sign * (summed if of == "probability" else summed / given.sum(1))
         return total
 
@@ -269,13 +269,13 @@ def similar(embedding: Tensor) -> Target:
     rows = embedding if embedding.ndim == 2 else embedding[None]
 
     def read(output: Any, rows: Tensor | None) -> Tensor:
-        found = first_tensor(output)
-        if found.ndim != 2 or found.shape[1] != rows.shape[1]:  # type: ignore[union-attr]
+        embedded = first_tensor(output)
+        if embedded.ndim != 2 or embedded.shape[1] != rows.shape[1]:  # type: ignore[union-attr]
             raise TargetError(
                 f"an embedding of {rows.shape[1]} numbers does not compare with an output "  # type: ignore[union-attr]
-                f"{tuple(found.shape)}"
+                f"{tuple(embedded.shape)}"
             )
-        return torch.cosine_similarity(found, rows.to(found), dim=1)  # type: ignore[union-attr]
+        return torch.cosine_similarity(embedded, rows.to(embedded), dim=1)  # type: ignore[union-attr]
 
     return Target("similarity", read, rows)
 
@@ -287,7 +287,7 @@ def targets(spec: Any) -> tuple[Target, ...]:
     if isinstance(spec, (int, str)):
         return (label(spec),)
     if isinstance(spec, (list, tuple)) and spec:
-        return tuple(t for one in spec for t in targets(one))
+        return tuple(t for item in spec for t in targets(item))
     if callable(spec):
         name = getattr(spec, "__name__", type(spec).__name__)
         return (Target(name, lambda output, rows: spec(output)),)

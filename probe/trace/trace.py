@@ -33,27 +33,28 @@ class Trace(Mapping[Site, Value]):
 
     def __getitem__(self, address: str | Site | Pattern) -> Value:
         pattern = self._read(address)
-        found = [v for s, v in self.values_by_site.items() if pattern.matches(s)]
-        if not found:
+        matches = [v for s, v in self.values_by_site.items() if pattern.matches(s)]
+        if not matches:
             raise no_match(address, self.values_by_site)
-        if len(found) > 1:
-            names = ", ".join(str(v.site) for v in found[:4])
+        if len(matches) > 1:
+            names = ", ".join(str(v.site) for v in matches[:4])
             raise SiteError(
-                f"{str(address)!r} means {len(found)} sites ({names}{', ...' * (len(found) > 4)}); "
+                f"{str(address)!r} means {len(matches)} sites "
+                f"({names}{', ...' * (len(matches) > 4)}); "
                 "name one, or take them all with where()"
             )
-        return found[0].at(pattern.index)
+        return matches[0].at(pattern.index)
 
     def where(self, address: str | Site | Pattern) -> Trace:
         """The part of the trace that an address with wildcards means. Raises SiteError if none."""
         pattern = self._read(address)
-        found = {s: v for s, v in self.values_by_site.items() if pattern.matches(s)}
-        if not found:
+        matches = {s: v for s, v in self.values_by_site.items() if pattern.matches(s)}
+        if not matches:
             raise no_match(address, self.values_by_site)
         if pattern.index is not None:
-            parts = [v.at(pattern.index) for v in found.values()]
-            found = {v.site: v for v in parts}
-        return replace(self, values_by_site=found)
+            parts = [v.at(pattern.index) for v in matches.values()]
+            matches = {v.site: v for v in parts}
+        return replace(self, values_by_site=matches)
 
     def _read(self, address: str | Site | Pattern) -> Pattern:
         """An address as a pattern; a module's second name stands for its first."""
