@@ -244,7 +244,7 @@ def _figures(circuit: Circuit) -> Any:
     )
     for row in circuit.evaluation.to_dict("records"):
         gain = "–"
-        if _known(row.get("ap_null")):
+        if _defined(row.get("ap_null")):
             between = f"{three_digits(row['ap_low'])} to {three_digits(row['ap_high'])}"
             gain = f"{three_digits(row['ap'] - row['ap_null'])} [{between}]"
         keys = ("auc", "auc_null", "precision_k", "spearman")
@@ -264,14 +264,14 @@ def _unjudged(circuit: Circuit) -> Any:
     return table
 
 
-def _known(value: Any) -> bool:
+def _defined(value: Any) -> bool:
     return value is not None and value == value
 
 
 def _cell(value: Any) -> str:
     from ..reports.html import three_digits
 
-    return three_digits(value) if _known(value) else "–"
+    return three_digits(value) if _defined(value) else "–"
 
 
 def _heads(circuit: Circuit) -> Any:
@@ -281,9 +281,9 @@ def _heads(circuit: Circuit) -> Any:
     table = new_table("head", next(iter(circuit.scores)), "q", "measured effect", "in the circuit")
     for name in circuit.top(_TOP):
         place = circuit.names.index(name)
-        known = circuit.truth
-        inside = "–" if known is None else ("yes" if known.inside[place] else "no")
-        effects = None if known is None else known.effects
+        truth = circuit.truth
+        inside = "–" if truth is None else ("yes" if truth.inside[place] else "no")
+        effects = None if truth is None else truth.effects
         values = (first.values, first.q, effects)
         table.add_row(head_name(name), *(_of(v, place) for v in values), inside)
     return table

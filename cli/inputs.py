@@ -20,8 +20,8 @@ from ..probe.targets import value_in
 def writable(path: Path, option: str, endings: tuple[str, ...]) -> None:
     """Raise OptionError, before any work, where a result could not be written."""
     if path.suffix.lower() not in endings:
-        known = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
-        raise OptionError(f"{option} {str(path)!r} must end in {known}")
+        allowed = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
+        raise OptionError(f"{option} {str(path)!r} must end in {allowed}")
     if path.is_dir():
         raise OptionError(f"{option} {str(path)!r} is a folder: name a file in it")
     folder = path.expanduser().parent
@@ -33,32 +33,32 @@ def writable(path: Path, option: str, endings: tuple[str, ...]) -> None:
 
 def pictures(words: Sequence[str]) -> list[Path]:
     """Files, what folders hold, and what wildcards match, each once."""
-    found: list[Path] = []
+    paths: list[Path] = []
     for word in words:
         path = Path(word).expanduser()
         if path.is_dir():
-            found += images(path)
+            paths += images(path)
         elif set("*?[") & set(word) and not path.exists():
             matched = [Path(p) for p in sorted(glob(str(path), recursive=True))]
-            found += [p for p in matched if p.is_file()]
+            paths += [p for p in matched if p.is_file()]
             if not any(p.is_file() for p in matched):
                 raise ImageError(f"no files match {word!r}: check the pattern and the folder")
         else:
-            found.append(path)
-    return list(dict.fromkeys(found))
+            paths.append(path)
+    return list(dict.fromkeys(paths))
 
 
 def hyper(settings: Sequence[str] | None) -> dict[str, object]:
     """`NAME=VALUE` words as hyper-parameters: numbers, lists, true, false, none, else text."""
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     for word in settings or ():
         name, equals, text = word.partition("=")
         if not equals or not name.isidentifier():
             raise OptionError(f"--set {word!r} is not understood: write --set img_size=96")
         if name in ("name", "weights", "device"):
             raise OptionError(f"--set {name} is no hyper-parameter: see --weights and --device")
-        found[name] = value_in(text)
-    return found
+        values[name] = value_in(text)
+    return values
 
 
 def model_of(

@@ -31,9 +31,9 @@ def models(
     console = console_for()
     console.print(table)
     if len(cards) == 1:
-        known = [f"  {name}={value}" for name, value in hyper_parameters(cards[0].name).items()]
+        defaults = [f"  {name}={value}" for name, value in hyper_parameters(cards[0].name).items()]
         also = f"  and {', '.join(PREPROCESSING)}"
-        console.print("\n".join([*filter(None, [cards[0].about]), "--set takes", *known, also]))
+        console.print("\n".join([*filter(None, [cards[0].about]), "--set takes", *defaults, also]))
 
 
 def methods(
@@ -44,16 +44,16 @@ def methods(
     from ..probe.attribution.registry import find, list_methods
     from .terminal import console_for, new_table
 
-    found = list_methods(pattern) or (find(pattern),)
+    matches = list_methods(pattern) or (find(pattern),)
     console = console_for()
-    if detail or len(found) == 1:
-        console.print("\n\n".join(_described(one) for one in found))
+    if detail or len(matches) == 1:
+        console.print("\n\n".join(_described(method) for method in matches))
         return
     roomy = console.width >= _WITH_OPTIONS
     table = new_table("name", "kind", "reads", *(["options"] * roomy), "what it shows")
-    for one in found:
-        options = [", ".join(_options(one))] * roomy
-        table.add_row(one.name, one.kind, one.sites, *options, one.summary)
+    for method in matches:
+        options = [", ".join(_options(method))] * roomy
+        table.add_row(method.name, method.kind, method.sites, *options, method.summary)
     console.print(table)
     if not roomy:
         console.print("Options: limelight methods NAME, or --detail.")
@@ -64,8 +64,8 @@ def _described(method: Method) -> str:
 
     head = f"{method.name}: a {method.kind} method; reads at {method.sites} unless told"
     options = "".join(f"\n  {option}" for option in _options(method))
-    told = inspect.getdoc(method.function) or ""
-    return f"{head}{options}\n\n" + "\n".join(f"  {line}".rstrip() for line in told.splitlines())
+    doc = inspect.getdoc(method.function) or ""
+    return f"{head}{options}\n\n" + "\n".join(f"  {line}".rstrip() for line in doc.splitlines())
 
 
 def _options(method: Method) -> list[str]:

@@ -59,18 +59,18 @@ def sites(
 
 def _word(probe: Probe, word: str) -> tuple[str, ...]:
     """The sites that a word means in this model, none where it has none."""
-    known = probe.adapter
+    adapter = probe.adapter
     if word == "heads":
-        return tuple(f"{path}:heads" for path in known.heads)
-    return known.hidden if word == "hidden" else known.final or known.hidden[-1:]
+        return tuple(f"{path}:heads" for path in adapter.heads)
+    return adapter.hidden if word == "hidden" else adapter.final or adapter.hidden[-1:]
 
 
 def _watch(probe: Probe, pattern: str | None, ops: bool) -> None:
     usual = [w for w in ("hidden", "heads") if _word(probe, w)] or ["**"]
-    found = [p for a in ([pattern] if pattern else usual) for p in probe.resolve(a)]
-    probe.watch(*found)
+    patterns = [p for a in ([pattern] if pattern else usual) for p in probe.resolve(a)]
+    probe.watch(*patterns)
     if ops:
-        probe.watch(*(replace(p, port="**") for p in found))
+        probe.watch(*(replace(p, port="**") for p in patterns))
 
 
 def _run_zero(probe: Probe, name: str, shape: tuple[int, ...]) -> None:

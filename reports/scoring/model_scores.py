@@ -35,7 +35,7 @@ class ModelScores:
         net: nn.Module | None, run: Run, annotations: Annotations, metrics: Sequence[BoundMetric]
     ) -> ModelScores:
         """Raises OptionError without a model, or with one of other weights than the run's."""
-        names = ", ".join(one.name for one in metrics)
+        names = ", ".join(bound.name for bound in metrics)
         if net is None:
             raise OptionError(
                 f"{names} asks the model again, and a run holds maps alone: give model=, the "
@@ -57,18 +57,18 @@ class ModelScores:
             x = self._input(place, usable[0].source)
         except LimelightError as error:
             for m in usable:
-                yield from (m.row(one.name, note=str(error)) for one in self.metrics)
+                yield from (m.row(bound.name, note=str(error)) for bound in self.metrics)
             return
         for m in usable:
             scorer = Scorer(self.net, x, int(m.source["class"]), seed=self.seed)
             scorer = replace(scorer, explain=partial(self._again, m))
-            for one in self.metrics:
+            for bound in self.metrics:
                 if m.values.shape != x.shape[1:]:
-                    yield m.row(one.name, note="the map covers a part of the input only")
+                    yield m.row(bound.name, note="the map covers a part of the input only")
                     continue
-                value = float(one(m.values, scorer))
+                value = float(bound(m.values, scorer))
                 note = "" if value == value else "a constant map, or undefined here"
-                yield m.row(one.name, value, note=note)
+                yield m.row(bound.name, value, note=note)
 
     def _input(self, place: int, row: Row) -> Tensor:
         sample = self.annotations.sample(place, row)

@@ -66,12 +66,12 @@ def score(
             "class_sensitivity compares the maps of the targets 'top' and 'least', but the run has "
             f"{', '.join(plan.targets)}: run it with both"
         )
-    placed = any("mask" in one.metric.needs for one in single)
-    asking = [one for one in single if "model" in one.metric.needs]
+    placed = any("mask" in bound.metric.needs for bound in single)
+    asking = [bound for bound in single if "model" in bound.metric.needs]
     marked = annotations_for(held, data, marked=placed) if placed or asking else None
     by_model = ModelScores.of(model, held, marked, asking) if asking and marked else None
     judge = _Judge(plan.targets, single, paired, marked if placed else None, plan.seed, by_model)
-    names = [*(one.name for one in single), *(PAIRED if paired else ())]
+    names = [*(bound.name for bound in single), *(PAIRED if paired else ())]
     scores = keep(held, names)
     for done, (place, rows) in enumerate(_by_sample(held.rows()), 1):
         scores.add(judge.rows(place, rows))
@@ -89,11 +89,11 @@ def _by_sample(rows: Iterable[Row]) -> Iterator[tuple[int, list[Row]]]:
 def _asked(metrics: Sequence[MetricSpec]) -> tuple[list[BoundMetric], bool]:
     """The scores of single maps, and whether pairs are compared."""
     single, paired = [], False
-    for one in metrics:
-        if isinstance(one, str) and one.strip() in PAIRED:
+    for spec in metrics:
+        if isinstance(spec, str) and spec.strip() in PAIRED:
             paired = True
             continue
-        single.append(use_metric(one, also=PAIRED))
+        single.append(use_metric(spec, also=PAIRED))
     if not single and not paired:
         raise OptionError("no metric was asked for: name pointing, class_sensitivity, ...")
     return list(dict.fromkeys(single)), paired
@@ -136,13 +136,13 @@ class _Judge:
 
     def _of_maps(self, maps: list[InputMap]) -> Iterator[Row]:
         """Scores of the maps alone."""
-        wanted = [one for one in self.single if one.metric.needs == ("saliency",)]
+        wanted = [bound for bound in self.single if bound.metric.needs == ("saliency",)]
         for group in _batches(maps):
             stack = torch.stack([m.values for m in group])
-            for one in wanted:
-                values = one(stack).tolist()
+            for bound in wanted:
+                values = bound(stack).tolist()
                 for m, value in zip(group, values, strict=True):
-                    yield m.row(one.name, value, note=_why(m, value))
+                    yield m.row(bound.name, value, note=_why(m, value))
 
     def _located(
         self, annotations: Annotations, place: int, maps: list[InputMap], size: Size
@@ -164,20 +164,20 @@ class _Judge:
             yield from self._on([*group, *rivals], where)
 
     def _on(self, group: list[InputMap], where: _Place) -> Iterator[Row]:
-        wanted = [one for one in self.single if "mask" in one.metric.needs]
+        wanted = [bound for bound in self.single if "mask" in bound.metric.needs]
         for part in _batches(group):
             note = where.note if part[0].flat else f"a map over {part[0].source['axes']!r}"
             if where.mask is None or note:
-                for one in wanted:
-                    yield from (m.row(one.name, note=note or where.note) for m in part)
+                for bound in wanted:
+                    yield from (m.row(bound.name, note=note or where.note) for m in part)
                 continue
             stack = torch.stack([m.values for m in part])
             mask = part[0].cut(where.mask).expand(stack.shape)
-            for one in wanted:
-                values = one(stack, mask).tolist()
+            for bound in wanted:
+                values = bound(stack, mask).tolist()
                 for m, value in zip(part, values, strict=True):
                     note = _why(m, value)
-                    yield m.row(one.name, value, note=note, difficult=where.difficult)
+                    yield m.row(bound.name, value, note=note, difficult=where.difficult)
 
 
 def _place(
