@@ -18,7 +18,7 @@ from ...probe.errors import MethodError, ModelError, OptionError
 from ...probe.results import About
 from ...probe.sites import Tokenizer, tokenizer_of
 from .evidence import Evidence
-from .judging import Published, Truth, Verdict, curve, evaluate, measured, truth, verify
+from .judging import CircuitCheck, Published, Truth, curve, evaluate, measured, truth, verify
 from .score import CircuitScore, Score, as_score
 from .tasks import Pairs, task
 
@@ -120,7 +120,7 @@ class Circuit:
         names = ["from_layer", "from_head", "to_layer", "to_head", "score"]
         return pd.DataFrame(rows, columns=names)
 
-    def verify(self, heads: Iterable[tuple[int, int]] | int = 10, **options: Any) -> Verdict:
+    def verify(self, heads: Iterable[tuple[int, int]] | int = 10, **options: Any) -> CircuitCheck:
         """Faithfulness, completeness, minimality of heads, or of the first method's top ones."""
         chosen = self.top(heads) if isinstance(heads, int) else list(heads)
         with exclusive(self.evidence.model):

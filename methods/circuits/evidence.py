@@ -20,19 +20,19 @@ from ...probe.probe import Probe
 from ...probe.sites import Site
 from ...probe.trace import Edit, Trace
 from .head_outputs import Outputs, head_outputs
-from .tasks import Group, Pairs
+from .tasks import PairBatch, Pairs
 
-Visit = Callable[[Group, Probe], None]
+Visit = Callable[[PairBatch, Probe], None]
 
 
 @dataclass
-class Visits:
+class TimedVisit:
     """What is called with every group, and the seconds that it took."""
 
     visit: Visit | None
     seconds: float = 0.0
 
-    def __call__(self, group: Group, probe: Probe) -> None:
+    def __call__(self, group: PairBatch, probe: Probe) -> None:
         if self.visit is not None:
             start = time.perf_counter()
             self.visit(group, probe)
@@ -178,7 +178,7 @@ class Evidence:
         sites   where values and slopes are kept as well, for `at`
         visit   called with every group while its graph still stands, and with the probe
         """
-        start, visits = time.perf_counter(), Visits(visit)
+        start, visits = time.perf_counter(), TimedVisit(visit)
         parts: dict[Any, list[Any]] = {}
         metric = torch.zeros(len(self.pairs))
         with Probe(self.model, grad=gradient, whole=True) as probe:
@@ -211,7 +211,7 @@ class Evidence:
         return values
 
 
-def _run(probe: Probe, group: Group, side: str, gradient: bool, visits: Visits) -> Tensor:
+def _run(probe: Probe, group: PairBatch, side: str, gradient: bool, visits: TimedVisit) -> Tensor:
     """Run a group and take the gradient; the metric of each pair."""
     output = probe(feed(probe.model, group.clean if side == "clean" else group.corrupt))
     target = group.pairs.target()

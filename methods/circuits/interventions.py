@@ -14,7 +14,7 @@ from ...probe.sites import Site
 from ...probe.trace import Trace, exchange
 from .evidence import Evidence, feed
 from .score import Score, from_pairs
-from .tasks import Group
+from .tasks import PairBatch
 
 ROWS = 64  # inputs that run at a time
 
@@ -68,7 +68,7 @@ def each_head(evidence: Evidence, side: str, new: Tensor, count: int) -> Tensor:
 class Blocks:
     """One group of inputs and what every layer gave for it, so that a run can begin at any."""
 
-    def __init__(self, evidence: Evidence, group: Group, side: str) -> None:
+    def __init__(self, evidence: Evidence, group: PairBatch, side: str) -> None:
         self.outputs = evidence.outputs
         self.model, self.group = evidence.model, group
         self.x = feed(self.model, group.clean if side == "clean" else group.corrupt)

@@ -21,7 +21,7 @@ SHARE = 8  # at most an eighth of the pixels are seen again
 
 
 @dataclass(frozen=True)
-class Rule:
+class RarityRule:
     """Weight of the position, number of neighbours, side of a patch, stride of the candidates."""
 
     c: float
@@ -30,12 +30,12 @@ class Rule:
     stride: int
 
 
-def exact(planes: Tensor, r: float, rule: Rule) -> Tensor:
+def exact(planes: Tensor, r: float, rule: RarityRule) -> Tensor:
     """S_r at every pixel of the image at scale r, `y x`."""
     return _rarity(planes, r, rule, 1, exact=True)
 
 
-def coarse(planes: Tensor, r: float, rule: Rule) -> Tensor:
+def coarse(planes: Tensor, r: float, rule: RarityRule) -> Tensor:
     """S_r from every third row and column and a quarter of the candidates, `y x`.
 
     A scale too small to thin is done whole.
@@ -45,13 +45,13 @@ def coarse(planes: Tensor, r: float, rule: Rule) -> Tensor:
     return _rarity(planes, r, thinned(rule), STEP, exact=False)
 
 
-def thinned(rule: Rule) -> Rule:
+def thinned(rule: RarityRule) -> RarityRule:
     """The rule for a quarter of the candidates: twice the stride, a quarter of the neighbours."""
     return replace(rule, stride=2 * rule.stride, k=max(1, rule.k // 4))
 
 
 def refine(
-    planes: Tensor, scales: Sequence[float], maps: list[Tensor], rule: Rule, threshold: float
+    planes: Tensor, scales: Sequence[float], maps: list[Tensor], rule: RarityRule, threshold: float
 ) -> list[Tensor]:
     """Coarse maps with the pixels that decide the foci seen again by the whole rule.
 
@@ -75,7 +75,7 @@ def full(saliency: Tensor, planes: Tensor) -> Tensor:
     )[0, 0]
 
 
-def _rarity(planes: Tensor, r: float, rule: Rule, step: int, *, exact: bool) -> Tensor:
+def _rarity(planes: Tensor, r: float, rule: RarityRule, step: int, *, exact: bool) -> Tensor:
     """S_r from every `step`-th row and column of the image at scale r, `y x`."""
     small = resized(planes, r)
     h, w = small.shape[1:]
@@ -88,7 +88,7 @@ def _rarity(planes: Tensor, r: float, rule: Rule, step: int, *, exact: bool) -> 
     return smooth[:h, :w].clamp(0, 1)
 
 
-def _again(planes: Tensor, r: float, coarse: Tensor, near: Tensor, rule: Rule) -> Tensor:
+def _again(planes: Tensor, r: float, coarse: Tensor, near: Tensor, rule: RarityRule) -> Tensor:
     """A coarse map with the pixels under the mask `near` computed anew."""
     if not _thins(planes, r, rule):
         return coarse
@@ -100,13 +100,13 @@ def _again(planes: Tensor, r: float, coarse: Tensor, near: Tensor, rule: Rule) -
     return coarse.index_put((rows, columns), _of(queries, planes, r, rule, exact=False))
 
 
-def _of(queries: Patches, planes: Tensor, r: float, rule: Rule, *, exact: bool) -> Tensor:
+def _of(queries: Patches, planes: Tensor, r: float, rule: RarityRule, *, exact: bool) -> Tensor:
     """S_r of some patches of the image at scale r, `n`."""
     keys = _candidates(planes, r, rule)
     return -torch.expm1(-mean_nearest(queries, keys, rule.k, rule.c, exact=exact))
 
 
-def _candidates(planes: Tensor, r: float, rule: Rule) -> Patches:
+def _candidates(planes: Tensor, r: float, rule: RarityRule) -> Patches:
     """Whole patches on the stride grid of the image at r, r / 2 and r / 4."""
     patches = []
     half = rule.patch // 2
@@ -121,7 +121,7 @@ def _candidates(planes: Tensor, r: float, rule: Rule) -> Patches:
     return Patches(torch.cat([f.values for f in patches]), torch.cat([f.at for f in patches]))
 
 
-def _thins(planes: Tensor, r: float, rule: Rule) -> bool:
+def _thins(planes: Tensor, r: float, rule: RarityRule) -> bool:
     """Whether the image at scale r holds enough patches to leave most of them out."""
     return round(r * min(planes.shape[1:])) >= ROOM * rule.patch
 

@@ -13,7 +13,7 @@ from ...probe.errors import ImageError, OptionError, near
 from . import cielab
 from .foci import distance, foci
 from .patches import resized
-from .rarity import SMALLEST, Rule, coarse, exact, full, refine
+from .rarity import SMALLEST, RarityRule, coarse, exact, full, refine
 
 COLOURS = ("lab", "rgb", "gray")
 NEIGHBOURS = ("exact", "fast")
@@ -64,7 +64,7 @@ def context_aware(
     _check_word("neighbours", neighbours, NEIGHBOURS)
     picture = _picture(image.detach().to(device or image.device), patch)
     planes = _working(_colours(picture, colour), longest)
-    kept, rule = _usable(planes, scales, patch), Rule(c, k, patch, stride)
+    kept, rule = _usable(planes, scales, patch), RarityRule(c, k, patch, stride)
     maps = [(exact if neighbours == "exact" else coarse)(planes, r, rule) for r in kept]
     if neighbours == "fast" and focus:
         maps = refine(planes, kept, maps, rule, threshold)

@@ -14,16 +14,16 @@ from ...probe.attribution import Path, path_method
 from ...probe.errors import MethodError, OptionError
 
 Baseline = Literal["zero", "mean"]
-Rule = Literal["gausslegendre", "trapezoid", "midpoint", "left", "right"]
+QuadratureRule = Literal["gausslegendre", "trapezoid", "midpoint", "left", "right"]
 
 
 @dataclass(frozen=True)
-class Line:
+class StraightPath:
     """Points from the baseline to the input at the nodes of a quadrature rule."""
 
     count: int
     baseline: Baseline
-    rule: Rule
+    rule: QuadratureRule
 
     def __post_init__(self) -> None:
         least = 2 if self.rule == "trapezoid" else 1
@@ -44,7 +44,7 @@ def reference(x: Tensor, baseline: Baseline) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def quadrature(n: int, rule: Rule) -> tuple[list[float], list[float]]:
+def quadrature(n: int, rule: QuadratureRule) -> tuple[list[float], list[float]]:
     """Nodes and weights of a rule with n points on [0, 1]; the weights sum to 1."""
     if rule == "gausslegendre":
         nodes, weights = np.polynomial.legendre.leggauss(n)
@@ -59,13 +59,13 @@ def quadrature(n: int, rule: Rule) -> tuple[list[float], list[float]]:
 
 @path_method("integrated_gradients")
 def integrated_gradients(
-    *, n: int = 50, baseline: Baseline = "zero", rule: Rule = "gausslegendre"
+    *, n: int = 50, baseline: Baseline = "zero", rule: QuadratureRule = "gausslegendre"
 ) -> Path:
     """sum_c (x - x') times the integral of the gradient from x' to x, by n points; signed.
 
     Its sum approaches score(x) - score(x'). Source: Sundararajan et al., arXiv 1703.01365.
     """
-    points = Line(n, baseline, rule)
+    points = StraightPath(n, baseline, rule)
     weights = quadrature(n, rule)[1]
 
     def fold(state: Tensor | None, reading: Tensor, k: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...probe.attribution import Bound, Named, Registry, positional
 from ...probe.errors import MethodError
 
-Group = Literal["Localisation", "Complexity", "Faithfulness", "Randomisation", "Axiomatic"]
+MetricGroup = Literal["Localisation", "Complexity", "Faithfulness", "Randomisation", "Axiomatic"]
 Better = Literal["larger", "smaller", ""]
 NEEDS = ("saliency", "mask", "model")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -27,7 +27,7 @@ class Metric(Named):
     needs   saliency `b y x`; mask `b y x`, where the object is; model, for scores by perturbation
     """
 
-    group: Group
+    group: MetricGroup
     better: Better
     needs: tuple[str, ...]
 
@@ -64,7 +64,9 @@ METRICS: Registry[Metric] = Registry(
 )
 
 
-def metric(name: str, group: Group, *, better: Better = "larger") -> Callable[[Function], Function]:
+def metric(
+    name: str, group: MetricGroup, *, better: Better = "larger"
+) -> Callable[[Function], Function]:
     """Register a score of maps; its positional parameters say what it needs.
 
     saliency alone, or saliency and mask: maps `b y x` (and where the object is) to scores `b`.

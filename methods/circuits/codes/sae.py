@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ....probe.errors import OptionError
-from .sae_gradients import Rows, State, gradients
+from .sae_gradients import Rows, SaeState, gradients
 from .sae_options import DEFAULT, Dead, Options
 
 _ROWS = 8192  # rows encoded at a time
@@ -122,12 +122,12 @@ def _train(
     scale: Tensor | None,
     seed: int,
     options: Options,
-) -> tuple[State, Tensor, Tensor]:
+) -> tuple[SaeState, Tensor, Tensor]:
     """One seed: its state, losses `t` and examples."""
     draw = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(x), generator=draw)[: options.examples].to(x.device)
     rows = Rows.of(_outputs(x[chosen], out, scale), None if labels is None else labels[chosen])
-    state = State.drawn(options.codes, rows.x.shape[1], draw, rows.x)
+    state = SaeState.drawn(options.codes, rows.x.shape[1], draw, rows.x)
     adam = torch.optim.Adam([state.flat], lr=options.lr, fused=True)
     dimension = 0 if options.unit == "rows" else 1
     losses = rows.x.new_zeros(options.steps)
@@ -145,7 +145,7 @@ def _train(
     return state, losses, chosen
 
 
-def _unit(state: State, dimension: int) -> None:
+def _unit(state: SaeState, dimension: int) -> None:
     """Encoder rows, and the decoder along `dimension`, to norm 1."""
     state.encoder.div_(state.encoder.norm(dim=1, keepdim=True))
     state.decoder.div_(state.decoder.square().sum(dimension, keepdim=True).sqrt_())

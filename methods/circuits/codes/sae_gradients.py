@@ -40,14 +40,14 @@ class Parts:
 
 
 @dataclass(frozen=True, eq=False)
-class State(Parts):
+class SaeState(Parts):
     """Parameters, their gradients `slope`, and the flat tensor that the optimiser sees."""
 
     flat: Tensor = field(repr=False)
     slope: Parts = field(repr=False)
 
     @classmethod
-    def drawn(cls, k: int, m: int, draw: torch.Generator, like: Tensor) -> State:
+    def drawn(cls, k: int, m: int, draw: torch.Generator, like: Tensor) -> SaeState:
         """Normal weights, code biases uniform within 1 / sqrt(m), bias 0; drawn on the CPU."""
         first = [torch.randn(k, m, generator=draw), torch.randn(m, k, generator=draw).T]
         shift = (torch.rand(k, generator=draw) * 2 - 1) / m**0.5
@@ -78,14 +78,14 @@ class Rows:
         return cls(rows, x.shape, rows.sum(0), square, Screen.of(rows), labels)
 
 
-def gradients(state: State, rows: Rows, options: Options) -> Tensor:
+def gradients(state: SaeState, rows: Rows, options: Options) -> Tensor:
     """Fill `state.slope`; return the loss."""
     n, k = len(rows.x), len(state.encoder)
     few = 0 <= rows.active <= _SPARSE * n * k and not options.alpha
     return (sparse if few else dense)(state, rows, options)
 
 
-def dense(state: State, rows: Rows, options: Options) -> Tensor:
+def dense(state: SaeState, rows: Rows, options: Options) -> Tensor:
     """All codes by matrix products on x alone: z D is never formed, its products with D are.
 
     x [W' D'] gives activations and c D'; z (D D') and (z' z) D stand for the reconstruction, and
@@ -113,7 +113,7 @@ def dense(state: State, rows: Rows, options: Options) -> Tensor:
     return fit / (n * m) + options.l1 * used.sum() / n + extra
 
 
-def sparse(state: State, rows: Rows, options: Options) -> Tensor:
+def sparse(state: SaeState, rows: Rows, options: Options) -> Tensor:
     """Only active entries, found by a screening product and computed again in full precision."""
     k, m, n = *state.encoder.shape, len(rows.x)
     offset = _offset(state, options)
@@ -142,14 +142,14 @@ def _product(dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
     return torch.matmul
 
 
-def _offset(state: State, options: Options) -> Tensor:
+def _offset(state: SaeState, options: Options) -> Tensor:
     """What is added to W x: b_e - W b, or b_e where the bias is not tied."""
     if not options.tied:
         return state.code_bias.clone()
     return state.code_bias - state.encoder @ state.bias
 
 
-def _spread(state: State, rows: Rows) -> Tensor:
+def _spread(state: SaeState, rows: Rows) -> Tensor:
     """Sum of |x - b|^2 over all rows."""
     return rows.square - 2 * state.bias @ rows.total + len(rows.x) * state.bias @ state.bias
 
@@ -165,7 +165,7 @@ def _sums(code: Tensor, value: Tensor, k: int) -> Tensor:
 
 
 def _fill(
-    state: State,
+    state: SaeState,
     rows: Rows,
     options: Options,
     sums: Tensor,

@@ -22,7 +22,7 @@ SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 30, 50, 80, 120, 180, 250, 400)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CircuitCheck:
     """What is left of the metric, as shares of its fall when all heads are exchanged.
 
     faithfulness   the circuit alone
@@ -46,7 +46,7 @@ def verify(
     draws: int = 20,
     pairs: int = 0,
     seed: int = 0,
-) -> Verdict:
+) -> CircuitCheck:
     """Faithfulness, completeness and minimality of the heads (layer, number).
 
     by     what stands for an exchanged head: its output on the corrupt input of the same pair, the
@@ -67,7 +67,7 @@ def verify(
     others = rest[len(places) :]
     names = [evidence.outputs.names[i] for i in places]
     spread = others.std(unbiased=False).item()
-    return Verdict(
+    return CircuitCheck(
         whole, without, dict(zip(names, drops, strict=True)), (others.mean().item(), spread)
     )
 

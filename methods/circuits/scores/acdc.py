@@ -15,7 +15,7 @@ from ....probe.trace import exchange, leaves
 from ..evidence import Evidence, feed
 from ..interventions import watched_calls
 from ..score import Score, circuit_method
-from ..tasks import Group
+from ..tasks import PairBatch
 from .attribution_patching import attribution
 
 
@@ -171,7 +171,7 @@ class Wiring:
 class _State:
     """One group of pairs: its inputs, how its layers are called, what they answer."""
 
-    def __init__(self, evidence: Evidence, group: Group, paths: list[str]) -> None:
+    def __init__(self, evidence: Evidence, group: PairBatch, paths: list[str]) -> None:
         self.group = group
         self.x = feed(evidence.model, group.clean)
         trace = watched_calls(evidence.model, self.x, paths)

@@ -18,7 +18,7 @@ from ..evidence import Evidence, feed
 from ..head_outputs import HeadOutput, longer, stacked
 from ..interventions import gap
 from ..score import Score, circuit_method
-from ..tasks import Group
+from ..tasks import PairBatch
 from .attribution_patching import attribution, entered, placed
 
 
@@ -83,7 +83,7 @@ class _Edges:
                 probe.backward(group.pairs.target())
                 self.add(group, probe)
 
-    def add(self, group: Group, probe: Probe) -> None:
+    def add(self, group: PairBatch, probe: Probe) -> None:
         """Add the effects of all edges over one group whose graph stands."""
         live, trace, change = self.live, probe.trace, self._change(group)
         tokens = change.shape[1]
@@ -101,7 +101,7 @@ class _Edges:
             final = longer(last.flatten(1, -2), tokens).float().cpu()
             self.out += written @ final.flatten()
 
-    def _change(self, group: Group) -> Tensor:
+    def _change(self, group: PairBatch) -> Tensor:
         """Corrupt minus clean z of a group, `b n h d`."""
         evidence = self.evidence
         rows = evidence.rows(group.places)
@@ -170,7 +170,7 @@ def path_effects(
     return effects / len(subset)
 
 
-def _heard(evidence: Evidence, group: Group, clean: Tensor, corrupt: Tensor, u: int) -> Tensor:
+def _heard(evidence: Evidence, group: PairBatch, clean: Tensor, corrupt: Tensor, u: int) -> Tensor:
     """What every head gives when u is corrupt and all other heads speak as on the clean input."""
     outputs: dict[int, Tensor] = {}
     held = clean.clone()
@@ -192,7 +192,7 @@ def _heard(evidence: Evidence, group: Group, clean: Tensor, corrupt: Tensor, u: 
     return stacked([outputs[i] for i in range(len(layers))])
 
 
-def run_exchanged(evidence: Evidence, group: Group, new: Mapping[int, Tensor]) -> Tensor:
+def run_exchanged(evidence: Evidence, group: PairBatch, new: Mapping[int, Tensor]) -> Tensor:
     """The metric of a group's clean inputs with some heads' z exchanged, each `b n d`: `b`."""
     outputs = evidence.outputs
     edits: dict[str | Site, Edit] = {}

@@ -76,7 +76,7 @@ class Pairs(Sequence[Pair]):
         """The metric, one number per pair: good minus bad."""
         return contrast([p.good for p in self], [p.bad for p in self], of=self.of)
 
-    def batches(self, size: int) -> Iterator[Group]:
+    def batches(self, size: int) -> Iterator[PairBatch]:
         """Pairs of one shape together, at most `size` at a time, so that nothing is padded."""
         shapes: dict[tuple[int, ...], list[int]] = {}
         for place, pair in enumerate(self):
@@ -84,11 +84,11 @@ class Pairs(Sequence[Pair]):
         for places in shapes.values():
             for start in range(0, len(places), size):
                 batch = places[start : start + size]
-                yield Group(batch, self.take(batch))
+                yield PairBatch(batch, self.take(batch))
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class PairBatch:
     """Pairs of one shape, and their places among all."""
 
     places: list[int]

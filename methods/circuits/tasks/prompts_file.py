@@ -34,7 +34,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Reading:
+class RecordReader:
     """How records become pairs.
 
     bos     an id put before every prompt
@@ -69,13 +69,13 @@ def read_prompts(
     """All pairs of a file, in order.
 
     of      "logit" or "probability"; None for logits, or probabilities where it is about years
-    first   see `Reading`
+    first   see `RecordReader`
     skip    leave out records that cannot be used, and say so in `about`, in place of raising
     Raises OptionError with the number of such records and the first three reasons.
     """
     path = Path(path)
     records = list(_records(path))
-    reading = Reading(tokenizer, bos, first)
+    reading = RecordReader(tokenizer, bos, first)
     pairs, wrong = [], []
     for record in records:
         try:

@@ -7,7 +7,7 @@ import torch
 from methods_golden import Runner, read, walk
 from torch import Tensor, nn
 
-from limelight.methods.gradients.integrated_gradients import Line, quadrature
+from limelight.methods.gradients.integrated_gradients import StraightPath, quadrature
 from limelight.methods.gradients.smoothgrad import Noise
 from limelight.probe.attribution.registry import use
 from limelight.probe.errors import MethodError, OptionError
@@ -74,7 +74,7 @@ def test_equal_points_are_shared() -> None:
     paths = [use(name, n=8, sigma=0.3)() for name in ("smoothgrad", "squaregrad", "vargrad")]
     assert {path.points for path in paths} == {Noise(8, 0.3)}
     assert use("smoothgrad", base="gradcam", n=8, sigma=0.3)().points == Noise(8, 0.3)
-    assert use("integrated_gradients")().points == Line(50, "zero", "gausslegendre")
+    assert use("integrated_gradients")().points == StraightPath(50, "zero", "gausslegendre")
 
 
 def test_impossible_points() -> None:

@@ -150,11 +150,11 @@ def naive_loss(rows: sae_gradients.Rows, parts: list[Tensor], options: Options) 
     return loss
 
 
-def state_and_rows(x: Tensor, k: int) -> tuple[sae_gradients.State, sae_gradients.Rows]:
+def state_and_rows(x: Tensor, k: int) -> tuple[sae_gradients.SaeState, sae_gradients.Rows]:
     labels = torch.arange(len(x)) % 2 == 0
     draw = torch.Generator().manual_seed(4)
     rows = sae_gradients.Rows.of(x, labels)
-    state = sae_gradients.State.drawn(k, x.shape[-1], draw, x)
+    state = sae_gradients.SaeState.drawn(k, x.shape[-1], draw, x)
     with torch.no_grad():
         state.bias.copy_(torch.randn(x.shape[-1], generator=draw))
         state.encoder.div_(state.encoder.norm(dim=1, keepdim=True))
