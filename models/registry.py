@@ -89,7 +89,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Entry:
+class RegisteredModel:
     """A registered model: its card, its builder, what this variant sets and what stays fixed."""
 
     card: Card
@@ -98,7 +98,7 @@ class Entry:
     fixed: Mapping[str, object] = field(default_factory=dict)
 
 
-_entries: dict[str, Entry] = {}
+_entries: dict[str, RegisteredModel] = {}
 _other_names: dict[str, str] = {}
 
 
@@ -124,7 +124,7 @@ def register(
         sized = variant.size is not None and "img_size" in _signature(build)
         defaults = {**({"img_size": variant.size} if sized else {}), **variant.build}
         card = variant.card_from(architecture)
-        _entries[variant.name] = Entry(card, build, defaults, fixed or {})
+        _entries[variant.name] = RegisteredModel(card, build, defaults, fixed or {})
         _other_names.update(dict.fromkeys(variant.also, variant.name))
 
 
@@ -208,7 +208,7 @@ def hyper_parameters(name: str) -> dict[str, object]:
     return {**_signature(entry.build), **entry.fixed, **entry.defaults}
 
 
-def _find(name: str) -> Entry:
+def _find(name: str) -> RegisteredModel:
     full = _other_names.get(name, name)
     if full not in _entries:
         load_group("limelight.models")
@@ -224,7 +224,7 @@ def _signature(build: Builder) -> dict[str, object]:
     return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
 
 
-def _spell(entry: Entry, hyper: Mapping[str, object]) -> dict[str, object]:
+def _spell(entry: RegisteredModel, hyper: Mapping[str, object]) -> dict[str, object]:
     """The hyper-parameters under the builder's own names, without those that are fixed."""
     names = {**dict.fromkeys(PREPROCESSING), **_signature(entry.build), **entry.fixed}
     asked: dict[str, object] = {}
@@ -251,7 +251,7 @@ def _synonym(word: str, names: Mapping[str, object]) -> str | None:
     return next((other for row in rows for other in row if other in names), None)
 
 
-def _build(entry: Entry, hyper: dict[str, object], *, trained: bool) -> nn.Module:
+def _build(entry: RegisteredModel, hyper: dict[str, object], *, trained: bool) -> nn.Module:
     try:
         if not trained:
             return entry.build(**hyper)

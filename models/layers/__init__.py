@@ -12,7 +12,7 @@ from .mlp import GatedMlp, Mlp
 from .norms import ChannelNorm, NormAct, RmsNorm
 from .patch_embed import PatchEmbed
 from .pooling import pooling
-from .positions import Grid, fit_positions, grid_of, resize_positions, square_grid
+from .positions import GridSize, fit_positions, grid_of, resize_positions, square_grid
 from .rotary_attention import RotaryAttention
 from .sequence import Memory, pads_back, pads_first
 from .squeeze_excite import SqueezeExcite, divisible

@@ -11,10 +11,10 @@ from torch import Tensor
 from ...probe.errors import OptionError, WeightsError
 from ..card import State, sides
 
-Grid = tuple[int, int]
+GridSize = tuple[int, int]
 
 
-def grid_of(img_size: int | tuple[int, int], patch: int) -> Grid:
+def grid_of(img_size: int | tuple[int, int], patch: int) -> GridSize:
     """Rows and columns of patches; raises OptionError where patches do not tile the picture."""
     height, width = sides(img_size)
     if patch < 1 or height < patch or width < patch or height % patch or width % patch:
@@ -25,7 +25,7 @@ def grid_of(img_size: int | tuple[int, int], patch: int) -> Grid:
     return height // patch, width // patch
 
 
-def square_grid(tokens: int) -> Grid:
+def square_grid(tokens: int) -> GridSize:
     """The grid of a table of `tokens` patches, which must be square."""
     side = isqrt(max(tokens, 0))
     if side < 1 or side * side != tokens:
@@ -38,8 +38,8 @@ def square_grid(tokens: int) -> Grid:
 
 def resize_positions(
     table: Tensor,
-    old: Grid,
-    new: Grid,
+    old: GridSize,
+    new: GridSize,
     *,
     prefix: int = 0,
     align_corners: bool = False,
@@ -65,7 +65,7 @@ def resize_positions(
 def fit_positions(
     state: State,
     name: str,
-    grid: Grid,
+    grid: GridSize,
     *,
     prefix: int = 0,
     align_corners: bool = False,

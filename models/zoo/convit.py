@@ -14,7 +14,7 @@ from ..layers import (
     Attention,
     Block,
     Checkpointing,
-    Grid,
+    GridSize,
     Mlp,
     PatchEmbed,
     drop_rates,
@@ -35,7 +35,7 @@ class GPSA(nn.Module):
     """
 
     def __init__(
-        self, dim: int, num_heads: int, qkv_bias: bool, strength: float, drop: float, grid: Grid
+        self, dim: int, num_heads: int, qkv_bias: bool, strength: float, drop: float, grid: GridSize
     ) -> None:
         super().__init__()
         self.num_heads, self.grid = num_heads, grid
@@ -74,7 +74,7 @@ class GPSA(nn.Module):
         return grid_offsets(self.grid if fits else square_grid(tokens), like)
 
 
-def grid_offsets(grid: Grid, like: Tensor) -> Tensor:
+def grid_offsets(grid: GridSize, like: Tensor) -> Tensor:
     """dx, dy and the squared distance from each query to each key, `n n 3`."""
     y, x = (torch.arange(side, device=like.device, dtype=like.dtype) for side in grid)
     y, x = y.repeat_interleave(len(x)), x.repeat(len(y))
@@ -99,7 +99,7 @@ class ConViT(Checkpointing, nn.Module):
         self,
         blocks: list[Block],
         *,
-        grid: Grid,
+        grid: GridSize,
         patch_size: int,
         in_channels: int,
         embed_dim: int,

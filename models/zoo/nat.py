@@ -107,7 +107,7 @@ class Block(nn.Module):
         return x + second * self.mlp(self.norm2(x))
 
 
-class Tokenizer(nn.Module):
+class ConvTokenizer(nn.Module):
     """Two overlapping convolutions to a quarter of the size; `b c y x` -> `b y x c`."""
 
     def __init__(self, in_channels: int, dim: int, eps: float) -> None:
@@ -144,7 +144,9 @@ class Level(nn.Module):
 class NAT(Checkpointing, nn.Module):
     """Levels of neighbourhood attention; the mean over positions is classified."""
 
-    def __init__(self, levels: list[Level], stem: Tokenizer, dim: int, classes: int, eps: float):
+    def __init__(
+        self, levels: list[Level], stem: ConvTokenizer, dim: int, classes: int, eps: float
+    ):
         super().__init__()
         self.patch_embed = stem
         self.levels = nn.ModuleList(levels)
@@ -194,7 +196,7 @@ def nat(
             blocks.append(Block(dim, attn, mlp_ratio, layer_scale_init, norm_eps))
         last = place == len(depths) - 1
         levels.append(Level(blocks, None if last else Downsampler(dim, norm_eps)))
-    stem = Tokenizer(in_channels, embed_dim, norm_eps)
+    stem = ConvTokenizer(in_channels, embed_dim, norm_eps)
     return NAT(levels, stem, embed_dim * 2 ** (len(depths) - 1), num_classes, norm_eps)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-State = dict[str, Tensor]
+from ...card import State
+
 Change = Callable[[Tensor], Tensor]
 
 

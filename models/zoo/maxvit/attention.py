@@ -13,7 +13,7 @@ from ....kernels.attention import attention
 from ....kernels.windows import Window
 from ....probe.errors import ModelError
 from ...layers import Mlp
-from .layout import Layout
+from .layout import MaxVitLayout
 
 
 def offsets(size: tuple[int, int], signed: bool) -> Tensor:
@@ -84,7 +84,7 @@ class PartitionAttention(nn.Module):
     """Attention within the parts of a partition of `b y x c`, with relative bias."""
 
     def __init__(
-        self, dim: int, dim_head: int, kind: str, size: tuple[int, int], lay: Layout
+        self, dim: int, dim_head: int, kind: str, size: tuple[int, int], lay: MaxVitLayout
     ) -> None:
         super().__init__()
         self.num_heads, self.kind, self.size = dim // dim_head, kind, size
@@ -129,7 +129,13 @@ class AttentionBlock(nn.Module):
     """Pre-norm attention and MLP on `b y x c`."""
 
     def __init__(
-        self, dim: int, dim_head: int, kind: str, size: tuple[int, int], mlp: float, lay: Layout
+        self,
+        dim: int,
+        dim_head: int,
+        kind: str,
+        size: tuple[int, int],
+        mlp: float,
+        lay: MaxVitLayout,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, lay.ln_eps)

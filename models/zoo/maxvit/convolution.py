@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...layers import NormAct, SqueezeExcite
-from .layout import Layout
+from .layout import MaxVitLayout
 
 
 class Conv(nn.Conv2d):
@@ -44,7 +44,7 @@ class Shortcut(nn.Module):
 class MBConv(nn.Module):
     """Inverted bottleneck with squeeze-excite, norm first."""
 
-    def __init__(self, inputs: int, out: int, stride: int, expand: int, lay: Layout) -> None:
+    def __init__(self, inputs: int, out: int, stride: int, expand: int, lay: MaxVitLayout) -> None:
         super().__init__()
         middle = expand * (out if lay.from_out else inputs)
         self.shortcut = Shortcut(inputs, out, lay.output_bias) if stride == 2 else nn.Identity()
@@ -66,7 +66,7 @@ class MBConv(nn.Module):
 class Stem(nn.Module):
     """Two 3 x 3 convolutions to half the size."""
 
-    def __init__(self, in_channels: int, widths: Sequence[int], lay: Layout) -> None:
+    def __init__(self, in_channels: int, widths: Sequence[int], lay: MaxVitLayout) -> None:
         super().__init__()
         self.conv1 = Conv(in_channels, widths[0], 3, 2, 1, lay.stem_bias, lay.same)
         self.norm1 = NormAct(widths[0], lay.bn_eps, lay.act_conv)

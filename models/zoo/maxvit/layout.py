@@ -10,7 +10,7 @@ from ...layers import activation
 
 
 @dataclass(frozen=True)
-class Layout:
+class MaxVitLayout:
     """The arithmetic of a MaxViT.
 
     same        pad strided convolutions at the bottom and right, as TensorFlow does
@@ -40,8 +40,8 @@ class Layout:
 
 TANH = "gelu_tanh"
 LAYOUTS = {
-    "tf": Layout(True, True, 0.25, "tf", False, True, True, True, TANH, TANH, 1e-3, 1e-5),
-    "rw": Layout(
+    "tf": MaxVitLayout(True, True, 0.25, "tf", False, True, True, True, TANH, TANH, 1e-3, 1e-5),
+    "rw": MaxVitLayout(
         False, False, 1 / 16, "swin", True, False, False, False, "silu", "gelu", 1e-5, 1e-6
     ),
 }
@@ -57,7 +57,7 @@ WORDS: dict[str, tuple[str, dict[str, object]]] = {  # option: field, how words 
 }
 
 
-def layout(name: str, **changes: object) -> Layout:
+def layout(name: str, **changes: object) -> MaxVitLayout:
     """The layout of that name with what else is asked for; None changes nothing.
 
     Raises OptionError for an unknown word.

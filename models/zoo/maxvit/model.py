@@ -12,7 +12,7 @@ from ...layers import ChannelNorm, Checkpointing
 from ...registry import register
 from .attention import AttentionBlock, RelativeBias
 from .convolution import MBConv, Stem
-from .layout import Layout
+from .layout import MaxVitLayout
 from .layout import layout as read_layout
 from .variants import VARIANTS
 
@@ -51,7 +51,7 @@ class PreLogits(nn.Module):
 class Head(nn.Module):
     """The mean over positions, in tf a norm and a hidden layer, then the classifier."""
 
-    def __init__(self, dim: int, hidden: int, num_classes: int, lay: Layout) -> None:
+    def __init__(self, dim: int, hidden: int, num_classes: int, lay: MaxVitLayout) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, lay.ln_eps) if lay.dense else nn.Identity()
         self.pre_logits = PreLogits(dim, hidden) if lay.dense else nn.Identity()
@@ -65,7 +65,9 @@ class Head(nn.Module):
 class MaxViT(Checkpointing, nn.Module):
     """A stem, four stages and a head."""
 
-    def __init__(self, stem: Stem, stages: list[Stage], dim: int, head: Head, lay: Layout) -> None:
+    def __init__(
+        self, stem: Stem, stages: list[Stage], dim: int, head: Head, lay: MaxVitLayout
+    ) -> None:
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(stages)
@@ -137,7 +139,7 @@ def maxvit(
     """A MaxViT.
 
     layout    "tf", the published weights' arithmetic, or "rw", timm's own; each of the options
-              that are None here comes from it, see Layout
+              that are None here comes from it, see MaxVitLayout
     window    sides of the tiles, and grid those of the grid: img_size / 32 unless given
     se_ratio  squeezed channels: in tf a share of the output's, in rw of the expanded ones
     rel_pos   "bias_tf", "swin" or "mlp"

@@ -12,7 +12,14 @@ from ....kernels.gated_linear import bidirectional_gla
 from ....probe.errors import OptionError
 from ....probe.mark import mark
 from ...card import Card, Source, State, sides
-from ...layers import ChannelNorm, Checkpointing, GatedMlp, Grid, fit_positions, resize_positions
+from ...layers import (
+    ChannelNorm,
+    Checkpointing,
+    GatedMlp,
+    GridSize,
+    fit_positions,
+    resize_positions,
+)
 from ...registry import Variant, register
 
 
@@ -58,7 +65,7 @@ class Mixer(nn.Module):
         for part in (self.qkv_proj, self.g_proj, self.o_proj, *self.gk_proj, conv):
             nn.init.xavier_uniform_(part.weight, gain)
 
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+    def forward(self, x: Tensor, grid: GridSize) -> Tensor:
         """Tokens `b n c` on a grid -> the same."""
         local = self.in_proj(x.transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2)
         keys = [self.keys, self.keys, x.shape[-1]]
@@ -93,7 +100,7 @@ class Block(nn.Module):
         for name in ("gamma1", "gamma2") if scale is not None else ():
             setattr(self, name, nn.Parameter(torch.full((dim,), float(scale))))  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+    def forward(self, x: Tensor, grid: GridSize) -> Tensor:
         first, second = (getattr(self, name, 1.0) for name in ("gamma1", "gamma2"))
         x = x + first * self.attn(self.attn_norm(x), grid)
         return x + second * self.mlp(self.mlp_norm(x))
@@ -126,7 +133,7 @@ class ViG(Checkpointing, nn.Module):
         blocks: list[Block],
         *,
         dim: int,
-        grid: Grid,
+        grid: GridSize,
         in_channels: int,
         num_classes: int,
         patch_act: bool,

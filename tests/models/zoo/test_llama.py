@@ -453,7 +453,7 @@ def test_without_the_package_the_hub_is_asked(downloads, package, monkeypatch):
 
 def test_a_name_alone_means_the_default_weights(downloads, package, monkeypatch):
     card, model = package
-    entry = registry.Entry(card, llama, {})
+    entry = registry.RegisteredModel(card, llama, {})
     monkeypatch.setitem(registry._entries, "lamp", entry)
     again = load("lamp")
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
