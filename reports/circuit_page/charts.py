@@ -9,7 +9,7 @@ from math import isfinite, log
 import pandas
 
 from ...methods.circuits.circuit import Circuit
-from ...methods.circuits.judging import Verdict, curves
+from ...methods.circuits.judging import CircuitCheck, curves
 from ..html import Dot, interval_text, significant, three_digits, ticks
 from .text import head_name, is_control
 
@@ -18,7 +18,7 @@ WIDE = 560
 
 
 @dataclass(frozen=True)
-class Cell:
+class HeadCell:
     """A head in the grid."""
 
     place: int
@@ -29,18 +29,18 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Grid:
+class HeadGrid:
     """Layers by heads: cells, and the names of rows and columns at their places."""
 
     size: int
     width: int
     height: int
-    cells: tuple[Cell, ...]
+    cells: tuple[HeadCell, ...]
     rows: tuple[tuple[float, int], ...]
     columns: tuple[tuple[float, int], ...]
 
 
-def grid(circuit: Circuit) -> Grid:
+def grid(circuit: Circuit) -> HeadGrid:
     heads = max(o.heads for o in circuit.evidence.outputs.layers)
     layers = len(circuit.evidence.outputs.layers)
     size = max(20, min(54, 620 // heads, 760 // layers))
@@ -48,12 +48,12 @@ def grid(circuit: Circuit) -> Grid:
     if circuit.truth is not None:
         inside = circuit.truth.inside.tolist()
     cells = tuple(
-        Cell(place, head_name(name), 34 + name[1] * size, 22 + name[0] * size, inside[place])
+        HeadCell(place, head_name(name), 34 + name[1] * size, 22 + name[0] * size, inside[place])
         for place, name in enumerate(circuit.names)
     )
     rows = tuple((22 + (i + 0.5) * size, i) for i in range(layers))
     columns = tuple((34 + (i + 0.5) * size, i) for i in range(heads))
-    return Grid(size, 36 + heads * size, 24 + layers * size, cells, rows, columns)
+    return HeadGrid(size, 36 + heads * size, 24 + layers * size, cells, rows, columns)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def forests(table: pandas.DataFrame) -> dict[str, Forest]:
 
 
 @dataclass(frozen=True)
-class Series:
+class FaithfulnessLine:
     """A line of the faithfulness chart."""
 
     name: str
@@ -161,7 +161,7 @@ class Series:
 class Growth:
     """Faithfulness and completeness as circuits grow."""
 
-    series: tuple[Series, ...]
+    series: tuple[FaithfulnessLine, ...]
     ticks: tuple[tuple[float, str], ...]
     sizes: tuple[tuple[float, int], ...]
     heads: tuple[int, ...]
@@ -184,13 +184,13 @@ def growth(tables: Mapping[str, pandas.DataFrame], total: int, hues: Mapping[str
     def down(v: float) -> float:
         return round(TOP + SIDE * (high - v) / (high - low), 1)
 
-    def line(name: str, kind: str, column: pandas.Series) -> Series:
+    def line(name: str, kind: str, column: pandas.Series) -> FaithfulnessLine:
         ends = [*column, 0.0 if kind == "completeness" else 1.0]
         dots = tuple(
             Dot(across(k), down(v), f"{name}, {k} heads: {kind} {three_digits(v)}")
             for k, v in zip(sizes, ends, strict=True)
         )
-        return Series(name, kind, hues.get(name, -1), dots)
+        return FaithfulnessLine(name, kind, hues.get(name, -1), dots)
 
     series = tuple(line(*column) for column in columns)
     rows = tuple((n, kind, tuple(three_digits(v) for v in column)) for n, kind, column in columns)
@@ -224,13 +224,13 @@ class Part:
     helps: bool
 
 
-def parts(verdict: Verdict, places: Mapping[tuple[int, int], int]) -> tuple[list[Part], float]:
+def parts(check: CircuitCheck, places: Mapping[tuple[int, int], int]) -> tuple[list[Part], float]:
     """Minimality, the largest first, and where zero lies."""
-    least = min(0.0, *verdict.minimality.values())
-    span = (max(0.0, *verdict.minimality.values()) - least) or 1.0
+    least = min(0.0, *check.minimality.values())
+    span = (max(0.0, *check.minimality.values()) - least) or 1.0
     zero = round(-100 * least / span, 2)
     bars = []
-    for head, value in sorted(verdict.minimality.items(), key=lambda item: -item[1]):
+    for head, value in sorted(check.minimality.items(), key=lambda item: -item[1]):
         width = round(max(100 * abs(value) / span, 0.4), 2)
         left = zero if value >= 0 else zero - width
         bars.append(

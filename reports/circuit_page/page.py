@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...methods.circuits.circuit import Circuit
 from ...methods.circuits.interventions import By
-from ...methods.circuits.judging import Verdict
+from ...methods.circuits.judging import CircuitCheck
 from ...models.weights import fingerprint
 from ...probe.attribution import list_methods
 from ...probe.errors import LimelightError, OptionError
@@ -130,11 +130,11 @@ def _verification(
     circuit: Circuit, by: By, checked: int, colours: dict[str, int]
 ) -> dict[str, object]:
     """What the page says of how far the top heads do the task alone."""
-    verdict, curves, missing = _verified(circuit, by, checked, colours)
+    check, curves, missing = _verified(circuit, by, checked, colours)
     places = {name: place for place, name in enumerate(circuit.names)}
-    bars, zero = parts(verdict, places) if verdict else ([], 0.0)
+    bars, zero = parts(check, places) if check else ([], 0.0)
     return {
-        "verdict": verdict,
+        "check": check,
         "size": len(bars),
         "by": _BY[by],
         "checked": min(checked or len(circuit.pairs), len(circuit.pairs)),
@@ -147,8 +147,8 @@ def _verification(
 
 def _verified(
     circuit: Circuit, by: By, checked: int, colours: dict[str, int]
-) -> tuple[Verdict | None, Growth | None, str]:
-    """The verdict on the first method's top heads and the curves, or why there are none."""
+) -> tuple[CircuitCheck | None, Growth | None, str]:
+    """The check of the first method's top heads and the curves, or why there are none."""
     truth = circuit.truth
     size = int(truth.inside.sum()) if truth is not None else 10
     size = min(size or 10, len(circuit.names) - 1)
@@ -156,11 +156,11 @@ def _verified(
     published = [name for name in names[1:] if words.is_published(name)]
     lines = [names[0], *published[:1]]
     try:
-        verdict = circuit.verify(size, by=by, pairs=checked)
+        check = circuit.verify(size, by=by, pairs=checked)
         tables = {name: circuit.curve(name, by=by, pairs=checked) for name in lines}
     except LimelightError as error:
         return None, None, str(error)
-    return verdict, growth(tables, len(circuit.names), colours), ""
+    return check, growth(tables, len(circuit.names), colours), ""
 
 
 def _summaries(circuit: Circuit) -> dict[str, str]:

@@ -8,7 +8,7 @@ from math import isfinite
 
 from ...probe.attribution import list_methods
 from ..html import LEFT, Dot, Scale, across, or_dash, significant, spread, ticks
-from .head_means import Layer, State
+from .head_means import LayerMeans, ModelState
 
 _LABELS, _RIGHT = 12, 100.0
 _ROOM = 0.7  # of a layer's width, over which its states and their heads stand side by side
@@ -48,7 +48,7 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class Gates:
+class GatePanel:
     """The gates of one state: layers by heads, each with its words and how dark it is."""
 
     name: str
@@ -56,14 +56,14 @@ class Gates:
     rows: tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
 
 
-def depths(states: Sequence[State]) -> tuple[list[Depth], list[str]]:
+def depths(states: Sequence[ModelState]) -> tuple[list[Depth], list[str]]:
     """One picture for each metric that has values, and the names of those that have none."""
     metrics = dict.fromkeys(metric for state in states for metric in state.metrics)
     some = [m for m in metrics if any(_finite(state.metrics.get(m, ())) for state in states)]
     return [_depth(metric, states) for metric in some], [m for m in metrics if m not in some]
 
 
-def _depth(metric: str, states: Sequence[State]) -> Depth:
+def _depth(metric: str, states: Sequence[ModelState]) -> Depth:
     per_state = [
         (s.name, [x for x in s.metrics.get(metric, ()) if isfinite(x.mean)]) for s in states
     ]
@@ -97,7 +97,12 @@ def _marks(values: Sequence[float]) -> list[float]:
 
 
 def _series(
-    name: str, hue: int, count: int, layers: Sequence[Layer], sites: Sequence[str], scale: Scale
+    name: str,
+    hue: int,
+    count: int,
+    layers: Sequence[LayerMeans],
+    sites: Sequence[str],
+    scale: Scale,
 ) -> Series:
     heads, means = [], []
     part = _ROOM * (_RIGHT - LEFT) / len(sites) / count
@@ -114,7 +119,7 @@ def _series(
 
 
 def _row(
-    site: str, label: str, states: Sequence[Sequence[Layer]]
+    site: str, label: str, states: Sequence[Sequence[LayerMeans]]
 ) -> tuple[str, tuple[tuple[str, str, str], ...]]:
     cells = []
     for layers in states:
@@ -127,7 +132,7 @@ def _row(
     return label, tuple(cells)
 
 
-def gates(states: Sequence[State]) -> list[Gates]:
+def gates(states: Sequence[ModelState]) -> list[GatePanel]:
     """The gates of every state that has some."""
     drawn = []
     for state in states:
@@ -138,7 +143,7 @@ def gates(states: Sequence[State]) -> list[Gates]:
             for layer in layers
         )
         if rows:
-            drawn.append(Gates(state.name, max(len(cells) for _, cells in rows), rows))
+            drawn.append(GatePanel(state.name, max(len(cells) for _, cells in rows), rows))
     return drawn
 
 
@@ -150,7 +155,7 @@ def _dark(value: float) -> float:
     return round(min(max(value, 0.0), 1.0), 3) if isfinite(value) else 0.0
 
 
-def _finite(layers: Sequence[Layer]) -> bool:
+def _finite(layers: Sequence[LayerMeans]) -> bool:
     return any(isfinite(layer.mean) for layer in layers)
 
 

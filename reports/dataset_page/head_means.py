@@ -19,7 +19,7 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerMeans:
     """One metric at one layer.
 
     heads  its mean over samples, a number a head; NaN for heads that it says nothing about
@@ -34,24 +34,24 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class State:
+class ModelState:
     """A model in one state of its weights: layers in depth's order, by metric."""
 
     name: str
-    metrics: dict[str, tuple[Layer, ...]]
+    metrics: dict[str, tuple[LayerMeans, ...]]
 
 
-def states(run: Run, against: Run | None = None) -> list[State]:
+def states(run: Run, against: Run | None = None) -> list[ModelState]:
     """The heads of a run, beside those of another run of the same model with other weights.
 
     A run whose network holds the parts `trained` and `initial` gives both states by itself. States
     of two runs are called by their folders. Raises LimelightError where they do not compare.
     """
-    states_of_run = _split(State(_name(run), _means(run)))
+    states_of_run = _split(ModelState(_name(run), _means(run)))
     if against is None:
         return states_of_run
     _comparable(run, against)
-    (other, *_) = _split(State(_name(against), _means(against)))
+    (other, *_) = _split(ModelState(_name(against), _means(against)))
     if not set(other.metrics) & set(states_of_run[0].metrics):
         metrics = ", ".join(states_of_run[0].metrics) or "none of attention heads"
         raise LimelightError(
@@ -60,7 +60,8 @@ def states(run: Run, against: Run | None = None) -> list[State]:
         )
     if other.name == states_of_run[0].name:
         states_of_run[0], other = (
-            State(_name(r, 2), s.metrics) for r, s in ((run, states_of_run[0]), (against, other))
+            ModelState(_name(r, 2), s.metrics)
+            for r, s in ((run, states_of_run[0]), (against, other))
         )
     return [*states_of_run, other]
 
@@ -83,19 +84,19 @@ def _name(run: Run, parts: int = 1) -> str:
     return "/".join(run.folder.resolve().parts[-parts:])
 
 
-def _split(state: State) -> list[State]:
+def _split(state: ModelState) -> list[ModelState]:
     """A state of a network that holds two, as two; else as it is."""
     heads = {layer.site.partition(".")[0] for rows in state.metrics.values() for layer in rows}
     if heads != set(BOTH):
         return [state]
-    return [State(name, dict(_under(state, name))) for name in BOTH]
+    return [ModelState(name, dict(_under(state, name))) for name in BOTH]
 
 
-def _under(state: State, name: str) -> Iterator[tuple[str, tuple[Layer, ...]]]:
+def _under(state: ModelState, name: str) -> Iterator[tuple[str, tuple[LayerMeans, ...]]]:
     for metric, layers in state.metrics.items():
         parts = [(layer, *layer.site.partition(".")[::2]) for layer in layers]
         rows = tuple(
-            Layer(rest, layer.heads, layer.mean, layer.wide, layer.count)
+            LayerMeans(rest, layer.heads, layer.mean, layer.wide, layer.count)
             for layer, first, rest in parts
             if first == name
         )
@@ -123,23 +124,23 @@ class _Sums:
             self.squares += mean * mean
             self.count += 1
 
-    def layer(self, site: str) -> Layer:
+    def layer(self, site: str) -> LayerMeans:
         heads = np.where(self.seen > 0, self.heads / np.maximum(self.seen, 1), np.nan)
         n = self.count
         mean = self.means / n if n else float("nan")
         spread = max(self.squares / n - mean * mean, 0.0) if n else 0.0
         wide = _WIDE * (spread / max(n - 1, 1)) ** 0.5
-        return Layer(site, tuple(heads.tolist()), mean, wide, n)
+        return LayerMeans(site, tuple(heads.tolist()), mean, wide, n)
 
 
-def _means(run: Run) -> dict[str, tuple[Layer, ...]]:
+def _means(run: Run) -> dict[str, tuple[LayerMeans, ...]]:
     sums: dict[tuple[str, str], _Sums] = {}
     for method, site, values in _values(run):
         key = method, site
         if key not in sums:
             sums[key] = _Sums(np.zeros(len(values)), np.zeros(len(values)))
         sums[key].add(values)
-    by_method: dict[str, list[Layer]] = {}
+    by_method: dict[str, list[LayerMeans]] = {}
     for (method, site), total in sums.items():
         by_method.setdefault(method, []).append(total.layer(site))
     return {method: tuple(layers) for method, layers in by_method.items()}

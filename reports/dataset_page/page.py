@@ -14,7 +14,7 @@ from ..scoring import NAMES
 from ..scoring import table as score_table
 from .depth import depths, gates
 from .galleries import MOST, Gallery, explanation_of, galleries, pool
-from .head_means import AXES, State, states
+from .head_means import AXES, ModelState, states
 from .panels import panels, smaller
 
 _FAILED = 500
@@ -70,7 +70,7 @@ def _scores(run: Run, methods: Sequence[str]) -> pandas.DataFrame:
 
 
 def _asked(
-    plan: RunPlan, methods: Sequence[str], sites: Sequence[str], model_states: Sequence[State]
+    plan: RunPlan, methods: Sequence[str], sites: Sequence[str], model_states: Sequence[ModelState]
 ) -> str:
     """The question in words: methods and where they read, metrics of heads."""
     phrases = []

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import limelight as ll
-from limelight.methods.circuits.judging.faithfulness import Verdict
+from limelight.methods.circuits.judging.faithfulness import CircuitCheck
 from limelight.methods.circuits.judging.ranking import curves
 from limelight.methods.circuits.judging.truth import Truth
 from limelight.methods.circuits.score import Score
@@ -195,8 +195,8 @@ def test_code_usage_counts_both_sides(found):
 
 
 def test_minimality_bars_leave_room_for_harm():
-    verdict = Verdict(0.9, 0.1, {(0, 1): 0.6, (1, 0): -0.2}, (0.1, 0.05))
-    bars, zero = parts(verdict, {(0, 1): 1, (1, 0): 2})
+    check = CircuitCheck(0.9, 0.1, {(0, 1): 0.6, (1, 0): -0.2}, (0.1, 0.05))
+    bars, zero = parts(check, {(0, 1): 1, (1, 0): 2})
     assert zero == 25
     assert [(b.name, b.left, b.width, b.helps) for b in bars] == [
         ("0.1", 25, 75, True),
