@@ -45,14 +45,16 @@ def oklab(rgb: NDArray[np.generic]) -> Array:
     """Bytes `n 3` of sRGB as lightness and two opponent colours, `n 3`."""
     c = rgb.astype(np.float64) / 255
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    return np.cbrt(linear @ _TO_LMS.T) @ _TO_LAB.T
+    lab: Array = np.cbrt(linear @ _TO_LMS.T) @ _TO_LAB.T
+    return lab
 
 
 def _rgb(lab: Array) -> NDArray[np.uint8]:
     linear = (lab @ np.linalg.inv(_TO_LAB).T) ** 3 @ np.linalg.inv(_TO_LMS).T
     linear = linear.clip(0, 1)
     c = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.rint(c * 255).astype(np.uint8)
+    rgb: NDArray[np.uint8] = np.rint(c * 255).astype(np.uint8)
+    return rgb
 
 
 def extremes(values: Array) -> tuple[float, float] | None:

@@ -95,7 +95,8 @@ def tokenizer_of(model: object, tokenizer: object = None) -> Tokenizer:
         )
     kind = type(candidate)
     if _has(kind, "encode", "words"):
-        return candidate
+        plain: Tokenizer = candidate
+        return plain
     if _has(kind, "encode", "convert_ids_to_tokens", "decode"):
         return HuggingFaceTokenizer(candidate)
     if _has(kind, "encode", "id_to_token", "to_str"):
