@@ -213,8 +213,8 @@ def fast_module(op: KernelOp) -> ModuleType:
 def _launch(op: KernelOp, arguments: dict[str, Any]) -> Tensor:
     tensors = {name: x for name, x in arguments.items() if isinstance(x, Tensor)}
     options = {name: x for name, x in arguments.items() if name not in tensors}
-    out: Tensor = _Launch.apply(op, tuple(tensors), options, *tensors.values())
-    return out
+    node = cast(Callable[..., Tensor], _Launch.apply)
+    return node(op, tuple(tensors), options, *tensors.values())
 
 
 class _Launch(torch.autograd.Function):
@@ -252,8 +252,8 @@ def _place(tensors: tuple[Tensor, ...]) -> AbstractContextManager[Any]:
     """The device of the tensors as the current one, which is where Triton launches."""
     if not tensors[0].is_cuda:
         return nullcontext()
-    device: AbstractContextManager[Any] = torch.cuda.device_of(tensors[0])
-    return device
+    device_of = cast(Callable[[Tensor], AbstractContextManager[Any]], torch.cuda.device_of)
+    return device_of(tensors[0])
 
 
 def _by_reference(

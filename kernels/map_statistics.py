@@ -52,13 +52,14 @@ def reduced(
                 note("mass", torch.linalg.vecdot(part, (far <= radius).to(part)))
         if pool is not None:
             note("peak", peak(part, pool))
-    return {name: torch.cat(found, 2) for name, found in parts.items()}
+    return {name: torch.cat(values, 2) for name, values in parts.items()}
 
 
 def entropy(part: Tensor) -> Tensor:
     """- sum p log p over the last axis, in nats; 0 log 0 = 0."""
     tiny = torch.finfo(part.dtype).tiny
-    return -torch.linalg.vecdot(part, part.clamp(min=tiny).log_())
+    expected: Tensor = torch.linalg.vecdot(part, part.clamp(min=tiny).log_())
+    return -expected
 
 
 def fits(grid: tuple[int, int], stride: int, queries: int, keys: int) -> None:
@@ -96,4 +97,4 @@ def peak(part: Tensor, pool: int) -> Tensor:
     """The largest entry of each pool x pool block; blocks at the edges are smaller."""
     edges = [-part.shape[-1] % pool, -part.shape[-2] % pool]
     padded = F.pad(part, (0, edges[0], 0, edges[1]), value=-torch.inf)
-    return F.max_pool2d(padded.flatten(0, 1), pool).unflatten(0, part.shape[:2])
+    return torch.unflatten(F.max_pool2d(padded.flatten(0, 1), pool), 0, part.shape[:2])

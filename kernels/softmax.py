@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ def fused(
     if _transformed():
         return written(q, k, v, mask, scale, causal)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, mask)):
-        return _Fused.apply(q, k, v, mask, scale, causal)
+        return cast(Callable[..., Tensor], _Fused.apply)(q, k, v, mask, scale, causal)
     return _sdpa(q, k, v, mask, scale, causal)
 
 
@@ -55,7 +56,8 @@ def normal(scores: Tensor) -> Tensor:
 def _sdpa(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool
 ) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, mask, scale=scale, is_causal=causal)
+    out: Tensor = F.scaled_dot_product_attention(q, k, v, mask, scale=scale, is_causal=causal)
+    return out
 
 
 def _transformed() -> bool:
@@ -70,33 +72,34 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *call: Any) -> Tensor:
         ctx.save_for_backward(*call[:4])
-        ctx.rest = call[4:]
-        ctx.own, ctx.out = _run(call[:4], ctx.needs_input_grad[:4], ctx.rest)
-        return ctx.out.detach()
+        ctx.options = call[4:]
+        ctx.leaves, ctx.out = _run(call[:4], ctx.needs_input_grad[:4], ctx.options)
+        out: Tensor = ctx.out.detach()
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         again, moving = torch.is_grad_enabled(), ctx.needs_input_grad[:4]
         if again:  # views, so that a tensor that is q and k has a gradient as each
-            own: list[Any] = [x if x is None else x.view_as(x) for x in ctx.saved_tensors]
-            out = written(*own, *ctx.rest)
+            leaves: list[Any] = [x if x is None else x.view_as(x) for x in ctx.saved_tensors]
+            out = written(*leaves, *ctx.options)
         elif ctx.out is not None:
-            own, out = ctx.own, ctx.out
+            leaves, out = ctx.leaves, ctx.out
         else:
-            own, out = _run(ctx.saved_tensors, moving, ctx.rest)
-        ctx.own = ctx.out = None  # the first backward frees its graph, a later one runs again
-        wanted = [x for x, moves in zip(own, moving, strict=True) if moves]
-        found = iter(torch.autograd.grad(out, wanted, grads[0], create_graph=again))
-        return (*(next(found) if moves else None for moves in moving), None, None)
+            leaves, out = _run(ctx.saved_tensors, moving, ctx.options)
+        ctx.leaves = ctx.out = None  # the first backward frees its graph, a later one runs again
+        wanted = [x for x, moves in zip(leaves, moving, strict=True) if moves]
+        slopes = iter(torch.autograd.grad(out, wanted, grads[0], create_graph=again))
+        return (*(next(slopes) if moves else None for moves in moving), None, None)
 
 
 def _run(
-    given: tuple[Tensor | None, ...], moving: tuple[bool, ...], rest: tuple[Any, ...]
+    tensors: tuple[Tensor | None, ...], moving: tuple[bool, ...], options: tuple[Any, ...]
 ) -> tuple[list[Any], Tensor]:
     """The fused op on copies of its arguments that share their memory, with a graph to them."""
     with torch.enable_grad():
-        own: list[Any] = [
+        leaves: list[Any] = [
             x if x is None else x.detach().requires_grad_(moves)
-            for x, moves in zip(given, moving, strict=True)
+            for x, moves in zip(tensors, moving, strict=True)
         ]
-        return own, _sdpa(*own, *rest)
+        return leaves, _sdpa(*leaves, *options)

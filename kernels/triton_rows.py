@@ -1,6 +1,6 @@
 """What kernels of several ops share: rows of channels in and out, a running softmax."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 # Triton types kernels when it compiles them.
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ def measured(
             if radius is not None:
                 statistics["mass"] = torch.linalg.vecdot(p, (far <= radius).to(p))
         if pool is not None:
-            statistics["peak"] = peak(p.unflatten(0, (b, h)), pool).flatten(0, 1)
+            statistics["peak"] = peak(torch.unflatten(p, 0, (b, h)), pool).flatten(0, 1)
         for name, value in statistics.items():
             parts.setdefault(name, []).append(value)
-    whole = {name: torch.cat(values, 1).unflatten(0, (b, h)) for name, values in parts.items()}
-    return out.unflatten(0, (b, h)), whole
+    whole = {name: torch.unflatten(torch.cat(x, 1), 0, (b, h)) for name, x in parts.items()}
+    return torch.unflatten(out, 0, (b, h)), whole

@@ -3,7 +3,7 @@
 Each program sums over what shares its tile; parts of long sums are added up by torch.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 # Triton types kernels when it compiles them.
 from __future__ import annotations
 
@@ -159,21 +159,21 @@ def scores_gradient(
 ) -> Tensor:
     """ds summed to the shape of a bias `b h w q k` or, if `placed`, a position `h n m`."""
     sizes = *x.pointers.q.shape[:2], x.windows
-    own = (1, like.shape[0], 1) if placed else tuple(like.shape[:3])
-    loop = tuple(1 if have == size else size for have, size in zip(own, sizes, strict=True))
+    kept = (1, like.shape[0], 1) if placed else tuple(like.shape[:3])
+    loop = tuple(1 if have == size else size for have, size in zip(kept, sizes, strict=True))
     over_m = not placed and like.shape[-2] != x.n
     over_n = not placed and like.shape[-1] != x.m
     tiles = backward_tiles(x, (64, 64), x.m)
     down, across = ceil_div(x.n, tiles.queries), ceil_div(x.m, tiles.keys)
     high, wide = down if over_m else x.n, across if over_n else x.m
-    loops, programs = math.prod(loop), down * across * math.prod(own)
+    loops, programs = math.prod(loop), down * across * math.prod(kept)
     parts = max(1, min(loops, MOST_PROGRAMS // programs, 65_535))
     each = ceil_div(loops, parts)
     parts = ceil_div(loops, each)
-    sums = saved.delta.new_empty(parts, *own, high, wide)
+    sums = saved.delta.new_empty(parts, *kept, high, wide)
     _to_scores[(programs, parts)](
         x.pointers, x.strides, saved, saved.g.stride(), sums, x.sizes,
-        Shared(*own[1:], *loop[1:], loops, each, high, wide),
+        Shared(kept[1], kept[2], loop[1], loop[2], loops, each, high, wide),
         x.form, Target(placed, over_m, over_n, tiles.queries, tiles.keys),
         **options(tiles.warps, 1),
     )  # fmt: skip

@@ -70,8 +70,8 @@ class AttentionOperands:
         d, e = q.shape[-1], self.pointers.v.shape[-1]
         blocks = padded(d), padded(e), padded(0 if at is None else at.rows + at.columns)
         lattices = self.lattice_q, self.lattice_k
-        kind = self.causal, self.sigmoid, dot_precision(), dot_type(q.dtype)
-        return Form(d, e, *lattices, *kind, *blocks)
+        precision, dtype = dot_precision(), dot_type(q.dtype)
+        return Form(d, e, *lattices, self.causal, self.sigmoid, precision, dtype, *blocks)
 
     @property
     def widest(self) -> int:

@@ -3,7 +3,7 @@
 The entropy of a mixture is no sum over its parts: both softmaxes must be summed up first.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 # Triton types kernels when it compiles them.
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def finished(stats: Outputs, pool: int | None) -> dict[str, Tensor]:
 def shares(scores: Tensor, lse: Tensor | None) -> Tensor:
     """Entries of the map from scores in bits."""
     if lse is None:
-        return (scores / LOG2E.value).sigmoid_()
+        return scores.div(LOG2E.value).sigmoid_()
     return (scores - lse[..., None]).exp2_()
 
 

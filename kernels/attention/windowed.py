@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,7 +28,7 @@ def windowed(x: AttentionArguments, window: Window) -> Tensor:
     else:
         out = fused(q_w, k_w, v_w, None if bias is None else bias.to(q.dtype), scale=x.scale)
     b, h = q.shape[:2]
-    out = out.unflatten(0, (b, count)).transpose(1, 2).reshape(b, h, -1, v.shape[-1])
+    out = torch.unflatten(out, 0, (b, count)).transpose(1, 2).reshape(b, h, -1, v.shape[-1])
     return out[:, :, queries.flatten().argsort()]
 
 
@@ -35,7 +36,7 @@ def _cut(x: Tensor, index: Tensor, *, outside: bool = False) -> Tensor:
     """Tokens by window, `b h n d` -> `(b w) h q d`; the token -1, outside the grid, is zeros."""
     if outside:
         x = F.pad(x, (0, 0, 0, 1))
-    parts = x[:, :, index.flatten() % x.shape[2]].unflatten(2, tuple(index.shape))
+    parts = torch.unflatten(x[:, :, index.flatten() % x.shape[2]], 2, index.shape)
     return parts.transpose(1, 2).flatten(0, 1)
 
 

@@ -145,7 +145,7 @@ def recursive_gated_convolution(
 def filter_mixing(rows: slice, x: Tensor, weight: Tensor) -> Tensor:
     """A[b, c, i, j] = kernel_c[(i - j) modulo the grid], with kernel = irfft2(weight)."""
     height, width = x.shape[-2:]
-    kernels = torch.fft.irfft2(_resized(wide(weight), height, width), s=(height, width))
+    kernels: Tensor = torch.fft.irfft2(_resized(wide(weight), height, width), s=(height, width))
     n = torch.arange(height * width, device=x.device)
     kept = n[rows][:, None]
     dy, dx = (kept // width - n // width) % height, (kept % width - n % width) % width
@@ -174,7 +174,7 @@ def global_filter(x: Tensor, weight: Tensor) -> Tensor:
         )
     size = (x.shape[-2], x.shape[-1])
     spectrum = torch.fft.rfft2(wide(x), norm="ortho")
-    out = torch.fft.irfft2(spectrum * _resized(wide(weight), *size), s=size, norm="ortho")
+    out: Tensor = torch.fft.irfft2(spectrum * _resized(wide(weight), *size), s=size, norm="ortho")
     return out.to(x.dtype)
 
 

@@ -3,7 +3,7 @@
 Programs hold a block of channels and pixels of one picture; strides are of picture, channel, pixel.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 # Triton types kernels when it compiles them.
 from __future__ import annotations
 

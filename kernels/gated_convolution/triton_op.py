@@ -88,7 +88,7 @@ def _multiply(
     product[grid](
         first, _strides(first), context, _strides(context), weight.contiguous(),
         None if bias is None else bias.contiguous(), out, _strides(out),
-        Sizes(*context.shape[1:], scale), plan, enable_fp_fusion=True,
+        _sizes(context, scale), plan, enable_fp_fusion=True,
     )  # fmt: skip
     return out
 
@@ -98,7 +98,7 @@ def _back(g: Tensor, first: Tensor, context: Tensor, weight: Tensor, scale: floa
     plan, grid = _plan(out, weight)
     to_context[grid](
         g, _strides(g), first, _strides(first), weight.contiguous(), out, _strides(out),
-        Sizes(*context.shape[1:], scale), plan, enable_fp_fusion=True,
+        _sizes(context, scale), plan, enable_fp_fusion=True,
     )  # fmt: skip
     return out
 
@@ -113,9 +113,13 @@ def _sums(g: Tensor, first: Tensor, context: Tensor, weight: Tensor, scale: floa
     )
     to_weight[grid](
         g, _strides(g), first, _strides(first), context, _strides(context), parts,
-        Sizes(*context.shape[1:], scale), plan, enable_fp_fusion=True,
+        _sizes(context, scale), plan, enable_fp_fusion=True,
     )  # fmt: skip
     return parts.sum(0)
+
+
+def _sizes(x: Tensor, scale: float) -> Sizes:
+    return Sizes(x.shape[1], x.shape[2], x.shape[3], scale)
 
 
 def _plan(x: Tensor, weight: Tensor) -> tuple[Plan, tuple[int, int, int]]:

@@ -24,37 +24,37 @@ def gla_map(
 ) -> Tensor:
     """A[t, s] = scale sum_c q_tc k_sc exp(b_tc - b_sc), b the running sum of gate; `b h r m`.
 
-    Rows are made PART at a time, each part against its own first decay: no exponent is positive.
+    Rows are made PART at a time, each part against its first decay: no exponent is positive.
     """
     places = range(q.shape[-2])[rows]
     flip = [-2] if reverse else []
     q, k, gate = (wide(x).flip(flip) for x in (q, k, gate))
     decay = gate.to(_sums(gate)).cumsum(-2)
     at = [len(decay[0, 0]) - 1 - p for p in places] if reverse else list(places)
-    found = q.new_zeros(*q.shape[:2], len(at), k.shape[-2])
+    scores = q.new_zeros(*q.shape[:2], len(at), k.shape[-2])
     for start in range(0, len(at), PART):
-        own = torch.tensor(at[start : start + PART], device=q.device)
-        found[:, :, start : start + PART] = _rows(q, k, decay, own)
-    found = found * (q.shape[-1] ** -0.5 if scale is None else scale)
-    return found.flip([-1]) if reverse else found
+        tokens = torch.tensor(at[start : start + PART], device=q.device)
+        scores[:, :, start : start + PART] = _rows(q, k, decay, tokens)
+    scores = scores * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return scores.flip([-1]) if reverse else scores
 
 
-def _rows(q: Tensor, k: Tensor, decay: Tensor, own: Tensor) -> Tensor:
+def _rows(q: Tensor, k: Tensor, decay: Tensor, tokens: Tensor) -> Tensor:
     """Some rows of the forward map: keys before all of them by a product, the rest by name."""
-    first = int(own.min())
-    b_t = decay[:, :, own]
-    found = q.new_zeros(*q.shape[:2], len(own), k.shape[-2])
+    first = int(tokens.min())
+    b_t = decay[:, :, tokens]
+    scores = q.new_zeros(*q.shape[:2], len(tokens), k.shape[-2])
     if first:
         base = decay[:, :, first - 1 : first]
         past = k[:, :, :first] * (base - decay[:, :, :first]).exp().to(k)
-        found[..., :first] = (q[:, :, own] * (b_t - base).exp().to(q)) @ past.mT
-    last = int(own.max()) + 1
+        scores[..., :first] = (q[:, :, tokens] * (b_t - base).exp().to(q)) @ past.mT
+    last = int(tokens.max()) + 1
     near = slice(first, last)
     far = (b_t[:, :, :, None] - decay[:, :, None, near]).clamp(max=0).exp().to(q)
-    scores = torch.einsum("bhtc,bhsc,bhtsc->bhts", q[:, :, own], k[:, :, near], far)
-    seen = torch.arange(first, last, device=q.device) <= own[:, None]
-    found[..., near] = scores * seen
-    return found
+    near_scores = torch.einsum("bhtc,bhsc,bhtsc->bhts", q[:, :, tokens], k[:, :, near], far)
+    seen = torch.arange(first, last, device=q.device) <= tokens[:, None]
+    scores[..., near] = near_scores * seen
+    return scores
 
 
 @kernel(
@@ -186,7 +186,7 @@ def _sums(x: Tensor) -> torch.dtype:
 def _chunks(x: Tensor, size: int) -> Tensor:
     """`b h n d` -> `b h c s d`, zeros at the end: they decay nothing and add nothing."""
     x = F.pad(x, (0, 0, 0, -x.shape[-2] % size))
-    return x.unflatten(-2, (-1, size))
+    return torch.unflatten(x, -2, (-1, size))
 
 
 def _within(q: Tensor, k: Tensor, decay: Tensor) -> Tensor:
@@ -195,14 +195,14 @@ def _within(q: Tensor, k: Tensor, decay: Tensor) -> Tensor:
     rows = []
     seen = torch.ones(PART, PART, dtype=torch.bool, device=q.device).tril()
     for start in range(0, size, PART):
-        own = slice(start, start + PART)
+        part = slice(start, start + PART)
         base = decay[..., start - 1 : start, :] if start else 0.0
-        late = (decay[..., own, :] - base).to(q)
+        late = (decay[..., part, :] - base).to(q)
         d_t, d_s = late[..., :, None, :], late[..., None, :, :]
         near = (d_t - d_s).masked_fill(~seen[..., None], -torch.inf).exp()
-        blocks = [torch.einsum("...tc,...sc,...tsc->...ts", q[..., own, :], k[..., own, :], near)]
+        blocks = [torch.einsum("...tc,...sc,...tsc->...ts", q[..., part, :], k[..., part, :], near)]
         if start:
             past = k[..., :start, :] * (base - decay[..., :start, :]).to(k).exp()
-            blocks.insert(0, (q[..., own, :] * late.exp()) @ past.mT)
+            blocks.insert(0, (q[..., part, :] * late.exp()) @ past.mT)
         rows.append(F.pad(torch.cat(blocks, -1), (0, size - start - PART)))
     return torch.cat(rows, -2)

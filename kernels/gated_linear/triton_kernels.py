@@ -6,7 +6,7 @@ weighted one by one; parts meet through the border between them, chunks through 
 WAYS is 1 for the scan from the first token, 2 for the one from the last, 3 for their mean.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 # Triton types kernels when it compiles them.
 from __future__ import annotations
 

@@ -6,3 +6,14 @@ over other keys; `simulate` counts the tiles that a kernel visits for a window.
 
 from .axes import Axis, Visits, axes_of, simulate
 from .reference import merge, neighborhood_attention, neighborhood_lse, neighborhood_map
+
+__all__ = [
+    "Axis",
+    "Visits",
+    "axes_of",
+    "merge",
+    "neighborhood_attention",
+    "neighborhood_lse",
+    "neighborhood_map",
+    "simulate",
+]

@@ -84,39 +84,38 @@ def axes_of(
     if not 1 <= count <= 3:
         raise KernelError(f"neighbourhoods have 1 to 3 axes, not {count}: {tuple(grid)}")
 
-    def spread(name: str, value: object) -> Sequence:
-        if isinstance(value, (int, bool)):
+    def spread(name: str, value: Ints) -> list[int]:
+        if isinstance(value, int):
             return [value] * count
-        if len(value) != count:  # type: ignore[arg-type]
+        if len(value) != count:
             raise KernelError(f"{name}={value} needs one entry for each of {count} axes")
-        return list(value)  # type: ignore[call-overload]
+        return list(value)
 
-    options = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation, "causal": causal}
-    own = {name: spread(name, value) for name, value in options.items()}
-    k, s, d, c = (own[name] for name in options)
-    return tuple([Axis(n, k[i], s[i], d[i], c[i]) for i, n in enumerate(grid)])
+    k, s = spread("kernel_size", kernel_size), spread("stride", stride)
+    d, c = spread("dilation", dilation), spread("causal", causal)
+    return tuple([Axis(n, k[i], s[i], d[i], bool(c[i])) for i, n in enumerate(grid)])
 
 
 def neighbors(axes: Sequence[Axis]) -> Tensor:
     """The keys of each query in raster order, `n k`; -1 where it sees fewer."""
     table = axes[0].keys()
     for axis in axes[1:]:
-        own = axis.keys()
-        joint = table[:, None, :, None] * axis.length + own[None, :, None, :]
-        joint = torch.where((table[:, None, :, None] < 0) | (own[None, :, None, :] < 0), -1, joint)
+        keys = axis.keys()
+        joint = table[:, None, :, None] * axis.length + keys[None, :, None, :]
+        joint = torch.where((table[:, None, :, None] < 0) | (keys[None, :, None, :] < 0), -1, joint)
         table = joint.flatten(2).flatten(0, 1)
     return table
 
 
 def visible(axes: Sequence[Axis]) -> Tensor:
     """Whether a query sees a key, `n n`."""
-    found = torch.ones(1, 1, dtype=torch.bool)
+    seen = torch.ones(1, 1, dtype=torch.bool)
     for axis in axes:
-        own = torch.zeros(axis.length, axis.length + 1, dtype=torch.bool)
-        own.scatter_(1, axis.keys() % (axis.length + 1), True)
-        size = len(found) * axis.length
-        found = (found[:, None, :, None] & own[None, :, None, :-1]).reshape(size, size)
-    return found
+        along = torch.zeros(axis.length, axis.length + 1, dtype=torch.bool)
+        along.scatter_(1, axis.keys() % (axis.length + 1), True)
+        size = len(seen) * axis.length
+        seen = (seen[:, None, :, None] & along[None, :, None, :-1]).reshape(size, size)
+    return seen
 
 
 @dataclass(frozen=True)
@@ -142,21 +141,25 @@ def simulate(axes: Sequence[Axis], q_tile: Sequence[int], kv_tile: Sequence[int]
     whole = True
     for axis, rows, columns in zip(axes, q_tile, kv_tile, strict=True):
         start, end = axis.windows()
-        own = own_q = own_k = 0
+        tiles = tiles_q = tiles_k = 0
         for group in range(axis.dilation):
             first, last = start[group :: axis.dilation], end[group :: axis.dilation]
             size = len(first)
-            own_k += -(-size // columns)
+            tiles_k += -(-size // columns)
             for at in range(0, size, rows):
                 low, high = int(first[at : at + rows].min()), int(last[at : at + rows].max())
-                own += (high - 1) // columns - low // columns + 1
-                own_q += 1
+                tiles += (high - 1) // columns - low // columns + 1
+                tiles_q += 1
                 same = bool(
                     (first[at : at + rows] == low).all() & (last[at : at + rows] == high).all()
                 )
                 even = low % columns == 0 and (high % columns == 0 or high == size)
                 whole = whole and same and even
-        visited, dense_q, dense_k = visited * own, dense_q * own_q, dense_k * own_k
+        visited, dense_q, dense_k = (
+            visited * tiles,
+            dense_q * tiles_q,
+            dense_k * tiles_k,
+        )
         pairs *= int((end - start).sum())
     tokens = prod([axis.length for axis in axes])
     dense = dense_q * dense_k

@@ -44,10 +44,10 @@ def by_blocks(
     outs, places = [], []
     for start in range(0, prod(counts), size):
         at = torch.arange(start, min(start + size, prod(counts)), device=q.device)
-        own = torch.unravel_index(at, counts)
-        queries = _tokens([c.queries[i] for c, i in zip(cuts, own, strict=True)], axes)
-        keys = _tokens([c.keys[i] for c, i in zip(cuts, own, strict=True)], axes)
-        seen = _boxes([c.seen[i] for c, i in zip(cuts, own, strict=True)])
+        tiles = torch.unravel_index(at, counts)
+        queries = _tokens([c.queries[i] for c, i in zip(cuts, tiles, strict=True)], axes)
+        keys = _tokens([c.keys[i] for c, i in zip(cuts, tiles, strict=True)], axes)
+        seen = _boxes([c.seen[i] for c, i in zip(cuts, tiles, strict=True)])
         part = q[:, :, queries.clamp(min=0)] * scale
         scores = (part @ k[:, :, keys.clamp(min=0)].mT).masked_fill(~seen, -torch.inf)
         if extra_k is not None:
@@ -85,18 +85,18 @@ def _cut(axis: Axis, size: int, device: torch.device) -> _Cut:
 
 def _tokens(parts: Sequence[Tensor], axes: Sequence[Axis]) -> Tensor:
     """Places by axis, each `t i`, as tokens `t i..`; -1 where one is outside."""
-    found = parts[0]
-    for own, axis in zip(parts[1:], axes[1:], strict=True):
-        left, right = found[:, :, None], own[:, None]
+    tokens = parts[0]
+    for places, axis in zip(parts[1:], axes[1:], strict=True):
+        left, right = tokens[:, :, None], places[:, None]
         joint = torch.where((left < 0) | (right < 0), -1, left * axis.length + right)
-        found = joint.flatten(1)
-    return found
+        tokens = joint.flatten(1)
+    return tokens
 
 
 def _boxes(parts: Sequence[Tensor]) -> Tensor:
     """Who is seen on every axis, each `t q k`, as one `t q.. k..`."""
-    found = parts[0]
-    for own in parts[1:]:
-        joint = found[:, :, None, :, None] & own[:, None, :, None, :]
-        found = joint.flatten(1, 2).flatten(2, 3)
-    return found
+    seen = parts[0]
+    for part in parts[1:]:
+        joint = seen[:, :, None, :, None] & part[:, None, :, None, :]
+        seen = joint.flatten(1, 2).flatten(2, 3)
+    return seen

@@ -80,8 +80,8 @@ def neighborhood_attention(
             keys, values = torch.cat([keys, extra_k], 2), torch.cat([values, extra_v], 2)
         return F.scaled_dot_product_attention(q, keys, values, mask, scale=scale)
     scale = q.shape[3] ** -0.5 if scale is None else scale
-    found = [None if x is None else wide(x) for x in (extra_k, extra_v)]
-    return by_blocks(wide(q), wide(keys), wide(values), axes, scale, *found).to(v.dtype)
+    extra = [None if x is None else wide(x) for x in (extra_k, extra_v)]
+    return by_blocks(wide(q), wide(keys), wide(values), axes, scale, *extra).to(v.dtype)
 
 
 def neighborhood_lse(

@@ -5,7 +5,7 @@ since starts and ends of windows grow along an axis; so do the queries that see 
 Grids of fewer axes have leading axes of one token. What has a value for each axis is a triple.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 # Triton types kernels when it compiles them.
 from __future__ import annotations
 

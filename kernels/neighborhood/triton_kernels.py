@@ -5,7 +5,7 @@ window's end on each axis, with the exact test inside. Backwards a tile of keys 
 of queries whose windows hold them, so nothing is added up by atomics.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 # Triton types kernels when it compiles them.
 from __future__ import annotations
 

@@ -43,12 +43,12 @@ def can_run(
     **_: Any,
 ) -> str | None:
     """None where the kernels take the call, else the reason against them."""
-    given = [x for x in (q, k, v, extra_k, extra_v) if x is not None]
-    if len({x.dtype for x in given}) > 1:
+    tensors = [x for x in (q, k, v, extra_k, extra_v) if x is not None]
+    if len({x.dtype for x in tensors}) > 1:
         return "tensors have several dtypes"
-    if any(x.ndim != 4 for x in given):
+    if any(x.ndim != 4 for x in tensors):
         return "tensors are not b h n d"
-    if any(x.numel() == 0 for x in given):
+    if any(x.numel() == 0 for x in tensors):
         return "there is nothing to compute"
     if max(q.shape[3], v.shape[3]) > LARGEST_HEAD:
         return f"heads are wider than {LARGEST_HEAD}"
@@ -56,7 +56,7 @@ def can_run(
         return "this device has too little shared memory for heads so wide"
     if q.shape[0] * q.shape[1] > MOST_HEADS:
         return f"pictures have more than {MOST_HEADS} heads together"
-    if any(x.shape[2] * max(x.stride(2), x.shape[1] * x.shape[3]) > MOST for x in given):
+    if any(x.shape[2] * max(x.stride(2), x.shape[1] * x.shape[3]) > MOST for x in tensors):
         return f"a head spans more than {MOST} numbers"
     return None
 
@@ -95,7 +95,7 @@ class NeighborhoodOperands:
     @property
     def scale(self) -> float:
         """The scale of scores in bits."""
-        return self.factor * LOG2E.value
+        return self.factor * float(LOG2E.value)
 
     def tiles(self, *, back: bool) -> Tiles:
         exact = _exact(self.q) and not interpreted()

@@ -28,12 +28,12 @@ def outlook_map(
     row_of[places] = torch.arange(len(places), device=v.device)
     at = row_of[tokens]  # -1: not among the rows; the token -1 is the last entry
     window, place = (at >= 0).nonzero(as_tuple=True)
-    own = wide(weight)[:, :, window, place].softmax(-1)  # b h pairs k2
+    shares = wide(weight)[:, :, window, place].softmax(-1)  # b h pairs k2
     columns = tokens[window] % (count + 1)
     index = at[window, place][:, None] * (count + 1) + columns
-    found = own.new_zeros(*own.shape[:2], len(places) * (count + 1))
-    found = found.index_add(2, index.flatten(), own.flatten(2))
-    return found.unflatten(2, (len(places), count + 1))[..., :-1]
+    sums = shares.new_zeros(*shares.shape[:2], len(places) * (count + 1))
+    sums = sums.index_add(2, index.flatten(), shares.flatten(2))
+    return torch.unflatten(sums, 2, (len(places), count + 1))[..., :-1]
 
 
 @kernel("outlook", share=("v",), hold=("weight",), mixing=outlook_map, fast="triton_op")
@@ -57,7 +57,8 @@ def outlook(
     b, h, n, e = v.shape
     how = {"kernel_size": kernel_size, "padding": padding, "stride": stride}
     picture = wide(v).transpose(2, 3).reshape(b, h * e, *grid)
-    parts = F.unfold(picture, **how).unflatten(1, (h, e, kernel_size**2)).permute(0, 1, 4, 3, 2)
+    parts = torch.unflatten(F.unfold(picture, **how), 1, (h, e, kernel_size**2))
+    parts = parts.permute(0, 1, 4, 3, 2)
     mixed = wide(weight).softmax(-1).to(parts.dtype) @ parts  # b h l k2 e
     flat = mixed.permute(0, 1, 4, 3, 2).flatten(1, 3)
     return F.fold(flat, grid, **how).reshape(b, h, e, n).transpose(2, 3).to(v.dtype)

@@ -3,7 +3,7 @@
 A place of a window is one token, so each row of weights is read, and its softmax formed, once.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 # Triton types kernels when it compiles them.
 from __future__ import annotations
 

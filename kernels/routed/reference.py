@@ -71,7 +71,7 @@ def routed_attention(
     _, queries, keys = _places(q, k, window, block)
     h, size = q.shape[1], keys.shape[1]
     chosen = (index if index.ndim == 4 else index[:, None].expand(-1, h, -1, -1)).long()
-    parts = q[:, :, queries.flatten()].unflatten(2, queries.shape)
+    parts = torch.unflatten(q[:, :, queries.flatten()], 2, queries.shape)
     seen_k, seen_v = (_gathered(x, keys, chosen) for x in (k, v))
     if weight is not None:
         factor = weight if weight.ndim == 4 else weight[:, None]
@@ -80,7 +80,7 @@ def routed_attention(
     hidden = (chosen < 0).repeat_interleave(size, -1)[..., None, :]
     mask = torch.zeros((), dtype=q.dtype, device=q.device).masked_fill(hidden, -torch.inf)
     each = (x.flatten(1, 2) for x in (parts, seen_k, seen_v, mask))  # blocks as heads
-    out = fused(*each, scale=scale).unflatten(1, chosen.shape[1:3])
+    out = torch.unflatten(fused(*each, scale=scale), 1, chosen.shape[1:3])
     return out.flatten(2, 3)[:, :, queries.flatten().argsort()]
 
 
@@ -103,10 +103,10 @@ def _places(
 
 def _gathered(x: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
     """Tokens of the chosen blocks, `b h R (t p) d`."""
-    blocks = x[:, :, keys.flatten()].unflatten(2, keys.shape)
+    blocks = torch.unflatten(x[:, :, keys.flatten()], 2, keys.shape)
     flat = chosen.clamp(min=0).flatten(2)[..., None, None]
     picked = torch.take_along_dim(blocks, flat, 2)
-    return picked.unflatten(2, chosen.shape[2:]).flatten(3, 4)
+    return torch.unflatten(picked, 2, chosen.shape[2:]).flatten(3, 4)
 
 
 def _spread(x: Tensor, heads: int, at: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ index names. Backwards a program holds keys of one block and walks over the quer
 by the index turned round, so nothing is added up by atomics.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 # Triton types kernels when it compiles them.
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Lattice = tuple[int, int, int, int]
 
 
 class Pointers(NamedTuple):
-    """The tensors that every pass reads; weight is None where blocks have none."""
+    """The tensors that every pass reads: `chosen` is the index; weight may be None."""
 
     q: Tensor
     k: Tensor
     v: Tensor
-    index: Tensor
+    chosen: Tensor
     weight: Tensor | None
 
 
@@ -37,7 +37,7 @@ class Strides(NamedTuple):
     q: tuple[int, ...]
     k: tuple[int, ...]
     v: tuple[int, ...]
-    index: tuple[int, ...]
+    chosen: tuple[int, ...]
     weight: tuple[int, ...] | None
 
 
@@ -77,9 +77,9 @@ def _token(i_block, o_place, AT: tl.constexpr):
 
 
 @triton.jit
-def _named(p_index, s_index, o_n, z, AT: tl.constexpr):
+def _named(p_chosen, s_chosen, o_n, z, AT: tl.constexpr):
     """The tokens of keys, counted through the named blocks, and which of them are seen."""
-    block = tl.load(p_index + o_n // z.keys * s_index[3], mask=o_n < z.named * z.keys, other=-1)
+    block = tl.load(p_chosen + o_n // z.keys * s_chosen[3], mask=o_n < z.named * z.keys, other=-1)
     m_n = (block >= 0) & (block < z.blocks)
     return _token(tl.where(m_n, block, 0).to(tl.int32), o_n % z.keys, AT), m_n
 
@@ -102,7 +102,7 @@ def attend(p, s, p_out, s_out, p_lse, z, PLAN: tl.constexpr):
     p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
     b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
     p_k, p_v = p.k + i_b * s.k[0] + i_h * s.k[1], p.v + i_b * s.v[0] + i_h * s.v[1]
-    p_index = p.index + i_b * s.index[0] + i_h * s.index[1] + i_block * s.index[2]
+    p_chosen = p.chosen + i_b * s.chosen[0] + i_h * s.chosen[1] + i_block * s.chosen[2]
     if p.weight is not None:
         p_weight = p.weight + i_b * s.weight[0] + i_h * s.weight[1] + i_block * s.weight[2]
     b_max = tl.full((PLAN.BLOCK_M,), float("-inf"), tl.float32)
@@ -110,7 +110,7 @@ def attend(p, s, p_out, s_out, p_lse, z, PLAN: tl.constexpr):
     b_out = tl.zeros((PLAN.BLOCK_M, PLAN.BLOCK_E), tl.float32)
     for start in range(0, z.named * z.keys, PLAN.BLOCK_N):
         o_pair = start + tl.arange(0, PLAN.BLOCK_N)
-        o_n, m_n = _named(p_index, s.index, o_pair, z, PLAN.AT_N)
+        o_n, m_n = _named(p_chosen, s.chosen, o_pair, z, PLAN.AT_N)
         b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * z.scale
         if p.weight is not None:
@@ -152,7 +152,7 @@ def to_queries(
         p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
         b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
         p_k, p_v = p.k + i_b * s.k[0] + i_h * s.k[1], p.v + i_b * s.v[0] + i_h * s.v[1]
-        p_index = p.index + i_b * s.index[0] + i_h * s.index[1] + i_block * s.index[2]
+        p_chosen = p.chosen + i_b * s.chosen[0] + i_h * s.chosen[1] + i_block * s.chosen[2]
         if p.weight is not None:
             p_weight = p.weight + i_b * s.weight[0] + i_h * s.weight[1] + i_block * s.weight[2]
         if p_dweight is not None:
@@ -160,7 +160,7 @@ def to_queries(
         b_dq = tl.zeros((PLAN.BLOCK_M, PLAN.BLOCK_D), tl.float32)
         for start in range(0, z.named * z.keys, PLAN.BLOCK_N):
             o_pair = start + tl.arange(0, PLAN.BLOCK_N)
-            o_n, m_n = _named(p_index, s.index, o_pair, z, PLAN.AT_N)
+            o_n, m_n = _named(p_chosen, s.chosen, o_pair, z, PLAN.AT_N)
             b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
             b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
             b_raw = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * z.scale

@@ -33,16 +33,16 @@ def can_run(
     q: Tensor, k: Tensor, v: Tensor, index: Tensor, weight: Tensor | None = None, **_: Any
 ) -> str | None:
     """None where the kernels take the call, else the reason against them."""
-    given = q, k, v
-    if len({x.dtype for x in given}) > 1:
+    tensors = q, k, v
+    if len({x.dtype for x in tensors}) > 1:
         return "tensors have several dtypes"
-    if any(x.ndim != 4 for x in given):
+    if any(x.ndim != 4 for x in tensors):
         return "tensors are not b h n d"
-    if any(x.numel() == 0 for x in (*given, index)):
+    if any(x.numel() == 0 for x in (*tensors, index)):
         return "there is nothing to compute"
     if max(q.shape[3], v.shape[3]) > LARGEST_HEAD:
         return f"heads are wider than {LARGEST_HEAD}"
-    if any(x.shape[2] * max(x.stride(2), x.shape[1] * x.shape[3]) > MOST for x in given):
+    if any(x.shape[2] * max(x.stride(2), x.shape[1] * x.shape[3]) > MOST for x in tensors):
         return f"a head spans more than {MOST} numbers"
     if max(index.shape[-1] * k.shape[2], index[0].numel() * q.shape[2]) > MOST:
         return f"an index names more than {MOST} keys"
@@ -68,9 +68,9 @@ class RoutedOperands:
 
     @cached_property
     def strides(self) -> Strides:
+        q, k, v = (x.stride()[:3] for x in (self.q, self.k, self.v))
         weight = None if self.weight is None else self.weight.stride()
-        tokens = (x.stride()[:3] for x in (self.q, self.k, self.v))
-        return Strides(*tokens, self.index.stride(), weight)
+        return Strides(q, k, v, self.index.stride(), weight)
 
     @cached_property
     def sizes(self) -> Sizes:

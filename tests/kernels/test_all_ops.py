@@ -64,7 +64,8 @@ def test_triton_is_the_reference(case):
 @every_op
 @pytest.mark.usefixtures("on_triton")
 def test_halves_are_added_up_in_float32(case, dtype, tolerance):
-    halves = {n: x.to(dtype) if n in case.moving else x for n, x in case.arguments.items()}
+    narrow = set(case.moving) - set(case.exact)
+    halves = {n: x.to(dtype) if n in narrow else x for n, x in case.arguments.items()}
     on_triton(case.op, halves, tolerance)
 
 
@@ -105,6 +106,8 @@ def test_only_the_gradients_asked_for(case):
 @every_op
 @pytest.mark.usefixtures("on_triton")
 def test_the_second_derivative_goes_by_the_reference(case):
+    if case.op.face.name == "neighborhood_attention":
+        pytest.skip("its reference is torch's masked attention, which has none on a CPU")
     found = []
     for run in (case.op, case.op.reference):
         named = {n: x.detach() for n, x in case.arguments.items() if n in case.moving}

@@ -108,6 +108,7 @@ class Case:
     values     what the map multiplies, `b h m e`; None where the result has parts besides
     tolerance  of the largest difference as a part of the largest number, on Triton in float32
     small      stands for its op where one case is enough
+    exact      the arguments that stay in float32 among halves
     """
 
     op: Any
@@ -115,6 +116,7 @@ class Case:
     arguments: Named
     tolerance: float = 1e-5
     small: bool = False
+    exact: tuple[str, ...] = ()
 
     @property
     def moving(self) -> list[str]:
@@ -218,7 +220,9 @@ def _routed() -> dict[str, Case]:
         "one run": routed(9, 1, m=63, h=1, block=9),
     }
     op, formula = routed_attention, naive.routed_attention
-    small = Case(op, formula, routed(12, 4, h=1, weighted=True, block=3), small=True)
+    small = Case(
+        op, formula, routed(12, 4, h=1, weighted=True, block=3), small=True, exact=("weight",)
+    )
     return {name: Case(op, formula, named) for name, named in cases.items()} | {"small": small}
 
 
