@@ -162,8 +162,8 @@ def target_of(target: RunTarget, labels: Sequence[int | str | None]) -> Target:
     if isinstance(target, Target):
         return target
     if target == LABEL:
-        named = [v for v in labels if v is not None]  # samples without a label went before
-        return label([class_in(v) if isinstance(v, str) else v for v in named])
+        # a sample without a label is refused by `label`, in its own words
+        return label([class_in(v) if isinstance(v, str) else v for v in labels])  # type: ignore[misc]
     if target == "least":
         return ranked(-1)
     first, *_ = targets(target_in(str(target)) if isinstance(target, str) else target)
