@@ -34,24 +34,32 @@ class Golden:
     case: dict[str, Any]
     arrays: dict[str, np.ndarray]
 
-    def worst(self, key: str, found: Tensor) -> float:
-        """The largest difference over the stored values, relative to max(1, absmax)."""
-        told = next(o for o in self.case["outputs"] if o["key"] == key)
-        assert list(found.shape) == told["shape"], (key, found.shape, told["shape"])
+    def entry(self, key: str) -> dict[str, Any]:
+        """What the case says of one of its outputs."""
+        return next(entry for entry in self.case["outputs"] if entry["key"] == key)
+
+    def difference(self, key: str, found: Tensor) -> float:
+        """The largest difference over the stored values."""
+        shape = self.entry(key)["shape"]
+        assert list(found.shape) == shape, (key, found.shape, shape)
         want = torch.from_numpy(self.arrays[key]).flatten().double()
         got = found.detach().flatten().double()[: len(want)]
-        size = told.get("absmax", float(want.abs().max()))
-        return float((got - want).abs().max()) / max(1.0, size)
+        return float((got - want).abs().max())
+
+    def worst(self, key: str, found: Tensor) -> float:
+        """The largest difference over the stored values, relative to max(1, absmax)."""
+        size = self.entry(key).get("absmax", float(abs(self.arrays[key]).max()))
+        return self.difference(key, found) / max(1.0, size)
 
     def close(self, key: str, found: Tensor, tolerance: float = 1e-4) -> None:
         """Assert that stored values, the first ones and spread ones, agree within a std's share."""
-        told = next(o for o in self.case["outputs"] if o["key"] == key)
-        assert list(found.shape) == told["shape"], (key, found.shape, told["shape"])
+        entry = self.entry(key)
+        assert list(found.shape) == entry["shape"], (key, found.shape, entry["shape"])
         got = found.detach().flatten().double()
         want = torch.from_numpy(self.arrays[key]).flatten().double()
-        atol = tolerance * max(told.get("std", float(want.std())), 1e-3)
+        atol = tolerance * max(entry.get("std", float(want.std())), 1e-3)
         torch.testing.assert_close(got[: len(want)], want, rtol=tolerance, atol=atol)
-        spread = self.arrays.get(told.get("spread_key", ""))
+        spread = self.arrays.get(entry.get("spread_key", ""))
         if spread is not None:
             places = torch.arange(len(spread)) * len(got) // len(spread)
             want = torch.from_numpy(spread).double()

