@@ -22,14 +22,6 @@ import planted_check as checks  # noqa: E402
 import planted_tasks as tasks  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def shipped(path: Path) -> tuple[Any, dict[str, Any]]:
     told = json.loads(path.read_text())
     weights = path.with_suffix(".safetensors")

@@ -25,14 +25,6 @@ WAYS = ("native", "gpt2", "gpt2_folder", "llama_folder")
 pytestmark = pytest.mark.filterwarnings("ignore")  # what the foreign package warns of
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @cache
 def lens() -> Any:
     """The bridge's class; skips where TransformerLens is absent or older than its bridges."""

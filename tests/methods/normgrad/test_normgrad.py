@@ -16,7 +16,6 @@ from limelight.probe.attribution.registry import use
 from limelight.probe.errors import MethodError, OptionError
 
 PHASES = ("bias", "scaling", "conv1x1", "conv3x3", "conv5x5", "depthwise1x1", "depthwise3x3")
-torch.set_num_threads(1)
 
 
 def window(x: Tensor, n: int) -> Tensor:

@@ -17,14 +17,6 @@ CASES = ("bridge_attn_only", "bridge_mlp", "ht_attn_only")
 SMALL = {"vocab_size": 11, "d_model": 12, "n_heads": 3, "n_ctx": 9}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def state_of(case: Golden) -> dict[str, Tensor]:
     """The weights of a golden case under TransformerLens' names."""
     state = {

@@ -1,11 +1,9 @@
-"""BiFormer in both layouts against its golden cases."""
+"""BiFormer in both layouts: routing, published sizes, switches."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from fill import fill, image
-from shared import golden, outputs
 
 import limelight as ll
 from limelight.models import load
@@ -23,48 +21,19 @@ for _hyper in STL.values():
     del _hyper["n_win"]
 
 
-def built(name, case):
-    with no_init():
-        model = load(name)
-    fill(model, case.case["salt"])
-    told = case.case["input"]
-    return model, torch.from_numpy(image(tuple(told["shape"]), told["seed"]))
-
-
 @pytest.mark.golden
-def test_legacy_equals_its_golden_case():
-    case = golden("biformer.tiny")
-    model, x = built("biformer_tiny", case)
-    own = sorted([name, list(p.shape)] for name, p in model.named_parameters())
-    assert own == sorted(case.case["parameters"])
-    where = {"stem": "downsample_layers.0", "s0b0_attn": "stages.0.0.attn", "s0b0": "stages.0.0"}
-    where |= {f"stage{s}": f"stages.{s}.{n - 1}" for s, n in enumerate((2, 2, 8, 2))}
-    where["s3b0_attn"] = "stages.3.0.attn"
-    for key, found in outputs(model, x, where).items():
-        case.close(key, found)
+@pytest.mark.parametrize("built", ["biformer.tiny"], indirect=True)
+def test_regions_are_chosen_as_in_the_golden_case(built):
     sites = [f"stages.{s}.0.attn:index" for s in range(3)]
     sites += [f"stages.{s}.0.attn.router:routing" for s in range(3)]
-    t = ll.trace(model, x, sites)
+    t = ll.trace(built.model, built.x, sites)
     for s in range(3):
-        case.close(f"s{s}b0_r_weight", t[sites[3 + s]].act, 1e-3)
-        got = t[sites[s]].act
-        want = torch.from_numpy(case.arrays[f"s{s}b0_r_idx"]).long()
-        rows = got.flatten(0, 1)[: len(want) // got.shape[-1]]
+        built.case.close(f"s{s}b0_r_weight", t[sites[3 + s]].act, 1e-3)
+        index = t[sites[s]].act
+        want = torch.from_numpy(built.case.arrays[f"s{s}b0_r_idx"]).long()
+        rows = index.flatten(0, 1)[: len(want) // index.shape[-1]]
         pairs = zip(rows, want[: rows.numel()].reshape(rows.shape), strict=True)
         assert all(set(a.tolist()) == set(b.tolist()) for a, b in pairs)
-
-
-@pytest.mark.golden
-def test_refactored_equals_its_golden_case():
-    case = golden("biformer.stl_nchw")
-    model, x = built("biformer_stl_nchw", case)
-    own = sorted([name, list(p.shape)] for name, p in model.named_parameters())
-    assert own == sorted(case.case["parameters"])
-    where = {"stem": "downsample_layers.0", "s0b0_attn": "stages.0.blocks.0.attn"}
-    where |= {f"stage{s}": f"stages.{s}.blocks.{n - 1}" for s, n in enumerate((2, 2, 6, 2))}
-    where["s3b0_attn"] = "stages.3.blocks.0.attn"
-    for key, found in outputs(model, x, where).items():
-        case.close(key, found)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,13 @@
-"""ConViT against its golden case and published sizes; the digits model against its digits."""
+"""ConViT's maps against its golden case, published sizes; the digits model on its digits."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import pytest
 import torch
 import torch.nn.functional as F
-from fill import fill, image
-from shared import TESTS, golden, outputs
+from shared import TESTS
 
 import limelight as ll
 from limelight.kernels.attention.reference import attention_statistics
@@ -22,41 +20,10 @@ from limelight.probe.errors import OptionError
 LOCAL = 10
 
 
-@pytest.fixture(scope="module")
-def case():
-    return golden("convit.tiny_64")
-
-
-@pytest.fixture(scope="module")
-def tiny(case):
-    with no_init():
-        model = load("convit_tiny", img_size=64)
-    fill(model, case.case["salt"])
-    return model
-
-
-@pytest.fixture(scope="module")
-def x(case):
-    told = case.case["input"]
-    return torch.from_numpy(image(tuple(told["shape"]), told["seed"]))
-
-
-def test_names_are_the_published_ones(case, tiny):
-    order = "\n".join(tiny.state_dict())
-    assert hashlib.sha1(order.encode()).hexdigest() == case.case["state_dict_order"].split()[-1]
-    assert sum(p.numel() for p in tiny.parameters()) == case.case["n_parameters"]
-
-
 @pytest.mark.golden
-def test_layers_equal_the_golden_case(case, tiny, x):
-    where = {"patch_embed": "patch_embed", "block0_mixer": "blocks.0.attn", "norm": "norm"}
-    where |= {f"block{n}": f"blocks.{n}" for n in (0, 3, 9, 10)}
-    for key, found in outputs(tiny, x, where).items():
-        case.close(key, found)
-
-
-@pytest.mark.golden
-def test_maps_gates_and_distances_equal_the_golden_case(case, tiny, x):
+@pytest.mark.parametrize("built", ["convit.tiny_64"], indirect=True)
+def test_maps_gates_and_distances_equal_the_golden_case(built):
+    case, tiny, x = built.case, built.model, built.x
     ports = ("map", "q", "k", "v", "position", "gate")
     t = ll.trace(tiny, x, [f"blocks.{n}.attn:{port}" for n in range(LOCAL) for port in ports])
     first = {port: t[f"blocks.3.attn:{port}"].act for port in ports}

@@ -1,15 +1,14 @@
-"""HaloNet against its golden cases, published sizes and timm's names."""
+"""HaloNet against its formula, published sizes, timm's names and timm's outputs."""
 
 from __future__ import annotations
-
-import hashlib
 
 import pytest
 import torch
 import torch.nn.functional as F
 from fill import fill, image
 from foreign import import_foreign
-from shared import golden, outputs
+from golden_recordings import halo_attention
+from shared import golden
 
 import limelight as ll
 from limelight.kernels.errors import KernelError
@@ -22,83 +21,6 @@ from limelight.probe.errors import OptionError
 
 SMALL = {"stages": ("BA", "A"), "out_chs": (64, 128), "stem_chs": (16,), "heads": 4,
          "block_size": 4, "halo_size": 1, "num_classes": 5, "bottle_ratio": 0.5}  # fmt: skip
-
-
-def opened(values, layer, x):
-    """Relative logits and attention with the zeros outside, `(b h) w q k`, from the op's ports."""
-    window = Window(
-        "halo", (layer.block_size,) * 2, tuple(x.shape[2:]), layer.halo_size, layer.stride
-    )
-    queries, keys = window.query_index(), window.key_index()
-    q, k, rows, columns = (values[port] for port in ("q", "k", "rows", "columns"))
-    q, rows, columns = (t[:, :, queries] for t in (q, rows, columns))
-    k = F.pad(k, (0, 0, 0, 1))[:, :, keys % (k.shape[2] + 1)]
-    places = torch.arange(keys.shape[1])
-    width = window.key_size[1]
-    rel = rows[..., places // width] + columns[..., places % width]
-    scores = (q @ k.mT * layer.scale + rel).softmax(-1)
-    return rel.flatten(0, 1), scores.flatten(0, 1)
-
-
-def ports(net, x, path):
-    names = ("q", "k", "v", "rows", "columns")
-    t = ll.trace(net, x, [f"{path}:{name}" for name in names])
-    return {name: t[f"{path}:{name}"].act for name in names}
-
-
-def given(case):
-    told = case.case["input"]
-    return torch.from_numpy(image(tuple(told["shape"]), told["seed"]))
-
-
-def named(case, net):
-    order = "\n".join(net.state_dict())
-    assert hashlib.sha1(order.encode()).hexdigest() == case.case["state_dict_order"].split()[-1]
-    assert sum(p.numel() for p in net.parameters()) == case.case["n_parameters"]
-
-
-@pytest.mark.golden
-@pytest.mark.parametrize("name", ["halonet.layer_stride2", "halonet.layer_avgdown"])
-def test_layers_equal_their_golden_cases(name):
-    case = golden(name)
-    own = dict(case.case["config"])
-    net = HaloAttention(own.pop("dim"), own.pop("dim_out", None), **own).eval()
-    fill(net, case.case["salt"])
-    named(case, net)
-    x = given(case)
-    rel, attention = opened(ports(net, x, ""), net, x)
-    case.close("rel_logits", rel)
-    case.close("attn", attention)
-    with torch.no_grad():
-        case.close("out", net(x))
-
-
-@pytest.mark.golden
-@pytest.mark.parametrize(
-    ("name", "halo", "stages"),
-    [
-        ("halonet26t", "stages.2.1", (2, 2, 2, 2)),
-        ("halonet_h1", "stages.0.0", (3, 3, 10, 3)),
-    ],
-)
-def test_networks_equal_their_golden_cases(name, halo, stages):
-    case = golden(f"halonet.{name}_256")
-    with no_init():
-        model = load(name)
-    fill(model, case.case["salt"])
-    named(case, model)
-    x = given(case)
-    where = {"stem": "stem", "halo": f"{halo}.self_attn"}
-    where |= {f"stage{s}": f"stages.{s}.{n - 1}" for s, n in enumerate(stages)}
-    if "halo_s2" in case.arrays:
-        where["halo_s2"] = "stages.3.0.self_attn"
-    found = outputs(model, x, where)
-    layer = model.get_submodule(f"{halo}.self_attn")
-    values = ports(model, x, f"{halo}.self_attn")
-    found["rel_logits"], found["attn"] = opened(values, layer, found["halo"])
-    assert set(found) == {key for key in case.arrays if not key.endswith("__spread")}
-    for key, value in found.items():
-        case.close(key, value)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +169,7 @@ def test_mass_in_the_padding_is_what_the_map_lacks():
     net = HaloAttention(16, num_heads=2, block_size=4, halo_size=2)
     x = torch.randn(1, 16, 12, 12)
     window = Window("halo", (4, 4), (12, 12), 2)
-    _, attention = opened(ports(net, x, ""), net, x)
+    attention = halo_attention(net, x, "", (12, 12))["attn"]
     spent = torch.einsum("hwqk,wk->hwq", attention, (window.key_index() < 0).float())
     lacks = 1 - ll.trace(net, x, [":map"])[":map"].act.sum(-1)[0][:, window.query_index()]
     torch.testing.assert_close(lacks, spent, rtol=1e-4, atol=1e-5)

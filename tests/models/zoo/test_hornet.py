@@ -1,14 +1,12 @@
-"""HorNet against its golden cases, its published sizes and its own switches."""
+"""HorNet's gates and maps, its published sizes and its own switches."""
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
 import pytest
 import torch
 from fill import fill, image
-from shared import Golden, golden, outputs
+from golden_models import NETWORKS
+from shared import outputs
 from torch import nn
 
 import limelight as ll
@@ -17,28 +15,8 @@ from limelight.models.weights.load import no_init
 from limelight.models.zoo import hornet
 from limelight.probe.errors import OptionError
 
-CASES = ("tiny_7x7_64", "tiny_gf_224", "tiny_gf_96x64")
-WHERE = {
-    "stem": "downsample_layers.0",
-    "proj_in0": "stages.0.0.gnconv.proj_in",
-    "dw0": "stages.0.0.gnconv.dwconv",
-    "gnconv0": "stages.0.0.gnconv",
-    "block0": "stages.0.0",
-    "gnconv2": "stages.2.0.gnconv",
-    "dw2": "stages.2.0.gnconv.dwconv",
-    "gnconv3": "stages.3.0.gnconv",
-    "pooled": "norm",
-    **{f"stage{n}": f"stages.{n}.{last}" for n, last in enumerate((1, 2, 17, 1))},
-}
+CASES = [name for name in NETWORKS if name.startswith("hornet.")]
 SMALL = {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 7}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def filled(name: str, salt: int = 0, **hyper: object) -> nn.Module:
@@ -48,54 +26,24 @@ def filled(name: str, salt: int = 0, **hyper: object) -> nn.Module:
     return model
 
 
-def errors(case: Golden, key: str, found: torch.Tensor) -> float:
-    """The largest difference over stored values, in units of the tolerance's 1e-4 std + rtol."""
-    told = next(o for o in case.case["outputs"] if o["key"] == key)
-    assert list(found.shape) == told["shape"], key
-    got = found.flatten().double()
-    worst = 0.0
-    picks = {key: torch.arange(len(case.arrays[key].ravel()))}
-    if "spread_key" in told:
-        picks[told["spread_key"]] = torch.arange(256) * got.numel() // 256
-    for name, at in picks.items():
-        want = torch.from_numpy(np.ravel(case.arrays[name])).double()
-        worst = max(worst, float(((got[at] - want).abs() / (told["std"] + want.abs())).max()))
-    return worst
+@pytest.mark.parametrize("built", CASES, indirect=True)
+def test_without_hooks_the_gates_are_never_formed_and_logits_stay(built):
+    hooked = outputs(built.model, built.x, NETWORKS[built.name].where)["logits"]
+    with torch.no_grad():
+        torch.testing.assert_close(built.model(built.x), hooked, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("name", CASES)
-def test_model_equals_its_golden_case(name):
-    case = golden(f"hornet.{name}")
-    told = {key: case.case["config"][key] for key in ("depths", "base_dim", "orders", "scale")}
-    rest = {key: case.case["config"][key] for key in ("ln_eps", "spatial", "mlp_ratio")}
-    model = filled(case.case["constructor"]["name"], case.case["salt"], **told, **rest)
-    assert [[n, list(p.shape)] for n, p in model.named_parameters()] == case.case["parameters"]
-    assert sum(p.numel() for p in model.parameters()) == case.case["n_parameters"]
-    order = hashlib.sha1("\n".join(model.state_dict()).encode()).hexdigest()
-    assert order in case.case["state_dict_order"]
-    given = case.case["input"]
-    x = torch.from_numpy(image(tuple(given["shape"]), given["seed"]))
-    found = outputs(model, x, WHERE)
-    assert set(found) == {o["key"] for o in case.case["outputs"]}
-    for key, value in found.items():
-        assert errors(case, key, value) <= 1e-4, key
-    with torch.no_grad():  # without hooks the gates are never formed
-        torch.testing.assert_close(model(x), found["logits"], atol=1e-5, rtol=1e-5)
-
-
-def test_a_probe_sees_products_gates_and_maps():
-    case = golden("hornet.tiny_7x7_64")
-    model = filled("hornet_tiny_7x7", num_classes=7)
-    x = torch.from_numpy(image((2, 3, 64, 64), 0))
-    site = "stages.0.0.gnconv"
+@pytest.mark.parametrize("built", ["hornet.tiny_7x7_64"], indirect=True)
+def test_a_probe_sees_products_gates_and_maps(built):
+    model, site = built.model, "stages.0.0.gnconv"
     with ll.Probe(model) as probe:
         names = ("dw0", "p0", "dw1", "p1", "map", "context", "first")
         probe.watch(*(f"{site}:{name}" for name in names))
-        probe(x)
+        probe(built.x)
         trace = {str(site): value.act.detach() for site, value in probe.trace.items()}
     gates = torch.cat([trace[f"{site}:dw0"], trace[f"{site}:dw1"]], 1) * 3
-    assert errors(case, "dw0", gates) <= 1e-4
+    built.case.close("dw0", gates)
     first, context = trace[f"{site}:first@1"], trace[f"{site}:context@1"]
     torch.testing.assert_close(trace[f"{site}:p1"], first * trace[f"{site}:dw1"])
     bias = model.get_submodule(site).dwconv.bias[32:, None, None] / 3

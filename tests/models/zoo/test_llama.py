@@ -39,14 +39,6 @@ SMALL = {
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def downloads(tmp_path, monkeypatch) -> Path:
     """An empty folder of downloads."""

@@ -1,14 +1,11 @@
-"""VOLO against its golden case, published sizes and timm's names."""
+"""VOLO against published sizes, timm's names and timm's outputs; its mixed tokens."""
 
 from __future__ import annotations
-
-import hashlib
 
 import pytest
 import torch
 from fill import fill, image
 from foreign import import_foreign
-from shared import golden, outputs
 
 import limelight as ll
 from limelight.models import load
@@ -17,57 +14,6 @@ from limelight.models.zoo.volo.model import VARIANTS
 from limelight.probe.errors import OptionError
 
 SMALL = {"layers": (1, 1, 1), "embed_dims": (48, 96, 96), "num_heads": (3, 6, 6), "num_classes": 5}
-
-
-@pytest.fixture(scope="module")
-def case():
-    return golden("volo.d1_72")
-
-
-@pytest.fixture(scope="module")
-def d1(case):
-    with no_init():
-        model = load("volo_d1", img_size=72)
-    fill(model, case.case["salt"])
-    return model
-
-
-@pytest.fixture(scope="module")
-def x(case):
-    told = case.case["input"]
-    return torch.from_numpy(image(tuple(told["shape"]), told["seed"]))
-
-
-def test_names_are_the_published_ones(case, d1):
-    order = "\n".join(d1.state_dict())
-    assert hashlib.sha1(order.encode()).hexdigest() == case.case["state_dict_order"].split()[-1]
-    assert sum(p.numel() for p in d1.parameters()) == case.case["n_parameters"]
-
-
-@pytest.mark.golden
-def test_layers_equal_the_golden_case(case, d1, x):
-    where = {
-        "patch_embed": "patch_embed",
-        "outlook0": "network.0.0.attn",
-        "outlooker0": "network.0.0",
-        "outlooker_last": "network.0.3",
-        "down": "network.1",
-        "stage2": "network.2.3",
-        "stage_last": "network.4.1",
-        "post0": "post_network.0",
-        "x_cls": "head",
-        "x_aux": "aux_head",
-    }
-    found = outputs(d1, x, where)
-    logits = outputs(d1, x, {"w": "network.0.0.attn.attn"})["w"]
-    found["outlook_logits0"] = logits.unflatten(1, (5, 5))
-    ports = ("network.0.0.attn:weight", "network.2.0.attn:map", "post_network.1.attn:map")
-    t = ll.trace(d1, x, ports)
-    found["outlook_prob0"] = t[ports[0]].act.softmax(-1)
-    found["tf_prob0"], found["cls_prob1"] = t[ports[1]].act, t[ports[2]].act
-    assert set(found) == {key for key in case.arrays if not key.endswith("__spread")}
-    for key, value in found.items():
-        case.close(key, value)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +136,9 @@ def test_dense_class_map_is_half_of_the_difference():
     torch.testing.assert_close(model(x), first + 0.5 * dense.flatten(1, 2).amax(1))
 
 
-def test_outlook_map_times_values_is_the_mixing(d1, x):
+@pytest.mark.parametrize("built", ["volo.d1_72"], indirect=True)
+def test_outlook_map_times_values_is_the_mixing(built):
+    d1, x = built.model, built.x
     t = ll.trace(d1, x[:1], ("network.0.3.attn:map", "network.0.3.attn.v", "network.0.3.attn.proj"))
     own, v, out = t["network.0.3.attn:map"].act, t["network.0.3.attn.v"].act, None
     mixed = own @ v.flatten(1, 2).unflatten(2, (6, 32)).transpose(1, 2)

@@ -17,7 +17,6 @@ from limelight.probe.relevance.linear_rules import Epsilon, Flat, Gamma, WSquare
 from limelight.probe.relevance.presets import PRESETS, Preset
 from limelight.probe.relevance.propagate import NoRule
 
-torch.set_num_threads(1)
 SUM = ll.label(0)
 
 
