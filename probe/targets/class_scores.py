@@ -68,7 +68,9 @@ def read_classes(which: Which) -> tuple[Tensor, tuple[str, ...]]:
     return torch.tensor([-1 if isinstance(w, str) else int(w) for w in listed]), words
 
 
-def interleave(rows: Tensor, first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+def interleave(
+    rows: Tensor, first: tuple[Tensor, tuple[str, ...]], second: tuple[Tensor, tuple[str, ...]]
+) -> tuple[str, ...]:
     """The words of two columns in the order in which `resolve` meets their -1."""
     columns = [_spread(side, len(rows)) for side in (first, second)]
     return tuple(w for pair in zip(*columns, strict=True) for w in pair if w is not None)
