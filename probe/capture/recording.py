@@ -74,7 +74,9 @@ class Recording:
         self.plain = requests.plain.setdefault(size, {})
         self.spared = False  # no mode looks at the ops of this forward
         self.wrote = False  # an op has worked in place
-        self.left: dict[str, tuple[torch.Size, Site]] = {}  # outputs that may be kept as they are
+        self.left: dict[
+            str, tuple[tuple[int, ...], Site]
+        ] = {}  # outputs that may be kept as they are
         self.kept: list[tuple[Site, Tensor, int]] = []  # values to be, and their versions
         self.wanting = self.enough  # how many may be kept before a site could be the last
         self._fresh: list[Value] = []

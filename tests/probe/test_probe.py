@@ -596,3 +596,50 @@ def test_no_compiler_is_loaded_for_an_eager_model():
         "assert 'torch._dynamo' not in sys.modules",
     )
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
+
+
+@pytest.mark.parametrize("change", ["in place", "shape"])
+def test_a_forward_that_was_spared_the_mode_still_says_what_is_wrong(change):
+    """From the third run on no mode looks at ops; what then happens anew is not missed."""
+
+    class Net(Counts):
+        trouble = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = self.a(x)
+            first = a.clone()
+            if self.trouble and change == "in place":
+                a.mul_(2)
+            return self.b(a), first
+
+    net, x = Net(), torch.randn(2, 3)
+    with ll.Probe(net, grad=False, whole=True) as p:
+        p.watch("a", "b")
+        for _ in range(3):
+            p(x)
+        net.trouble = True
+        if change == "shape":
+            x = torch.randn(4, 5, 3)
+            p(x)
+            assert p.trace["a"].act.shape == (4, 5, 3)
+            assert p.trace["a"].site.axes == "b n c"
+            return
+        p(x)
+        with pytest.raises(ProbeError, match="the value at a was overwritten where the probe"):
+            _ = p.trace["a"].act
+        _, first = p(x)
+        assert torch.equal(p.trace["a"].act, first)
+
+
+def test_calls_of_a_reused_module_are_told_apart_on_every_run():
+    net, x = Reused(), torch.randn(2, 3)
+    first = torch.tanh(x)
+    second = torch.tanh(net.a(first))
+    third = torch.tanh(net.a(second))
+    with ll.Probe(net, grad=False, whole=True) as p:
+        p.watch("act", "a")
+        for _ in range(4):
+            p(x)
+            assert [str(s) for s in p.trace] == ["act", "a", "act@1", "a@1", "act@2"]
+            for call, value in enumerate((first, second, third)):
+                assert torch.equal(p.trace[f"act@{call}"].act, value)
