@@ -14,10 +14,11 @@ import triton.language as tl
 
 
 class Sizes(NamedTuple):
-    """Rows of a launch in all, heads, the grid's height and width, channels, rows and columns of
-    windows."""
+    """Rows of a launch in all and in one head, heads, the grid's height and width, channels, rows
+    and columns of windows."""
 
     rows: int
+    per_head: int
     heads: int
     height: int
     width: int
@@ -43,17 +44,17 @@ class Plan(NamedTuple):
 
 @triton.jit
 def _row(z, PLAN: tl.constexpr):
-    """Of a program's tokens: which there are, picture, head, line of both, row and column."""
+    """Of a program's rows: which there are, picture, head, line of both, the number in a head."""
     o_row = tl.program_id(0) * PLAN.BLOCK + tl.arange(0, PLAN.BLOCK)
-    i_line, o_i = o_row // (z.height * z.width), o_row % (z.height * z.width)
+    i_line = o_row // z.per_head
     i_b, i_h = (i_line // z.heads).to(tl.int64), i_line % z.heads
-    return o_row < z.rows, i_b, i_h, i_line, o_i, o_i // z.width, o_i % z.width
+    return o_row < z.rows, i_b, i_h, i_line, o_row % z.per_head
 
 
 @triton.jit
 def _covering(step, y, x, m_row, z, PLAN: tl.constexpr):
-    """One window that covers a place: its row and column, the place in it, and if it is one."""
-    y, x = y + PLAN.PADDING, x + PLAN.PADDING
+    """One window that covers a place, its row and column counted from the padding: the window's
+    row and column, the place in it, and if it is one."""
     o_y, o_x = y // PLAN.STRIDE - step // PLAN.REACH, x // PLAN.STRIDE - step % PLAN.REACH
     in_y, in_x = y - o_y * PLAN.STRIDE, x - o_x * PLAN.STRIDE
     seen = m_row & (o_y >= 0) & (o_y < z.windows_y) & (in_y < PLAN.KERNEL)
@@ -88,7 +89,8 @@ def _scores(p_row, m_row, PLAN: tl.constexpr):
 @triton.jit
 def gather(p_v, s_v, p_weight, s_weight, p_out, s_out, p_norm, z, PLAN: tl.constexpr):
     """out[i] = the sum of softmax(weight[l, p]) v[l] over the windows l whose place p is i."""
-    m_row, i_b, i_h, i_line, o_i, y, x = _row(z, PLAN)
+    m_row, i_b, i_h, i_line, o_i = _row(z, PLAN)
+    y, x = o_i // z.width + PLAN.PADDING, o_i % z.width + PLAN.PADDING
     o_e = tl.program_id(1) * PLAN.BLOCK_E + tl.arange(0, PLAN.BLOCK_E)
     m_e = o_e < z.channels
     p_head = p_v + (i_b * s_v[0] + i_h * s_v[1])[:, None] + o_e[None, :]
@@ -123,7 +125,8 @@ def _store(p_out, s_out, i_b, i_h, o_i, o_e, b_out, m_row, m_e):
 @triton.jit
 def to_v(p_g, s_g, p_weight, s_weight, p_norm, p_dv, s_dv, z, PLAN: tl.constexpr):
     """The gradient of v[j]: the sum of softmax(weight)[l, :, s] g[l] where place s of l is j."""
-    m_row, i_b, i_h, i_line, o_j, y, x = _row(z, PLAN)
+    m_row, i_b, i_h, i_line, o_j = _row(z, PLAN)
+    y, x = o_j // z.width + PLAN.PADDING, o_j % z.width + PLAN.PADDING
     o_e = tl.program_id(1) * PLAN.BLOCK_E + tl.arange(0, PLAN.BLOCK_E)
     m_e = o_e < z.channels
     p_head = p_g + (i_b * s_g[0] + i_h * s_g[1])[:, None] + o_e[None, :]
@@ -150,11 +153,8 @@ def to_weight(
 ):  # fmt: skip
     """The gradient of weight[l, p, :]: share (d - sum share d), where d[s] = g[l, p] v[l, s]."""
     SOURCES: tl.constexpr = PLAN.KERNEL * PLAN.KERNEL
-    per_head = z.windows_y * z.windows_x * SOURCES
-    o_row = tl.program_id(0) * PLAN.BLOCK + tl.arange(0, PLAN.BLOCK)
-    m_row = o_row < z.rows
-    i_b, i_h = (o_row // per_head // z.heads).to(tl.int64), o_row // per_head % z.heads
-    o_l, place = o_row % per_head // SOURCES, o_row % SOURCES
+    m_row, i_b, i_h, _, o_line = _row(z, PLAN)
+    o_l, place = o_line // SOURCES, o_line % SOURCES
     first_y = o_l // z.windows_x * PLAN.STRIDE - PLAN.PADDING
     first_x = o_l % z.windows_x * PLAN.STRIDE - PLAN.PADDING
     o_i, seen = _source(first_y, first_x, place, m_row, z, PLAN)

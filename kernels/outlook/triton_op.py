@@ -40,9 +40,10 @@ class OutlookOperands:
     stride: int
     padding: int
 
-    def sizes(self, rows: int) -> Sizes:
+    def sizes(self, per_head: int) -> Sizes:
+        b, h = self.v.shape[:2]
         y, x = windows(self.grid, self.kernel_size, self.stride, self.padding)
-        return Sizes(rows, self.v.shape[1], *self.grid, self.v.shape[3], y, x)
+        return Sizes(b * h * per_head, per_head, h, *self.grid, self.v.shape[3], y, x)
 
     @property
     def plan(self) -> Plan:
@@ -54,15 +55,10 @@ class OutlookOperands:
         return Plan(*options, block, block_e, power_of_2(self.kernel_size**2))
 
     @property
-    def tokens(self) -> int:
-        """Of all heads and pictures."""
-        return self.v.shape[0] * self.v.shape[1] * self.v.shape[2]
-
-    @property
     def programs(self) -> tuple[int, int]:
         """Tokens of all heads and pictures, channels."""
-        plan = self.plan
-        return ceil_div(self.tokens, plan.BLOCK), ceil_div(self.v.shape[3], plan.BLOCK_E)
+        plan, tokens = self.plan, self.v.shape[0] * self.v.shape[1] * self.v.shape[2]
+        return ceil_div(tokens, plan.BLOCK), ceil_div(self.v.shape[3], plan.BLOCK_E)
 
 
 def forward(**arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -72,7 +68,7 @@ def forward(**arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
     norm = x.weight.new_empty(x.weight.shape[:4], dtype=torch.float32)
     gather[x.programs](
         x.v, x.v.stride()[:3], x.weight, x.weight.stride()[:3], out, out.stride()[:3], norm,
-        x.sizes(x.tokens), x.plan, enable_fp_fusion=True,
+        x.sizes(x.v.shape[2]), x.plan, enable_fp_fusion=True,
     )  # fmt: skip
     return out, (norm,)
 
@@ -107,7 +103,7 @@ def _v_gradient(x: OutlookOperands, g: Tensor, norm: Tensor) -> Tensor:
     dv = like_tokens(x.v, x.v.shape[3])
     to_v[x.programs](
         g, g.stride()[:3], x.weight, x.weight.stride()[:3], norm, dv, dv.stride()[:3],
-        x.sizes(x.tokens), x.plan, enable_fp_fusion=True,
+        x.sizes(x.v.shape[2]), x.plan, enable_fp_fusion=True,
     )  # fmt: skip
     return dv
 
@@ -116,10 +112,10 @@ def _weight_gradient(x: OutlookOperands, g: Tensor) -> Tensor:
     dweight = torch.empty_like(x.weight)  # dense and with weight's order of axes
     if dweight.stride()[3:] != x.weight.stride()[3:]:
         dweight = torch.empty_like(x.weight, memory_format=torch.contiguous_format)
-    rows, plan = x.weight[..., 0].numel(), x.plan
-    to_weight[(ceil_div(rows, plan.BLOCK),)](
+    sizes, plan = x.sizes(x.weight.shape[2] * x.weight.shape[3]), x.plan
+    to_weight[(ceil_div(sizes.rows, plan.BLOCK),)](
         g, g.stride()[:3], x.v, x.v.stride()[:3], x.weight, x.weight.stride()[:3],
-        dweight, dweight.stride()[:3], x.sizes(rows), plan, ceil_div(x.v.shape[3], plan.BLOCK_E),
+        dweight, dweight.stride()[:3], sizes, plan, ceil_div(x.v.shape[3], plan.BLOCK_E),
         enable_fp_fusion=True,
     )  # fmt: skip
     return dweight
