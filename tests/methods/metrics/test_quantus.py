@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from foreign import import_foreign
-from parity.fill import image
+from fill import image
 from torch import Tensor
 
 from limelight.methods.metrics.complexity import complexity, effective_complexity, sparseness
