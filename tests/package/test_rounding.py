@@ -1,4 +1,4 @@
-"""The bar of golden maps: it widens by float32's rounding alone, never by a mistake."""
+"""The bar of golden maps: it widens by float32's own error, never by a mistake in float64."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import copy
 
 import pytest
 import torch
-from methods_golden import Case, difference
-from rounding import UNIT, Rounding
+from methods_golden import Case
 from torch import Tensor, nn
 
 
@@ -45,30 +44,11 @@ def test_a_mistake_in_float64_fails() -> None:
         golden.check(lambda net, x: {"y": 1.001 * net(x)}, net, x, relative=1e-4)
 
 
-@pytest.mark.parametrize("size", [1e-3, 1e-1])
-def test_a_mistake_in_float32_alone_fails(size: float) -> None:
+def test_a_float32_that_leaves_no_digit_fails() -> None:
     net, x, golden = recorded_sums(1.0)
 
     def careless(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
-        return {"y": net(x) * (1 + size * (x.dtype == torch.float32))}
+        return {"y": net(x) * (1 + 0.2 * (x.dtype == torch.float32))}
 
-    with pytest.raises(AssertionError, match="simulated rounding by"):
+    with pytest.raises(AssertionError, match="our float32 is off by"):
         golden.check(careless, net, x, relative=1e-4)
-
-
-def test_simulated_rounding_is_as_large_as_sums_one_after_the_other() -> None:
-    x, y = torch.rand(2, 300, 1000, generator=torch.Generator().manual_seed(0)).double()
-    exact = (x * y).sum(1)
-    with Rounding(0):
-        drawn = torch.bmm(x[:, None], y[:, :, None])[:, 0, 0]
-    spread = (drawn / exact - 1).std().item()
-    assert 1000**0.5 / 2 * UNIT < spread < 2 * 1000**0.5 * UNIT
-
-
-def test_exact_operations_stay_exact() -> None:
-    x = torch.randn(4, 5, dtype=torch.float64)
-    with Rounding(0):
-        same = x.clone().relu().view(20).view(4, 5)
-        apart = x + 0.0
-    assert torch.equal(same, x.clamp(min=0))
-    assert 0 < difference(apart, x) < 8 * UNIT * x.abs().max()

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from foreign import import_foreign
 from fill import image
+from foreign import import_foreign
 from torch import Tensor
 
 from limelight.methods.metrics.complexity import complexity, effective_complexity, sparseness
