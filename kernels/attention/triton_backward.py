@@ -60,6 +60,11 @@ def _to_queries(
     rows, columns   ds summed over the keys of each row and column
     ALONE           delta and dgate only
     """
+    AT_K: tl.constexpr = FORM.AT_K
+    FIRST: tl.constexpr = PHASES.FIRST
+    LAST: tl.constexpr = PHASES.LAST
+    BLOCK_R: tl.constexpr = FORM.BLOCK_R
+    BLOCK_D: tl.constexpr = FORM.BLOCK_D
     BLOCK_M: tl.constexpr = PHASES.BLOCK_M
     RIM: tl.constexpr = FORM.AT_K is not None and FORM.AT_K.rim > 0
     i_b, i_h, i_row, i_w, i_m, o_m, m_m, t_m = query_tile(z, FORM, BLOCK_M)
@@ -91,12 +96,12 @@ def _to_queries(
         if p.rows is not None:
             o_r = tl.arange(0, FORM.BLOCK_R)
             b_relative = relative_logits(
-                p, s, i_b, i_h, t_m[:, None], o_r[None, :], m_m[:, None], FORM.AT_K, FORM.DTYPE
+                p, s, i_b, i_h, t_m[:, None], o_r[None, :], m_m[:, None], AT_K, FORM.DTYPE
             )
-            b_dr = tl.zeros((BLOCK_M, FORM.BLOCK_R), tl.float32)
-        b_dq = tl.zeros((BLOCK_M, FORM.BLOCK_D), tl.float32)
+            b_dr = tl.zeros((BLOCK_M, BLOCK_R), tl.float32)
+        b_dq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
         full, tiles = key_tiles(i_m, z, FORM, PHASES, False)
-        for phase in tl.static_range(PHASES.FIRST, PHASES.LAST):
+        for phase in tl.static_range(FIRST, LAST):
             if phase == 0:
                 start = 0
                 stop = full
@@ -106,8 +111,8 @@ def _to_queries(
             for step in tl.range(start, stop):
                 o_n = step * PHASES.BLOCK_N + tl.arange(0, PHASES.BLOCK_N)
                 m_n = o_n < z.m
-                t_n = token_of(o_n, i_w, FORM.AT_K)
-                m_grid = on_grid(o_n, i_w, m_n, FORM.AT_K)
+                t_n = token_of(o_n, i_w, AT_K)
+                m_grid = on_grid(o_n, i_w, m_n, AT_K)
                 SOME: tl.constexpr = phase == 1 or RIM
                 b_k = columns_of(
                     p_k, s.k, t_n, m_grid, FORM.D, FORM.BLOCK_D, True, SOME, FORM.DTYPE
@@ -125,7 +130,7 @@ def _to_queries(
                 b_ds = (b_ds * content).to(FORM.DTYPE)
                 b_dq = tl.dot(b_ds, tl.trans(b_k), b_dq, input_precision=FORM.PRECISION)
                 if p.rows is not None:
-                    b_axes = on_axes(o_n[:, None], o_r[None, :], FORM.AT_K, FORM.DTYPE)
+                    b_axes = on_axes(o_n[:, None], o_r[None, :], AT_K, FORM.DTYPE)
                     b_dr = tl.dot(b_ds, b_axes, b_dr, input_precision=FORM.PRECISION)
         if p_grad.q is not None:
             o_d = tl.arange(0, FORM.BLOCK_D)
@@ -173,17 +178,18 @@ def _key_scores(
     FORM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Scores in bits turned round, `n m`, from keys `n d` and queries `m d`."""
+    AT_K: tl.constexpr = FORM.AT_K
     b_s = tl.dot(b_k, tl.trans(b_q), input_precision=FORM.PRECISION) * z.scale
     if p.rows is not None:
         o_r = tl.arange(0, FORM.BLOCK_R)
         b_relative = relative_logits(
-            p, s, i_b, i_h, t_m[None, :], o_r[:, None], m_m[None, :], FORM.AT_K, FORM.DTYPE
+            p, s, i_b, i_h, t_m[None, :], o_r[:, None], m_m[None, :], AT_K, FORM.DTYPE
         )
-        b_axes = on_axes(o_n[:, None], o_r[None, :], FORM.AT_K, FORM.DTYPE)
+        b_axes = on_axes(o_n[:, None], o_r[None, :], AT_K, FORM.DTYPE)
         b_s += tl.dot(b_axes, b_relative, input_precision=FORM.PRECISION) * LOG2E
     return masked_scores(
         b_s, o_m[None, :], o_n[:, None], m_m[None, :], m_n[:, None],
-        p, s, z, i_b, i_h, i_w, FORM.CAUSAL, MASKED,
+        p, s, z, i_b, i_h, i_w, FORM, MASKED,
     )  # fmt: skip
 
 
@@ -217,6 +223,11 @@ def _to_keys(
     count    keys of a window of HOME
     around   windows that may see them: 1, with a halo those around
     """
+    AT_Q: tl.constexpr = FORM.AT_Q
+    FIRST: tl.constexpr = PHASES.FIRST
+    LAST: tl.constexpr = PHASES.LAST
+    BLOCK_D: tl.constexpr = FORM.BLOCK_D
+    BLOCK_E: tl.constexpr = FORM.BLOCK_E
     BLOCK_M: tl.constexpr = PHASES.BLOCK_M
     BLOCK_N: tl.constexpr = PHASES.BLOCK_N
     blocks, groups = tl.cdiv(count, BLOCK_N), z.heads // z.shared
@@ -229,8 +240,8 @@ def _to_keys(
     p_k, p_v = at_head(p.k, s.k, i_b, i_g), at_head(p.v, s.v, i_b, i_g)
     b_k = rows_of(p_k, s.k, t_n, m_c, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
     b_v = rows_of(p_v, s.v, t_n, m_c, FORM.E, FORM.BLOCK_E, False, True, FORM.DTYPE)
-    b_dk = tl.zeros((BLOCK_N, FORM.BLOCK_D), tl.float32)
-    b_dv = tl.zeros((BLOCK_N, FORM.BLOCK_E), tl.float32)
+    b_dk = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    b_dv = tl.zeros((BLOCK_N, BLOCK_E), tl.float32)
     for i in range(around):
         i_w, on, o_n, m_n = _seen_from(i, i_home, o_c, m_c, FORM, HALO)
         first, whole, end = _query_tiles(i_n, on, z, FORM, PHASES, HALO, p.position is not None)
@@ -242,7 +253,7 @@ def _to_keys(
             if p.position is not None:
                 gate = tl.load(p.gate + i_h).to(tl.float32)
                 content = 1.0 - gate
-            for phase in tl.static_range(PHASES.FIRST, PHASES.LAST):
+            for phase in tl.static_range(FIRST, LAST):
                 if phase == 0:
                     start = whole
                     stop = end
@@ -252,7 +263,7 @@ def _to_keys(
                 for step in tl.range(start, stop):
                     o_m = step * BLOCK_M + tl.arange(0, BLOCK_M)
                     m_m = o_m < z.n
-                    t_m = token_of(o_m, i_w, FORM.AT_Q)
+                    t_m = token_of(o_m, i_w, AT_Q)
                     b_q = rows_of(p_q, s.q, t_m, m_m, FORM.D, FORM.BLOCK_D, True, True, FORM.DTYPE)
                     b_g = rows_of(p_g, s_g, t_m, m_m, FORM.E, FORM.BLOCK_E, True, True, FORM.DTYPE)
                     b_s = _key_scores(

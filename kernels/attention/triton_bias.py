@@ -112,15 +112,18 @@ def _score_gradients(
     FORM: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
     """ds of one tile; of position without its share of the map."""
-    t_m, t_n = token_of(o_m, i_w, FORM.AT_Q), token_of(o_n, i_w, FORM.AT_K)
-    m_grid = on_grid(o_n, i_w, m_n, FORM.AT_K)
+    AT_Q: tl.constexpr = FORM.AT_Q
+    AT_K: tl.constexpr = FORM.AT_K
+    BLOCK_M: tl.constexpr = TARGET.BLOCK_M
+    t_m, t_n = token_of(o_m, i_w, AT_Q), token_of(o_n, i_w, AT_K)
+    m_grid = on_grid(o_n, i_w, m_n, AT_K)
     p_g = at_head(saved.g, s_g, i_b, i_h)
     b_g = rows_of(p_g, s_g, t_m, m_m, FORM.E, FORM.BLOCK_E, False, True, FORM.DTYPE)
     p_v = at_head(p.v, s.v, i_b, i_h // z.shared)
     b_v = columns_of(p_v, s.v, t_n, m_grid, FORM.E, FORM.BLOCK_E, False, True, FORM.DTYPE)
     b_ds = tl.dot(b_g, b_v, input_precision=FORM.PRECISION)
     o_row = (i_b * z.heads + i_h) * z.total + t_m
-    b_delta = tl.zeros((TARGET.BLOCK_M,), tl.float32)
+    b_delta = tl.zeros((BLOCK_M,), tl.float32)
     if not FORM.SIGMOID:
         b_delta = tl.load(saved.delta + o_row, mask=m_m, other=0.0)
     if TARGET.PLACED:
@@ -134,12 +137,12 @@ def _score_gradients(
         if p.rows is not None:
             o_r = tl.arange(0, FORM.BLOCK_R)
             b_relative = relative_logits(
-                p, s, i_b, i_h, t_m[:, None], o_r[None, :], m_m[:, None], FORM.AT_K, FORM.DTYPE
+                p, s, i_b, i_h, t_m[:, None], o_r[None, :], m_m[:, None], AT_K, FORM.DTYPE
             )
         b_s = score_tile(
             b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s, z, i_b, i_h, i_w, FORM, True
         )
-        b_lse = tl.zeros((TARGET.BLOCK_M,), tl.float32)
+        b_lse = tl.zeros((BLOCK_M,), tl.float32)
         if not FORM.SIGMOID:
             b_lse = tl.load(saved.lse + o_row, mask=m_m, other=float("inf"))
         b_p = share_of(b_s, b_lse[:, None], FORM.SIGMOID)

@@ -50,6 +50,11 @@ def _attend(
     FORM: tl.constexpr, PHASES: tl.constexpr, ASKED: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one window and head; see `attend`."""
+    AT_K: tl.constexpr = FORM.AT_K
+    GRID: tl.constexpr = ASKED.GRID
+    FIRST: tl.constexpr = PHASES.FIRST
+    LAST: tl.constexpr = PHASES.LAST
+    BLOCK_E: tl.constexpr = FORM.BLOCK_E
     BLOCK_M: tl.constexpr = PHASES.BLOCK_M
     RIM: tl.constexpr = FORM.AT_K is not None and FORM.AT_K.rim > 0
     i_b, i_h, i_row, i_w, i_m, o_m, m_m, t_m = query_tile(z, FORM, BLOCK_M)
@@ -61,15 +66,15 @@ def _attend(
     if p.rows is not None:
         o_r = tl.arange(0, FORM.BLOCK_R)
         b_relative = relative_logits(
-            p, s, i_b, i_h, t_m[:, None], o_r[None, :], m_m[:, None], FORM.AT_K, FORM.DTYPE
+            p, s, i_b, i_h, t_m[:, None], o_r[None, :], m_m[:, None], AT_K, FORM.DTYPE
         )
     b_max = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     b_sum = tl.zeros((BLOCK_M,), tl.float32)
-    b_out = tl.zeros((BLOCK_M, FORM.BLOCK_E), tl.float32)
+    b_out = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
     if p.position is not None:
         b_max_2 = tl.full((BLOCK_M,), float("-inf"), tl.float32)
         b_sum_2 = tl.zeros((BLOCK_M,), tl.float32)
-        b_out_2 = tl.zeros((BLOCK_M, FORM.BLOCK_E), tl.float32)
+        b_out_2 = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
     if stats.entropy is not None:
         b_expected = tl.zeros((BLOCK_M,), tl.float32)
         b_inside = tl.zeros((BLOCK_M,), tl.float32)
@@ -81,7 +86,7 @@ def _attend(
     if ASKED.POOL is not None:
         tiles = tl.cdiv(pools * ASKED.WIDE, PHASES.BLOCK_N)
 
-    for phase in tl.static_range(PHASES.FIRST, PHASES.LAST):  # all seen, then with a mask
+    for phase in tl.static_range(FIRST, LAST):  # all seen, then with a mask
         if phase == 0:
             start = 0
             stop = full
@@ -90,9 +95,9 @@ def _attend(
             stop = tiles
         for step in tl.range(start, stop):
             o_n, m_n = key_places(step, z.m, ASKED, PHASES.BLOCK_N)
-            t_n = token_of(o_n, i_w, FORM.AT_K)
+            t_n = token_of(o_n, i_w, AT_K)
             SOME: tl.constexpr = phase == 1 or RIM
-            m_grid = on_grid(o_n, i_w, m_n, FORM.AT_K)
+            m_grid = on_grid(o_n, i_w, m_n, AT_K)
             b_k = columns_of(p_k, s.k, t_n, m_grid, FORM.D, FORM.BLOCK_D, True, SOME, FORM.DTYPE)
             b_s = score_tile(
                 b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s, z, i_b, i_h, i_w, FORM, phase == 1
@@ -110,7 +115,7 @@ def _attend(
                     b_p, b_s, b_own, b_shrink, b_expected, b_inside, SEEN, FORM.SIGMOID
                 )
             if stats.distance is not None:
-                b_square = squared_distances(t_m, t_n, ASKED.GRID)
+                b_square = squared_distances(t_m, t_n, GRID)
                 b_far = b_own * tl.sqrt(b_square)
                 b_distance = sum_step(b_far, b_shrink, b_distance, FORM.SIGMOID)
                 if stats.mass is not None:

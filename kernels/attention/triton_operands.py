@@ -51,12 +51,9 @@ class AttentionOperands:
     @cached_property
     def strides(self) -> Strides:
         p = self.pointers
-        bias = None
-        if p.bias is not None:
-            steps = p.bias.stride()
-            bias = (*steps[:3], *(step or None for step in steps[3:]))
-        rest = (None if x is None else x.stride() for x in (p.position, p.rows, p.columns, p.keep))
-        return Strides(p.q.stride(), p.k.stride(), p.v.stride(), bias, *rest)
+        some = p.bias, p.position, p.rows, p.columns, p.keep
+        rest = (None if x is None else x.stride() for x in some)
+        return Strides(p.q.stride(), p.k.stride(), p.v.stride(), *rest)
 
     @cached_property
     def sizes(self) -> Sizes:
@@ -70,8 +67,10 @@ class AttentionOperands:
         d, e = q.shape[-1], self.pointers.v.shape[-1]
         blocks = padded(d), padded(e), padded(0 if at is None else at.rows + at.columns)
         lattices = self.lattice_q, self.lattice_k
+        bias = self.pointers.bias
+        by_axis = (False, False) if bias is None else (bias.stride(3) != 0, bias.stride(4) != 0)
         precision, dtype = dot_precision(), dot_type(q.dtype)
-        return Form(d, e, *lattices, self.causal, self.sigmoid, precision, dtype, *blocks)
+        return Form(d, e, *lattices, self.causal, self.sigmoid, *by_axis, precision, dtype, *blocks)
 
     @property
     def widest(self) -> int:

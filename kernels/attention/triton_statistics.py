@@ -100,10 +100,11 @@ def store_peaks(
     LOWEST: tl.constexpr, ASKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Write the largest of each block of keys; returned is that of a block wider than a tile."""
+    WIDE: tl.constexpr = ASKED.WIDE
     p_line = p_peaks + (i_row * total + t_m)[:, None] * pools
     if ASKED.WIDE <= BLOCK_N:
         PARTS: tl.constexpr = BLOCK_N // ASKED.WIDE
-        b_largest = tl.max(tl.reshape(b_x, (BLOCK_M, PARTS, ASKED.WIDE)), 2)
+        b_largest = tl.max(tl.reshape(b_x, (BLOCK_M, PARTS, WIDE)), 2)
         o_part = (step * PARTS + tl.arange(0, PARTS))[None, :]
         tl.store(p_line + o_part, b_largest, mask=m_m[:, None] & (o_part < pools))
     else:
@@ -120,6 +121,7 @@ def _measure_gated(
     FORM: tl.constexpr, ASKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head: p = (1 - gate) softmax(scores) + gate softmax(position)."""
+    GRID: tl.constexpr = ASKED.GRID
     i_b, i_h, i_row, i_w, _, o_m, m_m, _t = query_tile(z, FORM, BLOCK_M)
     p_q = at_head(p.q, s.q, i_b, i_h)
     b_q = rows_of(p_q, s.q, o_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
@@ -145,7 +147,7 @@ def _measure_gated(
         )
         b_entropy -= tl.sum(b_p * tl.log2(tl.where(b_p > 0.0, b_p, 1.0)), 1)
         if stats.distance is not None:
-            b_square = squared_distances(o_m, o_n, ASKED.GRID)
+            b_square = squared_distances(o_m, o_n, GRID)
             b_distance += tl.sum(b_p * tl.sqrt(b_square), 1)
             if stats.mass is not None:
                 b_mass += tl.sum(tl.where(b_square <= radius, b_p, 0.0), 1)

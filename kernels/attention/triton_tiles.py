@@ -66,12 +66,11 @@ class Pointers(NamedTuple):
     keep: Tensor | None
 
 
-Stride = tuple[int | None, ...]
+Stride = tuple[int, ...]
 
 
 class Strides(NamedTuple):
-    """Of all tensors but the gate, which is dense. The bias has None where queries or keys share
-    it."""
+    """Of all tensors but the gate, which is dense."""
 
     q: Stride
     k: Stride
@@ -115,7 +114,10 @@ class Sizes(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What is fixed when a kernel is compiled: widths, lattices, kind of scores, types of dots."""
+    """What is fixed when a kernel is compiled: widths, lattices, kind of scores, types of dots.
+
+    BIAS_M, BIAS_N   whether each query and each key has a bias of its own
+    """
 
     D: int
     E: int
@@ -123,6 +125,8 @@ class Form(NamedTuple):
     AT_K: Lattice | None
     CAUSAL: bool
     SIGMOID: bool
+    BIAS_M: bool
+    BIAS_N: bool
     PRECISION: str
     DTYPE: Any
     BLOCK_D: int
@@ -169,13 +173,14 @@ def on_grid(o_place, i_w, m_place, AT: tl.constexpr):
 def query_tile(z, FORM: tl.constexpr, BLOCK_M: tl.constexpr):
     """Of a program: picture, head, row of both, window, tile of queries, their places, which
     there are, and their tokens. Causal tiles that see many keys come first."""
+    AT_Q: tl.constexpr = FORM.AT_Q
     tiles = tl.cdiv(z.n, BLOCK_M)
     i_m, i_w = tl.program_id(0) % tiles, tl.program_id(0) // tiles % z.windows
     i_row = (tl.program_id(0) // tiles // z.windows).to(tl.int64)
     if FORM.CAUSAL:
         i_m = tiles - 1 - i_m
     o_m = i_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    t_m = token_of(o_m, i_w, FORM.AT_Q)
+    t_m = token_of(o_m, i_w, AT_Q)
     return i_row // z.heads, i_row % z.heads, i_row, i_w, i_m, o_m, o_m < z.n, t_m
 
 
@@ -248,30 +253,30 @@ def columns_of(
 
 @triton.jit
 def masked_scores(
-    b_s, o_m, o_n, m_m, m_n, p, s, z, i_b, i_h, i_w, CAUSAL: tl.constexpr, MASKED: tl.constexpr
+    b_s, o_m, o_n, m_m, m_n, p, s, z, i_b, i_h, i_w, FORM: tl.constexpr, MASKED: tl.constexpr
 ):
     """Scores in bits with their bias, -inf where a query must not look.
 
     o_m, o_n, m_m, m_n   broadcast to the scores
     """
-    if p.bias is not None:  # a stride None is shared by all: one row, one column or one number
+    if p.bias is not None:
         p_bias = at_head(p.bias, s.bias, i_b, i_h) + i_w.to(tl.int64) * s.bias[2]
-        if s.bias[3] is None and s.bias[4] is None:
-            b_bias = tl.load(p_bias)
-        elif s.bias[3] is None:
-            b_bias = tl.load(p_bias + o_n * s.bias[4], mask=m_n, other=0.0)
-        elif s.bias[4] is None:
-            b_bias = tl.load(p_bias + o_m * s.bias[3], mask=m_m, other=0.0)
-        else:
+        if FORM.BIAS_M and FORM.BIAS_N:
             p_tile = p_bias + o_m * s.bias[3] + o_n * s.bias[4]
             b_bias = tl.load(p_tile, mask=m_m & m_n, other=0.0)
+        elif FORM.BIAS_M:
+            b_bias = tl.load(p_bias + o_m * s.bias[3], mask=m_m, other=0.0)
+        elif FORM.BIAS_N:
+            b_bias = tl.load(p_bias + o_n * s.bias[4], mask=m_n, other=0.0)
+        else:
+            b_bias = tl.load(p_bias)
         b_s += b_bias.to(tl.float32) * LOG2E
     if p.keep is not None:
         b_keep = tl.load(p.keep + i_b * s.keep[0] + o_n * s.keep[1], mask=m_n, other=0)
         b_s = tl.where(b_keep != 0, b_s, float("-inf"))
     if MASKED:
         seen = m_n
-        if CAUSAL:
+        if FORM.CAUSAL:
             seen = seen & (o_n <= o_m + (z.m - z.n))
         b_s = tl.where(seen, b_s, float("-inf"))
     return b_s
@@ -283,14 +288,15 @@ def score_tile(
     FORM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Scores in bits of a tile, `m n`, from queries `m d`, keys `d n` and relative logits."""
+    AT_K: tl.constexpr = FORM.AT_K
     b_s = tl.dot(b_q, b_k, input_precision=FORM.PRECISION) * z.scale
     if p.rows is not None:
         o_r = tl.arange(0, FORM.BLOCK_R)
-        b_axes = on_axes(o_n[None, :], o_r[:, None], FORM.AT_K, FORM.DTYPE)
+        b_axes = on_axes(o_n[None, :], o_r[:, None], AT_K, FORM.DTYPE)
         b_s += tl.dot(b_relative, b_axes, input_precision=FORM.PRECISION) * LOG2E
     return masked_scores(
         b_s, o_m[:, None], o_n[None, :], m_m[:, None], m_n[None, :],
-        p, s, z, i_b, i_h, i_w, FORM.CAUSAL, MASKED,
+        p, s, z, i_b, i_h, i_w, FORM, MASKED,
     )  # fmt: skip
 
 

@@ -58,8 +58,10 @@ def product(
     p_first, s_first, p_context, s_context, p_weight, p_bias, p_out, s_out, z, PLAN: tl.constexpr
 ):
     """out = first scale (sum of taps weight x context + bias) on a block of channels and pixels."""
+    BLOCK_C: tl.constexpr = PLAN.BLOCK_C
+    BLOCK_P: tl.constexpr = PLAN.BLOCK_P
     i_b, o_c, o_p, m_c, m_p = _place(z, PLAN)
-    b_gate = tl.zeros((PLAN.BLOCK_C, PLAN.BLOCK_P), tl.float32)
+    b_gate = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
     if p_bias is not None:
         b_gate += tl.load(p_bias + o_c, mask=m_c, other=0.0).to(tl.float32)[:, None]
     for tap in range(PLAN.ROWS * PLAN.COLUMNS):
@@ -79,8 +81,10 @@ def product(
 @triton.jit
 def to_context(p_g, s_g, p_first, s_first, p_weight, p_out, s_out, z, PLAN: tl.constexpr):
     """The gradient of context: g first scale, convolved with the mirrored taps."""
+    BLOCK_C: tl.constexpr = PLAN.BLOCK_C
+    BLOCK_P: tl.constexpr = PLAN.BLOCK_P
     i_b, o_c, o_p, m_c, m_p = _place(z, PLAN)
-    b_sum = tl.zeros((PLAN.BLOCK_C, PLAN.BLOCK_P), tl.float32)
+    b_sum = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
     for tap in range(PLAN.ROWS * PLAN.COLUMNS):
         dy, dx = PLAN.ROWS // 2 - tap // PLAN.COLUMNS, PLAN.COLUMNS // 2 - tap % PLAN.COLUMNS
         o_n, m_n = _shifted(o_p, m_p, dy, dx, z)

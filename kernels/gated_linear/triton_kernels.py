@@ -179,12 +179,13 @@ def _pairs(
 @triton.jit
 def scores(p_q, s_q, p_k, s_k, gates, p_out, z, PLAN: tl.constexpr):
     """The map inside each chunk, `b*h chunks chunk chunk`; a program makes the rows of a part."""
+    CHUNK: tl.constexpr = PLAN.CHUNK
     i_row, start, limit, first, end = _part(z, PLAN)
     o_t = start + tl.arange(0, PART)
     p_q, p_k = _head(p_q, s_q, i_row, z.heads), _head(p_k, s_k, i_row, z.heads)
     p_gate = _head(gates.ahead, gates.s_ahead, i_row, z.heads)
     p_gate_back = _head(gates.back, gates.s_back, i_row, z.heads)
-    b_far = tl.zeros((PART, PLAN.CHUNK), tl.float32)
+    b_far = tl.zeros((PART, CHUNK), tl.float32)
     b_near = tl.zeros((PART, PART), tl.float32)
     for i in range(PLAN.PARTS_D):
         o_d = i * PLAN.BLOCK_D + tl.arange(0, PLAN.BLOCK_D)
@@ -236,6 +237,8 @@ def results(
     SLOPE: tl.constexpr, PLAN: tl.constexpr,
 ):  # fmt: skip
     """A chunk's result from its state and its scores; with SLOPE the gradient of its values."""
+    CHUNK: tl.constexpr = PLAN.CHUNK
+    BLOCK_E: tl.constexpr = PLAN.BLOCK_E
     chunks = tl.cdiv(z.n, PLAN.CHUNK)
     i_chunk = tl.program_id(0).to(tl.int64)
     i_row, first = tl.program_id(0) // chunks, tl.program_id(0) % chunks * PLAN.CHUNK
@@ -251,7 +254,7 @@ def results(
     p_states_back = p_states
     if PLAN.WAYS == 3:
         p_states_back += tl.cast(z.rows, tl.int64) * chunks * z.d * z.e
-    b_out = tl.zeros((PLAN.CHUNK, PLAN.BLOCK_E), tl.float32)
+    b_out = tl.zeros((CHUNK, BLOCK_E), tl.float32)
     for i in range(PLAN.PARTS_D):
         o_d = i * PLAN.BLOCK_D + tl.arange(0, PLAN.BLOCK_D)
         b_x = _tile(p_x, s_x[2], o_t[:, None], o_d[None, :], first, end, z.d)
@@ -281,12 +284,13 @@ def results(
 @triton.jit
 def products(p_g, s_g, p_v, s_v, p_out, z, PLAN: tl.constexpr):
     """The gradient of the map inside each chunk: g v'."""
+    CHUNK: tl.constexpr = PLAN.CHUNK
     chunks = tl.cdiv(z.n, PLAN.CHUNK)
     i_row, first = tl.program_id(0) // chunks, tl.program_id(0) % chunks * PLAN.CHUNK
     end = tl.minimum(first + PLAN.CHUNK, z.n)
     o_c = tl.arange(0, PLAN.CHUNK)
     p_g, p_v = _head(p_g, s_g, i_row, z.heads), _head(p_v, s_v, i_row, z.heads)
-    b_sum = tl.zeros((PLAN.CHUNK, PLAN.CHUNK), tl.float32)
+    b_sum = tl.zeros((CHUNK, CHUNK), tl.float32)
     for i in range(PLAN.PARTS_E):
         o_e = i * PLAN.BLOCK_E + tl.arange(0, PLAN.BLOCK_E)
         b_g = _tile(p_g, s_g[2], first + o_c[:, None], o_e[None, :], first, end, z.e)

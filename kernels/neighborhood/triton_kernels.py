@@ -62,29 +62,35 @@ class Plan(NamedTuple):
 @triton.jit
 def attend(p, s, p_out, s_out, p_lse, heads, shared, n, extra, scale, PLAN: tl.constexpr):
     """A tile of queries: its result and the base-2 log-sum-exp of its scores."""
+    PRECISION: tl.constexpr = PLAN.PRECISION
+    WINDOWS: tl.constexpr = PLAN.WINDOWS
+    TILE_M: tl.constexpr = PLAN.TILE_M
+    TILE_N: tl.constexpr = PLAN.TILE_N
+    TESTS: tl.constexpr = PLAN.TESTS
+    BLOCK_E: tl.constexpr = PLAN.BLOCK_E
     BLOCK_M: tl.constexpr = PLAN.TILE_M[0] * PLAN.TILE_M[1] * PLAN.TILE_M[2]
     BLOCK_N: tl.constexpr = PLAN.TILE_N[0] * PLAN.TILE_N[1] * PLAN.TILE_N[2]
     i_h = tl.program_id(1) % heads
     i_b, i_g = (tl.program_id(1) // heads).to(tl.int64), (i_h // shared).to(tl.int64)
     i_h = i_h.to(tl.int64)
-    first, group, size, low, high = box(tl.program_id(0), n, PLAN.WINDOWS, PLAN.TILE_M, False)
-    c_m, o_m, m_m = places(first, size, group, n, PLAN.WINDOWS, PLAN.TILE_M)
-    start, end = intervals(c_m, size, PLAN.WINDOWS, False)
-    steps = steps_through(low, high, PLAN.TILE_N)
+    first, group, size, low, high = box(tl.program_id(0), n, WINDOWS, TILE_M, False)
+    c_m, o_m, m_m = places(first, size, group, n, WINDOWS, TILE_M)
+    start, end = intervals(c_m, size, WINDOWS, False)
+    steps = steps_through(low, high, TILE_N)
     p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
     b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
     p_k, p_v = p.k + i_b * s.k[0] + i_g * s.k[1], p.v + i_b * s.v[0] + i_g * s.v[1]
     b_max = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     b_sum = tl.zeros((BLOCK_M,), tl.float32)
-    b_out = tl.zeros((BLOCK_M, PLAN.BLOCK_E), tl.float32)
+    b_out = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
     for step in range(steps[0] * steps[1] * steps[2]):
-        c_n, o_n, m_n = visited(step, steps, low, high, group, n, PLAN.WINDOWS, PLAN.TILE_N)
+        c_n, o_n, m_n = visited(step, steps, low, high, group, n, WINDOWS, TILE_N)
         b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * scale
         if not PLAN.WHOLE:
-            b_s = tl.where(seen_by(m_n, c_n, start, end, PLAN.TESTS), b_s, float("-inf"))
+            b_s = tl.where(seen_by(m_n, c_n, start, end, TESTS), b_s, float("-inf"))
         b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
-        b_max, b_sum, b_out = _fold(b_s, b_v, b_max, b_sum, b_out, PLAN.PRECISION)
+        b_max, b_sum, b_out = _fold(b_s, b_v, b_max, b_sum, b_out, PRECISION)
     if p.extra_k is not None:
         p_k = p.extra_k + i_b * s.extra_k[0] + i_g * s.extra_k[1]
         p_v = p.extra_v + i_b * s.extra_v[0] + i_g * s.extra_v[1]
@@ -95,7 +101,7 @@ def attend(p, s, p_out, s_out, p_lse, heads, shared, n, extra, scale, PLAN: tl.c
             b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * scale
             b_s = tl.where(m_n[None, :], b_s, float("-inf"))
             b_v = load_rows(p_v, o_n, m_n, s.extra_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
-            b_max, b_sum, b_out = _fold(b_s, b_v, b_max, b_sum, b_out, PLAN.PRECISION)
+            b_max, b_sum, b_out = _fold(b_s, b_v, b_max, b_sum, b_out, PRECISION)
     b_sum = tl.where(m_m, b_sum, 1.0)
     p_o = p_out + i_b * s_out[0] + i_h * s_out[1]
     store_rows(p_o, o_m, m_m, s_out[2], b_out / b_sum[:, None], PLAN.E, PLAN.BLOCK_E)
@@ -117,13 +123,19 @@ def to_queries(
     heads, shared, n, extra, scale, factor, PLAN: tl.constexpr,
 ):  # fmt: skip
     """delta = the sum of out g over channels, and the gradient of a tile of queries."""
+    PRECISION: tl.constexpr = PLAN.PRECISION
+    WINDOWS: tl.constexpr = PLAN.WINDOWS
+    TILE_M: tl.constexpr = PLAN.TILE_M
+    TILE_N: tl.constexpr = PLAN.TILE_N
+    TESTS: tl.constexpr = PLAN.TESTS
+    BLOCK_D: tl.constexpr = PLAN.BLOCK_D
     BLOCK_M: tl.constexpr = PLAN.TILE_M[0] * PLAN.TILE_M[1] * PLAN.TILE_M[2]
     BLOCK_N: tl.constexpr = PLAN.TILE_N[0] * PLAN.TILE_N[1] * PLAN.TILE_N[2]
     i_h = tl.program_id(1) % heads
     i_b, i_g = (tl.program_id(1) // heads).to(tl.int64), (i_h // shared).to(tl.int64)
     i_h = i_h.to(tl.int64)
-    first, group, size, low, high = box(tl.program_id(0), n, PLAN.WINDOWS, PLAN.TILE_M, False)
-    c_m, o_m, m_m = places(first, size, group, n, PLAN.WINDOWS, PLAN.TILE_M)
+    first, group, size, low, high = box(tl.program_id(0), n, WINDOWS, TILE_M, False)
+    c_m, o_m, m_m = places(first, size, group, n, WINDOWS, TILE_M)
     p_g += i_b * s_g[0] + i_h * s_g[1]
     b_g = load_rows(p_g, o_m, m_m, s_g[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
     p_out += i_b * s_out[0] + i_h * s_out[1]
@@ -133,20 +145,18 @@ def to_queries(
     tl.store(p_delta + o_row, b_delta, mask=m_m)
     if p_dq is not None:
         b_lse = tl.load(p_lse + o_row, mask=m_m, other=0.0)
-        start, end = intervals(c_m, size, PLAN.WINDOWS, False)
-        steps = steps_through(low, high, PLAN.TILE_N)
+        start, end = intervals(c_m, size, WINDOWS, False)
+        steps = steps_through(low, high, TILE_N)
         p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
         b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
         p_k, p_v = p.k + i_b * s.k[0] + i_g * s.k[1], p.v + i_b * s.v[0] + i_g * s.v[1]
-        b_dq = tl.zeros((BLOCK_M, PLAN.BLOCK_D), tl.float32)
+        b_dq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
         for step in range(steps[0] * steps[1] * steps[2]):
-            c_n, o_n, m_n = visited(step, steps, low, high, group, n, PLAN.WINDOWS, PLAN.TILE_N)
-            seen = seen_by(m_n, c_n, start, end, PLAN.TESTS)
+            c_n, o_n, m_n = visited(step, steps, low, high, group, n, WINDOWS, TILE_N)
+            seen = seen_by(m_n, c_n, start, end, TESTS)
             b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
             b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
-            b_dq = _query_step(
-                b_q, b_g, b_k, b_v, b_lse, b_delta, seen, scale, b_dq, PLAN.PRECISION
-            )
+            b_dq = _query_step(b_q, b_g, b_k, b_v, b_lse, b_delta, seen, scale, b_dq, PRECISION)
         if p.extra_k is not None:
             p_k = p.extra_k + i_b * s.extra_k[0] + i_g * s.extra_k[1]
             p_v = p.extra_v + i_b * s.extra_v[0] + i_g * s.extra_v[1]
@@ -156,7 +166,7 @@ def to_queries(
                 b_k = load_rows(p_k, o_n, m_n, s.extra_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
                 b_v = load_rows(p_v, o_n, m_n, s.extra_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
                 b_dq = _query_step(
-                    b_q, b_g, b_k, b_v, b_lse, b_delta, m_n[None, :], scale, b_dq, PLAN.PRECISION
+                    b_q, b_g, b_k, b_v, b_lse, b_delta, m_n[None, :], scale, b_dq, PRECISION
                 )
         p_dq += i_b * s_dq[0] + i_h * s_dq[1]
         store_rows(p_dq, o_m, m_m, s_dq[2], b_dq * factor, PLAN.D, PLAN.BLOCK_D)
@@ -178,23 +188,29 @@ def to_keys(
     groups, shared, n, scale, factor, PLAN: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of keys and values, over all query heads that share them."""
+    WINDOWS: tl.constexpr = PLAN.WINDOWS
+    TILE_M: tl.constexpr = PLAN.TILE_M
+    TILE_N: tl.constexpr = PLAN.TILE_N
+    TESTS: tl.constexpr = PLAN.TESTS
+    BLOCK_D: tl.constexpr = PLAN.BLOCK_D
+    BLOCK_E: tl.constexpr = PLAN.BLOCK_E
     BLOCK_M: tl.constexpr = PLAN.TILE_M[0] * PLAN.TILE_M[1] * PLAN.TILE_M[2]
     i_g = (tl.program_id(1) % groups).to(tl.int64)
     i_b = (tl.program_id(1) // groups).to(tl.int64)
-    first, group, size, low, high = box(tl.program_id(0), n, PLAN.WINDOWS, PLAN.TILE_M, True)
-    c_m, o_m, m_m = places(first, size, group, n, PLAN.WINDOWS, PLAN.TILE_M)
-    start, end = intervals(c_m, size, PLAN.WINDOWS, True)
-    per_axis = steps_through(low, high, PLAN.TILE_N)
+    first, group, size, low, high = box(tl.program_id(0), n, WINDOWS, TILE_M, True)
+    c_m, o_m, m_m = places(first, size, group, n, WINDOWS, TILE_M)
+    start, end = intervals(c_m, size, WINDOWS, True)
+    per_axis = steps_through(low, high, TILE_N)
     steps = per_axis[0] * per_axis[1] * per_axis[2]
     p_k, p_v = p.k + i_b * s.k[0] + i_g * s.k[1], p.v + i_b * s.v[0] + i_g * s.v[1]
     b_k = load_rows(p_k, o_m, m_m, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
     b_v = load_rows(p_v, o_m, m_m, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
-    b_dk = tl.zeros((BLOCK_M, PLAN.BLOCK_D), tl.float32)
-    b_dv = tl.zeros((BLOCK_M, PLAN.BLOCK_E), tl.float32)
+    b_dk = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    b_dv = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
     for i in range(shared * steps):
         i_h = i_g * shared + i // steps
-        c_n, o_n, m_n = visited(i % steps, per_axis, low, high, group, n, PLAN.WINDOWS, PLAN.TILE_N)
-        seen = seen_by(m_n, c_n, start, end, PLAN.TESTS)
+        c_n, o_n, m_n = visited(i % steps, per_axis, low, high, group, n, WINDOWS, TILE_N)
+        seen = seen_by(m_n, c_n, start, end, TESTS)
         o_row = (i_b * groups * shared + i_h) * n[0] * n[1] * n[2] + o_n
         b_dk, b_dv = _key_step(
             p, s, p_g, s_g, p_lse, p_delta, i_b, i_h, o_n, m_n, o_row,
@@ -232,6 +248,8 @@ def to_extra(
     PLAN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """What `part` queries, of all heads that share them, add to gradients of extra keys."""
+    BLOCK_D: tl.constexpr = PLAN.BLOCK_D
+    BLOCK_E: tl.constexpr = PLAN.BLOCK_E
     i_g = (tl.program_id(1) % groups).to(tl.int64)
     i_b = (tl.program_id(1) // groups).to(tl.int64)
     first = tl.program_id(0) // tl.cdiv(extra, BLOCK_M) * part
@@ -241,8 +259,8 @@ def to_extra(
     p_v = p.extra_v + i_b * s.extra_v[0] + i_g * s.extra_v[1]
     b_k = load_rows(p_k, o_m, m_m, s.extra_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
     b_v = load_rows(p_v, o_m, m_m, s.extra_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
-    b_dk = tl.zeros((BLOCK_M, PLAN.BLOCK_D), tl.float32)
-    b_dv = tl.zeros((BLOCK_M, PLAN.BLOCK_E), tl.float32)
+    b_dk = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    b_dv = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
     steps = part // BLOCK_N
     for i in range(shared * steps):
         i_h = i_g * shared + i // steps

@@ -89,12 +89,14 @@ def _scores(p_row, m_row, PLAN: tl.constexpr):
 @triton.jit
 def gather(p_v, s_v, p_weight, s_weight, p_out, s_out, p_norm, z, PLAN: tl.constexpr):
     """out[i] = the sum of softmax(weight[l, p]) v[l] over the windows l whose place p is i."""
+    BLOCK: tl.constexpr = PLAN.BLOCK
+    BLOCK_E: tl.constexpr = PLAN.BLOCK_E
     m_row, i_b, i_h, i_line, o_i = _row(z, PLAN)
     y, x = o_i // z.width + PLAN.PADDING, o_i % z.width + PLAN.PADDING
     o_e = tl.program_id(1) * PLAN.BLOCK_E + tl.arange(0, PLAN.BLOCK_E)
     m_e = o_e < z.channels
     p_head = p_v + (i_b * s_v[0] + i_h * s_v[1])[:, None] + o_e[None, :]
-    b_out = tl.zeros((PLAN.BLOCK, PLAN.BLOCK_E), tl.float32)
+    b_out = tl.zeros((BLOCK, BLOCK_E), tl.float32)
     for step in range(PLAN.REACH * PLAN.REACH):
         o_y, o_x, place, seen = _covering(step, y, x, m_row, z, PLAN)
         o_l = o_y * z.windows_x + o_x
@@ -125,12 +127,14 @@ def _store(p_out, s_out, i_b, i_h, o_i, o_e, b_out, m_row, m_e):
 @triton.jit
 def to_v(p_g, s_g, p_weight, s_weight, p_norm, p_dv, s_dv, z, PLAN: tl.constexpr):
     """The gradient of v[j]: the sum of softmax(weight)[l, :, s] g[l] where place s of l is j."""
+    BLOCK: tl.constexpr = PLAN.BLOCK
+    BLOCK_E: tl.constexpr = PLAN.BLOCK_E
     m_row, i_b, i_h, i_line, o_j = _row(z, PLAN)
     y, x = o_j // z.width + PLAN.PADDING, o_j % z.width + PLAN.PADDING
     o_e = tl.program_id(1) * PLAN.BLOCK_E + tl.arange(0, PLAN.BLOCK_E)
     m_e = o_e < z.channels
     p_head = p_g + (i_b * s_g[0] + i_h * s_g[1])[:, None] + o_e[None, :]
-    b_dv = tl.zeros((PLAN.BLOCK, PLAN.BLOCK_E), tl.float32)
+    b_dv = tl.zeros((BLOCK, BLOCK_E), tl.float32)
     for step in range(PLAN.REACH * PLAN.REACH):
         o_y, o_x, source, seen = _covering(step, y, x, m_row, z, PLAN)
         o_l = o_y * z.windows_x + o_x
@@ -152,6 +156,8 @@ def to_weight(
     PLAN: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of weight[l, p, :]: share (d - sum share d), where d[s] = g[l, p] v[l, s]."""
+    BLOCK: tl.constexpr = PLAN.BLOCK
+    BLOCK_S: tl.constexpr = PLAN.BLOCK_S
     SOURCES: tl.constexpr = PLAN.KERNEL * PLAN.KERNEL
     m_row, i_b, i_h, _, o_line = _row(z, PLAN)
     o_l, place = o_line // SOURCES, o_line % SOURCES
@@ -159,7 +165,7 @@ def to_weight(
     first_x = o_l % z.windows_x * PLAN.STRIDE - PLAN.PADDING
     o_i, seen = _source(first_y, first_x, place, m_row, z, PLAN)
     o_s = tl.arange(0, PLAN.BLOCK_S)
-    b_slope = tl.zeros((PLAN.BLOCK, PLAN.BLOCK_S), tl.float32)
+    b_slope = tl.zeros((BLOCK, BLOCK_S), tl.float32)
     for part in range(PARTS):
         o_e = part * PLAN.BLOCK_E + tl.arange(0, PLAN.BLOCK_E)
         m_e = o_e < z.channels

@@ -97,20 +97,24 @@ def _place(z, count, BLOCK: tl.constexpr):
 @triton.jit
 def attend(p, s, p_out, s_out, p_lse, z, PLAN: tl.constexpr):
     """Queries of one block: their result and the base-2 log-sum-exp of their scores."""
+    AT_M: tl.constexpr = PLAN.AT_M
+    AT_N: tl.constexpr = PLAN.AT_N
+    BLOCK_M: tl.constexpr = PLAN.BLOCK_M
+    BLOCK_E: tl.constexpr = PLAN.BLOCK_E
     i_b, i_h, i_row, i_block, o_place = _place(z, z.queries, PLAN.BLOCK_M)
-    m_m, o_m = o_place < z.queries, _token(i_block, o_place, PLAN.AT_M)
+    m_m, o_m = o_place < z.queries, _token(i_block, o_place, AT_M)
     p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
     b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
     p_k, p_v = p.k + i_b * s.k[0] + i_h * s.k[1], p.v + i_b * s.v[0] + i_h * s.v[1]
     p_chosen = p.chosen + i_b * s.chosen[0] + i_h * s.chosen[1] + i_block * s.chosen[2]
     if p.weight is not None:
         p_weight = p.weight + i_b * s.weight[0] + i_h * s.weight[1] + i_block * s.weight[2]
-    b_max = tl.full((PLAN.BLOCK_M,), float("-inf"), tl.float32)
-    b_sum = tl.zeros((PLAN.BLOCK_M,), tl.float32)
-    b_out = tl.zeros((PLAN.BLOCK_M, PLAN.BLOCK_E), tl.float32)
+    b_max = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    b_sum = tl.zeros((BLOCK_M,), tl.float32)
+    b_out = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
     for start in range(0, z.named * z.keys, PLAN.BLOCK_N):
         o_pair = start + tl.arange(0, PLAN.BLOCK_N)
-        o_n, m_n = _named(p_chosen, s.chosen, o_pair, z, PLAN.AT_N)
+        o_n, m_n = _named(p_chosen, s.chosen, o_pair, z, AT_N)
         b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * z.scale
         if p.weight is not None:
@@ -139,8 +143,12 @@ def to_queries(
     PLAN: tl.constexpr,
 ):  # fmt: skip
     """delta = the sum of out g over channels; the gradient of queries; of weights, key by key."""
+    AT_M: tl.constexpr = PLAN.AT_M
+    AT_N: tl.constexpr = PLAN.AT_N
+    BLOCK_M: tl.constexpr = PLAN.BLOCK_M
+    BLOCK_D: tl.constexpr = PLAN.BLOCK_D
     i_b, i_h, i_row, i_block, o_place = _place(z, z.queries, PLAN.BLOCK_M)
-    m_m, o_m = o_place < z.queries, _token(i_block, o_place, PLAN.AT_M)
+    m_m, o_m = o_place < z.queries, _token(i_block, o_place, AT_M)
     p_g += i_b * s_g[0] + i_h * s_g[1]
     b_g = load_rows(p_g, o_m, m_m, s_g[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
     p_out += i_b * s_out[0] + i_h * s_out[1]
@@ -157,10 +165,10 @@ def to_queries(
             p_weight = p.weight + i_b * s.weight[0] + i_h * s.weight[1] + i_block * s.weight[2]
         if p_dweight is not None:
             p_dweight += tl.program_id(0).to(tl.int64) * z.named * z.keys
-        b_dq = tl.zeros((PLAN.BLOCK_M, PLAN.BLOCK_D), tl.float32)
+        b_dq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
         for start in range(0, z.named * z.keys, PLAN.BLOCK_N):
             o_pair = start + tl.arange(0, PLAN.BLOCK_N)
-            o_n, m_n = _named(p_chosen, s.chosen, o_pair, z, PLAN.AT_N)
+            o_n, m_n = _named(p_chosen, s.chosen, o_pair, z, AT_N)
             b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
             b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
             b_raw = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * z.scale
@@ -190,8 +198,13 @@ def to_keys(
     z, factor, PLAN: tl.constexpr,
 ):  # fmt: skip
     """Gradients of keys and values of one block, over all queries whose blocks named it."""
+    AT_N: tl.constexpr = PLAN.AT_N
+    AT_M: tl.constexpr = PLAN.AT_M
+    BLOCK_N: tl.constexpr = PLAN.BLOCK_N
+    BLOCK_D: tl.constexpr = PLAN.BLOCK_D
+    BLOCK_E: tl.constexpr = PLAN.BLOCK_E
     i_b, i_h, i_row, i_block, o_place = _place(z, z.keys, PLAN.BLOCK_N)
-    m_n, o_n = o_place < z.keys, _token(i_block, o_place, PLAN.AT_N)
+    m_n, o_n = o_place < z.keys, _token(i_block, o_place, AT_N)
     p_k, p_v = p.k + i_b * s.k[0] + i_h * s.k[1], p.v + i_b * s.v[0] + i_h * s.v[1]
     b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
     b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
@@ -202,13 +215,13 @@ def to_keys(
     if p.weight is not None:
         p_weight = p.weight + i_b * s.weight[0] + i_h * s.weight[1]
     first, last = tl.load(p_starts), tl.load(p_starts + 1)
-    b_dk = tl.zeros((PLAN.BLOCK_N, PLAN.BLOCK_D), tl.float32)
-    b_dv = tl.zeros((PLAN.BLOCK_N, PLAN.BLOCK_E), tl.float32)
+    b_dk = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    b_dv = tl.zeros((BLOCK_N, BLOCK_E), tl.float32)
     for start in range(first * z.queries, last * z.queries, PLAN.BLOCK_M):
         o_pair = start + tl.arange(0, PLAN.BLOCK_M)
         m_m = o_pair < last * z.queries
         entry = tl.load(p_order + o_pair // z.queries, mask=m_m, other=0)
-        o_m = _token(entry // z.named, o_pair % z.queries, PLAN.AT_M)
+        o_m = _token(entry // z.named, o_pair % z.queries, AT_M)
         b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
         b_g = load_rows(p_g, o_m, m_m, s_g[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
         b_lse = tl.load(p_lse + i_row * z.tokens + o_m, mask=m_m, other=float("inf"))
