@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 import limelight as ll
 from limelight.probe import probe as probe_file
-from limelight.probe.attribution import Path, ScoredTarget, list_methods, path_method
+from limelight.probe.attribution import METHODS, Path, ScoredTarget, list_methods, path_method
 from limelight.probe.engine import Runner
 from limelight.probe.engine.batch import Batch
 
@@ -153,8 +153,8 @@ def ramp(turns: list[tuple[int, torch.Size]]) -> Callable[[], Path]:
 
 
 def test_a_path_of_a_plug_in_folds_point_after_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    methods = {m.name: m for m in list_methods()}
-    monkeypatch.setattr("limelight.probe.attribution.registry._methods", methods)
+    list_methods()  # the plug-ins are read
+    monkeypatch.setattr(METHODS, "_by_name", dict(METHODS._by_name))
     turns: list[tuple[int, torch.Size]] = []
     method = path_method("test-ramp")(ramp(turns))
     net = Sees().eval()
