@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent.parent / "parity"
 torch.set_num_threads(1)
 
 UNIT = 2.0**-24  # the largest relative error of one rounding to float32
-RUNS = 8  # in float32, at most, of inputs beside a case's own
+RUNS = 24  # in float32, at most, of inputs beside a case's own
 LOUDEST = 0.1  # share of the largest value that float32 may be off by
 
 # The outputs of a case, by key, from a model and its input in any precision.
