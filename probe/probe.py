@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, enable_grad, inference_mode, nn
 
-from .attribution import Methods, Output, Sites, Targets
 from .capture import (
     Claim,
     ForwardCapture,
@@ -39,6 +38,7 @@ from .targets import Target, by_name, targets
 from .trace import Edit, Trace, Value, exchange
 
 if TYPE_CHECKING:
+    from .attribution import Methods, Output, Sites, Targets
     from .results import Maps
 
 EVERYWHERE = ("**", "**:**")
