@@ -4,8 +4,6 @@
 # Triton types kernels when it compiles them.
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -18,7 +16,6 @@ from .triton_operands import AttentionOperands, backward_tiles, like
 from .triton_tiles import (
     Phases,
     Saved,
-    Stride,
     at_head,
     columns_of,
     key_tiles,
@@ -36,23 +33,11 @@ from .triton_tiles import (
 )
 
 
-class QueryGradients(NamedTuple):
-    """Of q and of relative logits; None is not asked for."""
-
-    q: Tensor | None
-    rows: Tensor | None
-    columns: Tensor | None
-
-
-class QueryStrides(NamedTuple):
-    q: Stride | None
-    rows: Stride | None
-    columns: Stride | None
-
-
 @triton.jit
 def _to_queries(
-    p, s, saved, s_g, s_out, p_grad, s_grad, z, factor,
+    p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, saved, s_g, s_out, p_dq,
+    s_dq, p_drows, s_drows,
+    p_dcolumns, s_dcolumns, z, factor,
     FORM: tl.constexpr, PHASES: tl.constexpr, ALONE: tl.constexpr,
 ):  # fmt: skip
     """dq = factor sum of ds k, ds = p (dp - delta), dp = g v', delta = sum of g out; and delta.
@@ -85,10 +70,10 @@ def _to_queries(
         content = 1.0 - gate
     tl.store(saved.delta + o_row, b_delta, mask=m_m)
     if not ALONE:
-        p_q = at_head(p.q, s.q, i_b, i_h)
-        b_q = rows_of(p_q, s.q, t_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
-        p_k = at_head(p.k, s.k, i_b, i_h // z.shared)
-        p_v = at_head(p.v, s.v, i_b, i_h // z.shared)
+        p_q = at_head(p.q, s_q, i_b, i_h)
+        b_q = rows_of(p_q, s_q, t_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
+        p_k = at_head(p.k, s_k, i_b, i_h // z.shared)
+        p_v = at_head(p.v, s_v, i_b, i_h // z.shared)
         b_lse = tl.zeros((BLOCK_M,), tl.float32)
         if not FORM.SIGMOID:
             b_lse = tl.load(saved.lse + o_row, mask=m_m, other=float("inf"))
@@ -96,8 +81,9 @@ def _to_queries(
         if p.rows is not None:
             o_r = tl.arange(0, FORM.BLOCK_R)
             b_relative = relative_logits(
-                p, s, i_b, i_h, t_m[:, None], o_r[None, :], m_m[:, None], AT_K, FORM.DTYPE
-            )
+                p, s_rows, s_columns, i_b, i_h, t_m[:, None], o_r[None, :], m_m[:, None], AT_K,
+                FORM.DTYPE,
+            )  # fmt: skip
             b_dr = tl.zeros((BLOCK_M, BLOCK_R), tl.float32)
         b_dq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
         full, tiles = key_tiles(i_m, z, FORM, PHASES, False)
@@ -115,14 +101,14 @@ def _to_queries(
                 m_grid = on_grid(o_n, i_w, m_n, AT_K)
                 SOME: tl.constexpr = phase == 1 or RIM
                 b_k = columns_of(
-                    p_k, s.k, t_n, m_grid, FORM.D, FORM.BLOCK_D, True, SOME, FORM.DTYPE
+                    p_k, s_k, t_n, m_grid, FORM.D, FORM.BLOCK_D, True, SOME, FORM.DTYPE
                 )
                 b_v = columns_of(
-                    p_v, s.v, t_n, m_grid, FORM.E, FORM.BLOCK_E, True, SOME, FORM.DTYPE
+                    p_v, s_v, t_n, m_grid, FORM.E, FORM.BLOCK_E, True, SOME, FORM.DTYPE
                 )
                 b_s = score_tile(
                     b_q, b_k, b_relative, o_m, o_n, m_m, m_n,
-                    p, s, z, i_b, i_h, i_w, FORM, phase == 1,
+                    p, s_bias, s_keep, z, i_b, i_h, i_w, FORM, phase == 1,
                 )  # fmt: skip
                 b_p = share_of(b_s, b_lse[:, None], FORM.SIGMOID)
                 b_dp = tl.dot(b_g, b_v, input_precision=FORM.PRECISION)
@@ -132,22 +118,22 @@ def _to_queries(
                 if p.rows is not None:
                     b_axes = on_axes(o_n[:, None], o_r[None, :], AT_K, FORM.DTYPE)
                     b_dr = tl.dot(b_ds, b_axes, b_dr, input_precision=FORM.PRECISION)
-        if p_grad.q is not None:
+        if p_dq is not None:
             o_d = tl.arange(0, FORM.BLOCK_D)
-            p_dq = at_head(p_grad.q, s_grad.q, i_b, i_h) + t_m[:, None] * s_grad.q[2]
+            p_tile = at_head(p_dq, s_dq, i_b, i_h) + t_m[:, None] * s_dq[2]
             mask = m_m[:, None] & (o_d < FORM.D)[None, :]
-            b_dq = (b_dq * factor).to(p_grad.q.dtype.element_ty)
-            tl.store(p_dq + o_d[None, :], b_dq, mask=mask)
-        if p_grad.rows is not None:
+            b_dq = (b_dq * factor).to(p_dq.dtype.element_ty)
+            tl.store(p_tile + o_d[None, :], b_dq, mask=mask)
+        if p_drows is not None:
             HIGH: tl.constexpr = FORM.AT_K.rows
             WIDE: tl.constexpr = FORM.AT_K.columns
-            p_dr = at_head(p_grad.rows, s_grad.rows, i_b, i_h) + t_m[:, None] * s_grad.rows[2]
+            p_dr = at_head(p_drows, s_drows, i_b, i_h) + t_m[:, None] * s_drows[2]
             mask = m_m[:, None] & (o_r < HIGH)[None, :]
-            tl.store(p_dr + o_r[None, :], b_dr.to(p_grad.rows.dtype.element_ty), mask=mask)
-            p_dc = at_head(p_grad.columns, s_grad.columns, i_b, i_h)
-            p_dc += t_m[:, None] * s_grad.columns[2] + (o_r - HIGH)[None, :]
+            tl.store(p_dr + o_r[None, :], b_dr.to(p_drows.dtype.element_ty), mask=mask)
+            p_dc = at_head(p_dcolumns, s_dcolumns, i_b, i_h)
+            p_dc += t_m[:, None] * s_dcolumns[2] + (o_r - HIGH)[None, :]
             mask = m_m[:, None] & ((o_r >= HIGH) & (o_r < HIGH + WIDE))[None, :]
-            tl.store(p_dc, b_dr.to(p_grad.columns.dtype.element_ty), mask=mask)
+            tl.store(p_dc, b_dr.to(p_dcolumns.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -174,7 +160,7 @@ def _seen_from(i, i_home, o_c, m_c, FORM: tl.constexpr, HALO: tl.constexpr):
 
 @triton.jit
 def _key_scores(
-    b_k, b_q, t_m, o_m, o_n, m_m, m_n, p, s, z, i_b, i_h, i_w,
+    b_k, b_q, t_m, o_m, o_n, m_m, m_n, p, s_bias, s_rows, s_columns, s_keep, z, i_b, i_h, i_w,
     FORM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Scores in bits turned round, `n m`, from keys `n d` and queries `m d`."""
@@ -183,13 +169,14 @@ def _key_scores(
     if p.rows is not None:
         o_r = tl.arange(0, FORM.BLOCK_R)
         b_relative = relative_logits(
-            p, s, i_b, i_h, t_m[None, :], o_r[:, None], m_m[None, :], AT_K, FORM.DTYPE
-        )
+            p, s_rows, s_columns, i_b, i_h, t_m[None, :], o_r[:, None], m_m[None, :], AT_K,
+            FORM.DTYPE,
+        )  # fmt: skip
         b_axes = on_axes(o_n[:, None], o_r[None, :], AT_K, FORM.DTYPE)
         b_s += tl.dot(b_axes, b_relative, input_precision=FORM.PRECISION) * LOG2E
     return masked_scores(
         b_s, o_m[None, :], o_n[:, None], m_m[None, :], m_n[:, None],
-        p, s, z, i_b, i_h, i_w, FORM, MASKED,
+        p, s_bias, s_keep, z, i_b, i_h, i_w, FORM, MASKED,
     )  # fmt: skip
 
 
@@ -215,7 +202,8 @@ def _query_tiles(i_n, on, z, FORM: tl.constexpr, PHASES: tl.constexpr, HALO: tl.
 
 @triton.jit
 def _to_keys(
-    p, s, saved, s_g, p_dk, s_dk, p_dv, s_dv, z, factor, count, around,
+    p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, saved, s_g, p_dk, s_dk,
+    p_dv, s_dv, z, factor, count, around,
     FORM: tl.constexpr, PHASES: tl.constexpr, HOME: tl.constexpr, HALO: tl.constexpr,
 ):  # fmt: skip
     """dv = sum of p g and dk = factor sum of ds q, over all queries that see a tile of keys.
@@ -237,9 +225,9 @@ def _to_keys(
     o_c = i_n * BLOCK_N + tl.arange(0, BLOCK_N)
     m_c = o_c < count
     t_n = token_of(o_c, i_home, HOME)
-    p_k, p_v = at_head(p.k, s.k, i_b, i_g), at_head(p.v, s.v, i_b, i_g)
-    b_k = rows_of(p_k, s.k, t_n, m_c, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
-    b_v = rows_of(p_v, s.v, t_n, m_c, FORM.E, FORM.BLOCK_E, False, True, FORM.DTYPE)
+    p_k, p_v = at_head(p.k, s_k, i_b, i_g), at_head(p.v, s_v, i_b, i_g)
+    b_k = rows_of(p_k, s_k, t_n, m_c, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
+    b_v = rows_of(p_v, s_v, t_n, m_c, FORM.E, FORM.BLOCK_E, False, True, FORM.DTYPE)
     b_dk = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     b_dv = tl.zeros((BLOCK_N, BLOCK_E), tl.float32)
     for i in range(around):
@@ -247,7 +235,7 @@ def _to_keys(
         first, whole, end = _query_tiles(i_n, on, z, FORM, PHASES, HALO, p.position is not None)
         for member in range(z.shared):
             i_h = i_g * z.shared + member
-            p_q, p_g = at_head(p.q, s.q, i_b, i_h), at_head(saved.g, s_g, i_b, i_h)
+            p_q, p_g = at_head(p.q, s_q, i_b, i_h), at_head(saved.g, s_g, i_b, i_h)
             o_line = (i_b * z.heads + i_h) * z.total
             content = 1.0
             if p.position is not None:
@@ -264,11 +252,11 @@ def _to_keys(
                     o_m = step * BLOCK_M + tl.arange(0, BLOCK_M)
                     m_m = o_m < z.n
                     t_m = token_of(o_m, i_w, AT_Q)
-                    b_q = rows_of(p_q, s.q, t_m, m_m, FORM.D, FORM.BLOCK_D, True, True, FORM.DTYPE)
+                    b_q = rows_of(p_q, s_q, t_m, m_m, FORM.D, FORM.BLOCK_D, True, True, FORM.DTYPE)
                     b_g = rows_of(p_g, s_g, t_m, m_m, FORM.E, FORM.BLOCK_E, True, True, FORM.DTYPE)
                     b_s = _key_scores(
                         b_k, b_q, t_m, o_m, o_n, m_m, m_n,
-                        p, s, z, i_b, i_h, i_w, FORM, phase == 1,
+                        p, s_bias, s_rows, s_columns, s_keep, z, i_b, i_h, i_w, FORM, phase == 1,
                     )  # fmt: skip
                     b_lse = tl.zeros((BLOCK_M,), tl.float32)
                     if not FORM.SIGMOID:
@@ -277,7 +265,9 @@ def _to_keys(
                     b_mixed = b_p
                     if p.position is not None:
                         mask = m_m[None, :] & m_n[:, None]
-                        b_s_2 = position_scores(p, s, i_h, o_m[None, :], o_n[:, None], mask, 0.0)
+                        b_s_2 = position_scores(
+                            p, s_position, i_h, o_m[None, :], o_n[:, None], mask, 0.0
+                        )
                         b_lse_2 = tl.load(saved.lse_2 + o_line + t_m, mask=m_m, other=float("inf"))
                         b_p_2 = tl.exp2(b_s_2 - b_lse_2[None, :])
                         b_mixed = content * b_p + gate * b_p_2
@@ -334,16 +324,16 @@ def _query_gradients(x: AttentionOperands, saved: Saved, needs: set[str]) -> dic
     if p.rows is not None and p.columns is not None and needs & {"rows", "columns"}:
         rows = torch.empty_like(p.rows, memory_format=torch.contiguous_format)
         columns = torch.empty_like(p.columns, memory_format=torch.contiguous_format)
-    grads = QueryGradients(like(p.q, p.q.shape[-1]) if "q" in needs else None, rows, columns)
+    dq = like(p.q, p.q.shape[-1]) if "q" in needs else None
+    named = {"q": dq, "rows": rows, "columns": columns}
     tiles = backward_tiles(x, (128, 64), x.m)
     _to_queries[x.programs(x.n, tiles.queries)](
-        p, x.strides, saved, saved.g.stride(), saved.out.stride(),
-        grads, QueryStrides(*(None if grad is None else grad.stride() for grad in grads)),
-        x.sizes, x.factor, x.form, x.phases(tiles), all(grad is None for grad in grads),
+        p, *x.strides, saved, saved.g.stride(), saved.out.stride(),
+        *(y for grad in named.values() for y in (grad, None if grad is None else grad.stride())),
+        x.sizes, x.factor, x.form, x.phases(tiles), all(grad is None for grad in named.values()),
         **options(tiles.warps, tiles.stages),
     )  # fmt: skip
-    named = grads._asdict().items()
-    return {name: grad for name, grad in named if grad is not None and name in needs}
+    return {name: grad for name, grad in named.items() if grad is not None and name in needs}
 
 
 def _key_gradients(x: AttentionOperands, saved: Saved, needs: set[str]) -> dict[str, Tensor]:
@@ -357,7 +347,7 @@ def _key_gradients(x: AttentionOperands, saved: Saved, needs: set[str]) -> dict[
     phases = Phases(int(masked), 2 if masked or x.causal else 1, tiles.queries, tiles.keys)
     groups = k.shape[0] * k.shape[1]
     _to_keys[(-(-count // tiles.keys) * x.windows * groups,)](
-        x.pointers, x.strides, saved, saved.g.stride(),
+        x.pointers, *x.strides, saved, saved.g.stride(),
         dk, None if dk is None else dk.stride(), dv, None if dv is None else dv.stride(),
         x.sizes, x.factor, count, around, x.form, phases, x.home, x.halo,
         **options(tiles.warps, tiles.stages),

@@ -62,7 +62,10 @@ class Target(NamedTuple):
 
 
 @triton.jit
-def _to_scores(p, s, saved, s_g, p_sums, z, shared, FORM: tl.constexpr, TARGET: tl.constexpr):
+def _to_scores(
+    p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, saved, s_g, p_sums, z, shared,
+    FORM: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
     """ds of one tile, summed over what the bias is shared by; or that of position, if PLACED.
 
     sums   `part own high wide`: where queries or keys share a bias, one row or column a tile
@@ -85,12 +88,13 @@ def _to_scores(p, s, saved, s_g, p_sums, z, shared, FORM: tl.constexpr, TARGET: 
             tl.int64
         )
         b_sum += _score_gradients(
-            o_m, o_n, m_m, m_n, p, s, saved, s_g, z, i_b, i_h, i_w, FORM, TARGET
-        )
+            o_m, o_n, m_m, m_n, p, s_q, s_k, s_v, s_bias, s_rows, s_columns, s_keep, saved, s_g, z,
+            i_b, i_h, i_w, FORM, TARGET,
+        )  # fmt: skip
     mask = m_m[:, None] & m_n[None, :]
     if TARGET.PLACED:
         i_h = i_own.to(tl.int64)
-        b_s = position_scores(p, s, i_h, o_m[:, None], o_n[None, :], mask, 0.0)
+        b_s = position_scores(p, s_position, i_h, o_m[:, None], o_n[None, :], mask, 0.0)
         b_lse = tl.load(saved.lse_2 + i_h * z.total + o_m, mask=m_m, other=float("inf"))
         b_sum *= tl.exp2(b_s - b_lse[:, None]) * tl.load(p.gate + i_h).to(tl.float32)
     b_sum = tl.where(mask, b_sum, 0.0)
@@ -108,7 +112,8 @@ def _to_scores(p, s, saved, s_g, p_sums, z, shared, FORM: tl.constexpr, TARGET: 
 
 @triton.jit
 def _score_gradients(
-    o_m, o_n, m_m, m_n, p, s, saved, s_g, z, i_b, i_h, i_w,
+    o_m, o_n, m_m, m_n, p, s_q, s_k, s_v, s_bias, s_rows, s_columns, s_keep, saved, s_g, z, i_b,
+    i_h, i_w,
     FORM: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
     """ds of one tile; of position without its share of the map."""
@@ -119,8 +124,8 @@ def _score_gradients(
     m_grid = on_grid(o_n, i_w, m_n, AT_K)
     p_g = at_head(saved.g, s_g, i_b, i_h)
     b_g = rows_of(p_g, s_g, t_m, m_m, FORM.E, FORM.BLOCK_E, False, True, FORM.DTYPE)
-    p_v = at_head(p.v, s.v, i_b, i_h // z.shared)
-    b_v = columns_of(p_v, s.v, t_n, m_grid, FORM.E, FORM.BLOCK_E, False, True, FORM.DTYPE)
+    p_v = at_head(p.v, s_v, i_b, i_h // z.shared)
+    b_v = columns_of(p_v, s_v, t_n, m_grid, FORM.E, FORM.BLOCK_E, False, True, FORM.DTYPE)
     b_ds = tl.dot(b_g, b_v, input_precision=FORM.PRECISION)
     o_row = (i_b * z.heads + i_h) * z.total + t_m
     b_delta = tl.zeros((BLOCK_M,), tl.float32)
@@ -129,19 +134,21 @@ def _score_gradients(
     if TARGET.PLACED:
         b_ds -= (b_delta + tl.load(saved.dgate + o_row, mask=m_m, other=0.0))[:, None]
     else:
-        p_q = at_head(p.q, s.q, i_b, i_h)
-        b_q = rows_of(p_q, s.q, t_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
-        p_k = at_head(p.k, s.k, i_b, i_h // z.shared)
-        b_k = columns_of(p_k, s.k, t_n, m_grid, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
+        p_q = at_head(p.q, s_q, i_b, i_h)
+        b_q = rows_of(p_q, s_q, t_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
+        p_k = at_head(p.k, s_k, i_b, i_h // z.shared)
+        b_k = columns_of(p_k, s_k, t_n, m_grid, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
         b_relative = None
         if p.rows is not None:
             o_r = tl.arange(0, FORM.BLOCK_R)
             b_relative = relative_logits(
-                p, s, i_b, i_h, t_m[:, None], o_r[None, :], m_m[:, None], AT_K, FORM.DTYPE
-            )
+                p, s_rows, s_columns, i_b, i_h, t_m[:, None], o_r[None, :], m_m[:, None], AT_K,
+                FORM.DTYPE,
+            )  # fmt: skip
         b_s = score_tile(
-            b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s, z, i_b, i_h, i_w, FORM, True
-        )
+            b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s_bias, s_keep, z, i_b, i_h, i_w, FORM,
+            True,
+        )  # fmt: skip
         b_lse = tl.zeros((BLOCK_M,), tl.float32)
         if not FORM.SIGMOID:
             b_lse = tl.load(saved.lse + o_row, mask=m_m, other=float("inf"))
@@ -175,7 +182,7 @@ def scores_gradient(
     parts = ceil_div(loops, each)
     sums = saved.delta.new_empty(parts, *kept, high, wide)
     _to_scores[(programs, parts)](
-        x.pointers, x.strides, saved, saved.g.stride(), sums, x.sizes,
+        x.pointers, *x.strides, saved, saved.g.stride(), sums, x.sizes,
         Shared(kept[1], kept[2], loop[1], loop[2], loops, each, high, wide),
         x.form, Target(placed, over_m, over_n, tiles.queries, tiles.keys),
         **options(tiles.warps, 1),

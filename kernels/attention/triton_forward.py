@@ -46,7 +46,8 @@ from .triton_tiles import (
 
 @triton.jit
 def _attend(
-    p, s, p_out, s_out, p_lse, p_change, p_lse_2, stats, z, radius, pools,
+    p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, p_out, s_out, p_lse,
+    p_change, p_lse_2, stats, z, radius, pools,
     FORM: tl.constexpr, PHASES: tl.constexpr, ASKED: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one window and head; see `attend`."""
@@ -58,16 +59,17 @@ def _attend(
     BLOCK_M: tl.constexpr = PHASES.BLOCK_M
     RIM: tl.constexpr = FORM.AT_K is not None and FORM.AT_K.rim > 0
     i_b, i_h, i_row, i_w, i_m, o_m, m_m, t_m = query_tile(z, FORM, BLOCK_M)
-    p_q = at_head(p.q, s.q, i_b, i_h)
-    b_q = rows_of(p_q, s.q, t_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
-    p_k = at_head(p.k, s.k, i_b, i_h // z.shared)
-    p_v = at_head(p.v, s.v, i_b, i_h // z.shared)
+    p_q = at_head(p.q, s_q, i_b, i_h)
+    b_q = rows_of(p_q, s_q, t_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
+    p_k = at_head(p.k, s_k, i_b, i_h // z.shared)
+    p_v = at_head(p.v, s_v, i_b, i_h // z.shared)
     b_relative = None
     if p.rows is not None:
         o_r = tl.arange(0, FORM.BLOCK_R)
         b_relative = relative_logits(
-            p, s, i_b, i_h, t_m[:, None], o_r[None, :], m_m[:, None], AT_K, FORM.DTYPE
-        )
+            p, s_rows, s_columns, i_b, i_h, t_m[:, None], o_r[None, :], m_m[:, None], AT_K,
+            FORM.DTYPE,
+        )  # fmt: skip
     b_max = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     b_sum = tl.zeros((BLOCK_M,), tl.float32)
     b_out = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
@@ -98,10 +100,11 @@ def _attend(
             t_n = token_of(o_n, i_w, AT_K)
             SOME: tl.constexpr = phase == 1 or RIM
             m_grid = on_grid(o_n, i_w, m_n, AT_K)
-            b_k = columns_of(p_k, s.k, t_n, m_grid, FORM.D, FORM.BLOCK_D, True, SOME, FORM.DTYPE)
+            b_k = columns_of(p_k, s_k, t_n, m_grid, FORM.D, FORM.BLOCK_D, True, SOME, FORM.DTYPE)
             b_s = score_tile(
-                b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s, z, i_b, i_h, i_w, FORM, phase == 1
-            )
+                b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s_bias, s_keep, z, i_b, i_h, i_w, FORM,
+                phase == 1,
+            )  # fmt: skip
             SEEN: tl.constexpr = phase == 0 and p.bias is None and p.keep is None
             if FORM.SIGMOID:
                 b_shrink = 1.0
@@ -126,11 +129,13 @@ def _attend(
                     b_s, b_peak, stats.peak, i_row, t_m, m_m, step, z.total, pools,
                     float("-inf"), ASKED, BLOCK_M, PHASES.BLOCK_N,
                 )  # fmt: skip
-            b_v = rows_of(p_v, s.v, t_n, m_grid, FORM.E, FORM.BLOCK_E, True, SOME, FORM.DTYPE)
+            b_v = rows_of(p_v, s_v, t_n, m_grid, FORM.E, FORM.BLOCK_E, True, SOME, FORM.DTYPE)
             b_out = tl.dot(b_p.to(FORM.DTYPE), b_v, b_out, input_precision=FORM.PRECISION)
             if p.position is not None:
                 mask = m_m[:, None] & m_n[None, :]
-                b_s = position_scores(p, s, i_h, o_m[:, None], o_n[None, :], mask, float("-inf"))
+                b_s = position_scores(
+                    p, s_position, i_h, o_m[:, None], o_n[None, :], mask, float("-inf")
+                )
                 b_p, b_shrink_2, b_max_2, b_sum_2 = softmax_step(b_s, b_max_2, b_sum_2, False)
                 b_out_2 = tl.dot(b_p.to(FORM.DTYPE), b_v, b_out_2 * b_shrink_2[:, None],
                                  input_precision=FORM.PRECISION)  # fmt: skip
@@ -184,7 +189,7 @@ def attend(
     stats = Outputs() if request is None or x.gated else request.memory(x)
     tiles = _tiles(x, measured=request is not None)
     _attend[x.programs(x.n, tiles.queries)](
-        x.pointers, x.strides, out, out.stride(), lse, change, lse_2, stats, x.sizes,
+        x.pointers, *x.strides, out, out.stride(), lse, change, lse_2, stats, x.sizes,
         *on_the_way.numbers(x.m), x.form, x.phases(tiles, masked=on_the_way.pool is not None),
         on_the_way.fixed, **options(tiles.warps, tiles.stages),
     )  # fmt: skip

@@ -117,15 +117,15 @@ def store_peaks(
 
 @triton.jit
 def _measure_gated(
-    p, s, p_lse, p_lse_2, stats, z, radius, pools,
+    p, s_q, s_k, s_bias, s_position, s_keep, p_lse, p_lse_2, stats, z, radius, pools,
     FORM: tl.constexpr, ASKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head: p = (1 - gate) softmax(scores) + gate softmax(position)."""
     GRID: tl.constexpr = ASKED.GRID
     i_b, i_h, i_row, i_w, _, o_m, m_m, _t = query_tile(z, FORM, BLOCK_M)
-    p_q = at_head(p.q, s.q, i_b, i_h)
-    b_q = rows_of(p_q, s.q, o_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
-    p_k = at_head(p.k, s.k, i_b, i_h // z.shared)
+    p_q = at_head(p.q, s_q, i_b, i_h)
+    b_q = rows_of(p_q, s_q, o_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
+    p_k = at_head(p.k, s_k, i_b, i_h // z.shared)
     b_lse = tl.load(p_lse + i_row * z.total + o_m, mask=m_m, other=float("inf"))
     b_lse_2 = tl.load(p_lse_2 + i_row * z.total + o_m, mask=m_m, other=float("inf"))
     gate = tl.load(p.gate + i_h).to(tl.float32)
@@ -138,10 +138,12 @@ def _measure_gated(
         tiles = tl.cdiv(pools * ASKED.WIDE, BLOCK_N)
     for step in tl.range(0, tiles):
         o_n, m_n = key_places(step, z.m, ASKED, BLOCK_N)
-        b_k = columns_of(p_k, s.k, o_n, m_n, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
-        b_s = score_tile(b_q, b_k, None, o_m, o_n, m_m, m_n, p, s, z, i_b, i_h, i_w, FORM, True)
+        b_k = columns_of(p_k, s_k, o_n, m_n, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
+        b_s = score_tile(
+            b_q, b_k, None, o_m, o_n, m_m, m_n, p, s_bias, s_keep, z, i_b, i_h, i_w, FORM, True
+        )
         mask = m_m[:, None] & m_n[None, :]
-        b_s_2 = position_scores(p, s, i_h, o_m[:, None], o_n[None, :], mask, float("-inf"))
+        b_s_2 = position_scores(p, s_position, i_h, o_m[:, None], o_n[None, :], mask, float("-inf"))
         b_p = (1.0 - gate) * tl.exp2(b_s - b_lse[:, None]) + gate * tl.exp2(
             b_s_2 - b_lse_2[:, None]
         )
@@ -228,7 +230,8 @@ def measure_gated(
     """Statistics of gated positional attention, from the log-sum-exps of both softmaxes."""
     stats = request.memory(x)
     _measure_gated[x.programs(x.n, tiles.queries)](
-        x.pointers, x.strides, sums[0], sums[1], stats, x.sizes, *request.numbers(x.m),
+        x.pointers, x.strides.q, x.strides.k, x.strides.bias,
+        x.strides.position, x.strides.keep, sums[0], sums[1], stats, x.sizes, *request.numbers(x.m),
         x.form, request.fixed, tiles.queries, tiles.keys, **options(tiles.warps, tiles.stages),
     )  # fmt: skip
     return stats

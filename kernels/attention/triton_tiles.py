@@ -253,26 +253,27 @@ def columns_of(
 
 @triton.jit
 def masked_scores(
-    b_s, o_m, o_n, m_m, m_n, p, s, z, i_b, i_h, i_w, FORM: tl.constexpr, MASKED: tl.constexpr
-):
+    b_s, o_m, o_n, m_m, m_n, p, s_bias, s_keep, z, i_b, i_h, i_w, FORM: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
     """Scores in bits with their bias, -inf where a query must not look.
 
     o_m, o_n, m_m, m_n   broadcast to the scores
     """
     if p.bias is not None:
-        p_bias = at_head(p.bias, s.bias, i_b, i_h) + i_w.to(tl.int64) * s.bias[2]
+        p_bias = at_head(p.bias, s_bias, i_b, i_h) + i_w.to(tl.int64) * s_bias[2]
         if FORM.BIAS_M and FORM.BIAS_N:
-            p_tile = p_bias + o_m * s.bias[3] + o_n * s.bias[4]
+            p_tile = p_bias + o_m * s_bias[3] + o_n * s_bias[4]
             b_bias = tl.load(p_tile, mask=m_m & m_n, other=0.0)
         elif FORM.BIAS_M:
-            b_bias = tl.load(p_bias + o_m * s.bias[3], mask=m_m, other=0.0)
+            b_bias = tl.load(p_bias + o_m * s_bias[3], mask=m_m, other=0.0)
         elif FORM.BIAS_N:
-            b_bias = tl.load(p_bias + o_n * s.bias[4], mask=m_n, other=0.0)
+            b_bias = tl.load(p_bias + o_n * s_bias[4], mask=m_n, other=0.0)
         else:
             b_bias = tl.load(p_bias)
         b_s += b_bias.to(tl.float32) * LOG2E
     if p.keep is not None:
-        b_keep = tl.load(p.keep + i_b * s.keep[0] + o_n * s.keep[1], mask=m_n, other=0)
+        b_keep = tl.load(p.keep + i_b * s_keep[0] + o_n * s_keep[1], mask=m_n, other=0)
         b_s = tl.where(b_keep != 0, b_s, float("-inf"))
     if MASKED:
         seen = m_n
@@ -284,7 +285,7 @@ def masked_scores(
 
 @triton.jit
 def score_tile(
-    b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s, z, i_b, i_h, i_w,
+    b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s_bias, s_keep, z, i_b, i_h, i_w,
     FORM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Scores in bits of a tile, `m n`, from queries `m d`, keys `d n` and relative logits."""
@@ -296,19 +297,21 @@ def score_tile(
         b_s += tl.dot(b_relative, b_axes, input_precision=FORM.PRECISION) * LOG2E
     return masked_scores(
         b_s, o_m[:, None], o_n[None, :], m_m[:, None], m_n[None, :],
-        p, s, z, i_b, i_h, i_w, FORM, MASKED,
+        p, s_bias, s_keep, z, i_b, i_h, i_w, FORM, MASKED,
     )  # fmt: skip
 
 
 @triton.jit
-def relative_logits(p, s, i_b, i_h, t_m, o_r, m_m, AT: tl.constexpr, DTYPE: tl.constexpr):
+def relative_logits(
+    p, s_rows, s_columns, i_b, i_h, t_m, o_r, m_m, AT: tl.constexpr, DTYPE: tl.constexpr
+):
     """Relative logits of queries by row, then by column of a window, side by side.
 
     t_m, o_r, m_m   broadcast to the logits
     """
-    p_row = at_head(p.rows, s.rows, i_b, i_h) + t_m * s.rows[2] + o_r * s.rows[3]
-    p_column = at_head(p.columns, s.columns, i_b, i_h) + t_m * s.columns[2]
-    p_column += (o_r - AT.rows) * s.columns[3]
+    p_row = at_head(p.rows, s_rows, i_b, i_h) + t_m * s_rows[2] + o_r * s_rows[3]
+    p_column = at_head(p.columns, s_columns, i_b, i_h) + t_m * s_columns[2]
+    p_column += (o_r - AT.rows) * s_columns[3]
     b_row = tl.load(p_row, mask=m_m & (o_r < AT.rows), other=0.0).to(DTYPE)
     behind = m_m & (o_r >= AT.rows) & (o_r < AT.columns + AT.rows)
     return b_row + tl.load(p_column, mask=behind, other=0.0).to(DTYPE)
@@ -333,7 +336,7 @@ def score_gradient(b_p, b_dp, b_delta, SIGMOID: tl.constexpr):
 
 
 @triton.jit
-def position_scores(p, s, i_h, o_m, o_n, mask, OTHER: tl.constexpr):
+def position_scores(p, s_position, i_h, o_m, o_n, mask, OTHER: tl.constexpr):
     """The scores of position in bits, OTHER where the mask is false; offsets broadcast to them."""
-    p_tile = p.position + i_h * s.position[0] + o_m * s.position[1] + o_n * s.position[2]
+    p_tile = p.position + i_h * s_position[0] + o_m * s_position[1] + o_n * s_position[2]
     return tl.load(p_tile, mask=mask, other=OTHER).to(tl.float32) * LOG2E

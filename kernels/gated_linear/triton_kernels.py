@@ -20,12 +20,10 @@ PART = tl.constexpr(16)
 
 
 class Gates(NamedTuple):
-    """The logarithms of decays of both scans and their strides; one scan alone has both alike."""
+    """The logarithms of decays of both scans; one scan alone has both alike."""
 
     ahead: Tensor
     back: Tensor
-    s_ahead: tuple[int, ...]
-    s_back: tuple[int, ...]
 
 
 class Sizes(NamedTuple):
@@ -113,7 +111,9 @@ def _scan(
 
 
 @triton.jit
-def states(p_x, s_x, p_y, s_y, gates, p_out, z, SLOPE: tl.constexpr, PLAN: tl.constexpr):
+def states(
+    p_x, s_x, p_y, s_y, p_gates, s_gate, s_back, p_out, z, SLOPE: tl.constexpr, PLAN: tl.constexpr
+):
     """A scan over chunks for a block of channels and values; out: `ways b*h chunks d e`."""
     i_row, i_way = tl.program_id(0) // tl.cdiv(z.d, PLAN.BLOCK_D), tl.program_id(2)
     i_d = tl.program_id(0) % tl.cdiv(z.d, PLAN.BLOCK_D)
@@ -122,15 +122,15 @@ def states(p_x, s_x, p_y, s_y, gates, p_out, z, SLOPE: tl.constexpr, PLAN: tl.co
     p_out += (i_way * z.rows + i_row).to(tl.int64) * tl.cdiv(z.n, PLAN.CHUNK) * z.d * z.e
     p_x, p_y = _head(p_x, s_x, i_row, z.heads), _head(p_y, s_y, i_row, z.heads)
     if PLAN.WAYS == 1 or (PLAN.WAYS == 3 and i_way == 0):
-        p_gate = _head(gates.ahead, gates.s_ahead, i_row, z.heads)
+        p_gate = _head(p_gates.ahead, s_gate, i_row, z.heads)
         _scan(
-            p_x, p_y, p_gate, p_out, s_x[2], s_y[2], gates.s_ahead[2], o_d, o_e, z,
+            p_x, p_y, p_gate, p_out, s_x[2], s_y[2], s_gate[2], o_d, o_e, z,
             False, SLOPE, PLAN,
         )  # fmt: skip
     if PLAN.WAYS == 2 or (PLAN.WAYS == 3 and i_way == 1):
-        p_gate_back = _head(gates.back, gates.s_back, i_row, z.heads)
+        p_gate_back = _head(p_gates.back, s_back, i_row, z.heads)
         _scan(
-            p_x, p_y, p_gate_back, p_out, s_x[2], s_y[2], gates.s_back[2], o_d, o_e, z,
+            p_x, p_y, p_gate_back, p_out, s_x[2], s_y[2], s_back[2], o_d, o_e, z,
             True, SLOPE, PLAN,
         )  # fmt: skip
 
@@ -177,14 +177,14 @@ def _pairs(
 
 
 @triton.jit
-def scores(p_q, s_q, p_k, s_k, gates, p_out, z, PLAN: tl.constexpr):
+def scores(p_q, s_q, p_k, s_k, p_gates, s_gate, s_back, p_out, z, PLAN: tl.constexpr):
     """The map inside each chunk, `b*h chunks chunk chunk`; a program makes the rows of a part."""
     CHUNK: tl.constexpr = PLAN.CHUNK
     i_row, start, limit, first, end = _part(z, PLAN)
     o_t = start + tl.arange(0, PART)
     p_q, p_k = _head(p_q, s_q, i_row, z.heads), _head(p_k, s_k, i_row, z.heads)
-    p_gate = _head(gates.ahead, gates.s_ahead, i_row, z.heads)
-    p_gate_back = _head(gates.back, gates.s_back, i_row, z.heads)
+    p_gate = _head(p_gates.ahead, s_gate, i_row, z.heads)
+    p_gate_back = _head(p_gates.back, s_back, i_row, z.heads)
     b_far = tl.zeros((PART, CHUNK), tl.float32)
     b_near = tl.zeros((PART, PART), tl.float32)
     for i in range(PLAN.PARTS_D):
@@ -193,14 +193,14 @@ def scores(p_q, s_q, p_k, s_k, gates, p_out, z, PLAN: tl.constexpr):
         b_k = _tile(p_k, s_k[2], o_t[:, None], o_d[None, :], start, limit, z.d)
         if PLAN.WAYS != 2:
             far, near = _pairs(
-                p_k, p_gate, s_k[2], gates.s_ahead[2], b_q, b_k, o_t, o_d, start, first, end, z,
+                p_k, p_gate, s_k[2], s_gate[2], b_q, b_k, o_t, o_d, start, first, end, z,
                 False, PLAN,
             )  # fmt: skip
             b_far += far
             b_near += near
         if PLAN.WAYS != 1:
             far, near = _pairs(
-                p_k, p_gate_back, s_k[2], gates.s_back[2], b_q, b_k, o_t, o_d, start, first, end, z,
+                p_k, p_gate_back, s_k[2], s_back[2], b_q, b_k, o_t, o_d, start, first, end, z,
                 True, PLAN,
             )  # fmt: skip
             b_far += far
@@ -233,7 +233,7 @@ def _recall(
 
 @triton.jit
 def results(
-    p_x, s_x, p_y, s_y, gates, p_scores, p_states, p_out, s_out, z,
+    p_x, s_x, p_y, s_y, p_gates, s_gate, s_back, p_scores, p_states, p_out, s_out, z,
     SLOPE: tl.constexpr, PLAN: tl.constexpr,
 ):  # fmt: skip
     """A chunk's result from its state and its scores; with SLOPE the gradient of its values."""
@@ -248,8 +248,8 @@ def results(
     o_e = tl.program_id(1) * PLAN.BLOCK_E + tl.arange(0, PLAN.BLOCK_E)
     p_x, p_y = _head(p_x, s_x, i_row, z.heads), _head(p_y, s_y, i_row, z.heads)
     p_out = _head(p_out, s_out, i_row, z.heads)
-    p_gate = _head(gates.ahead, gates.s_ahead, i_row, z.heads)
-    p_gate_back = _head(gates.back, gates.s_back, i_row, z.heads)
+    p_gate = _head(p_gates.ahead, s_gate, i_row, z.heads)
+    p_gate_back = _head(p_gates.back, s_back, i_row, z.heads)
     p_states += i_chunk * z.d * z.e
     p_states_back = p_states
     if PLAN.WAYS == 3:
@@ -260,12 +260,12 @@ def results(
         b_x = _tile(p_x, s_x[2], o_t[:, None], o_d[None, :], first, end, z.d)
         if PLAN.WAYS != 2:
             b_out += _recall(
-                b_x, p_gate, p_states, gates.s_ahead[2], o_t, o_d, o_e, first, end, z,
+                b_x, p_gate, p_states, s_gate[2], o_t, o_d, o_e, first, end, z,
                 False, SLOPE, PLAN,
             )  # fmt: skip
         if PLAN.WAYS != 1:
             b_out += _recall(
-                b_x, p_gate_back, p_states_back, gates.s_back[2], o_t, o_d, o_e, first, end, z,
+                b_x, p_gate_back, p_states_back, s_back[2], o_t, o_d, o_e, first, end, z,
                 True, SLOPE, PLAN,
             )  # fmt: skip
     if SLOPE:
@@ -337,7 +337,8 @@ def _met(
 
 @triton.jit
 def _one_way(
-    p, s, p_g, s_g, p_gate, gate_n, p_slopes, p_states, p_slope_states, b_q, b_k, b_near,
+    p, s_q, s_k, s_v, p_g, s_g, p_gate, gate_n, p_slopes, p_states, p_slope_states, b_q, b_k,
+    b_near,
     o_t, o_d, start, limit, first, end, z, BACK: tl.constexpr, PLAN: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a part's q and k through one scan, but for each token's meeting with itself."""
@@ -350,7 +351,7 @@ def _one_way(
     b_local = _until(p_gate, gate_n, o_t[:, None], o_d[None, :], start, limit, z.d, 0, BACK, False)
     b_rest = _until(p_gate, gate_n, o_t[:, None], o_d[None, :], start, limit, z.d, 0, BACK, True)
     b_dq, b_fade = _met(
-        p.k, p_gate, p_slopes, s.k[2], gate_n, o_i * PLAN.CHUNK + o_j, o_s, o_d, old, before, z,
+        p.k, p_gate, p_slopes, s_k[2], gate_n, o_i * PLAN.CHUNK + o_j, o_s, o_d, old, before, z,
         BACK, True, PLAN,
     )  # fmt: skip
     b_dq += (
@@ -358,13 +359,13 @@ def _one_way(
     )
     b_dq *= tl.exp(b_local)
     b_dk, b_fade = _met(
-        p.q, p_gate, p_slopes, s.q[2], gate_n, o_j * PLAN.CHUNK + o_i, o_s, o_d, new, after, z,
+        p.q, p_gate, p_slopes, s_q[2], gate_n, o_j * PLAN.CHUNK + o_i, o_s, o_d, new, after, z,
         BACK, False, PLAN,
     )  # fmt: skip
     b_dk += (
         b_fade
         * z.factor
-        * _through_state(p.v, p_slope_states, s.v[2], o_t, o_d, start, limit, z, PLAN)
+        * _through_state(p.v, p_slope_states, s_v[2], o_t, o_d, start, limit, z, PLAN)
     )
     b_dk *= tl.exp(b_rest)
     b_pairs = _faded(b_local, BACK, True) * b_near[:, :, None]
@@ -374,7 +375,7 @@ def _one_way(
 
 
 class Inputs(NamedTuple):
-    """Queries, keys and values, or their strides of batch, head and token."""
+    """Queries, keys and values."""
 
     q: Any
     k: Any
@@ -383,7 +384,7 @@ class Inputs(NamedTuple):
 
 @triton.jit
 def to_q_and_k(
-    p, s, p_g, s_g, gates, p_slopes, p_states, p_slope_states,
+    p, s_q, s_k, s_v, p_g, s_g, p_gates, s_gate, s_back, p_slopes, p_states, p_slope_states,
     p_dq, s_dq, p_dk, s_dk, p_turns, z, PLAN: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one part's q and k, and in turns what q and k would give to their decays."""
@@ -396,12 +397,12 @@ def to_q_and_k(
     p_states += i_chunk * z.d * z.e
     p_slope_states += i_chunk * z.d * z.e
     p_turns += (i_row.to(tl.int64) * z.n + o_t[:, None]) * z.d + o_d[None, :]
-    p_q, p_k = _head(p.q, s.q, i_row, z.heads), _head(p.k, s.k, i_row, z.heads)
-    p_v, p_g = _head(p.v, s.v, i_row, z.heads), _head(p_g, s_g, i_row, z.heads)
-    p_gate = _head(gates.ahead, gates.s_ahead, i_row, z.heads)
-    p_gate_back = _head(gates.back, gates.s_back, i_row, z.heads)
-    b_q = _tile(p_q, s.q[2], o_t[:, None], o_d[None, :], start, limit, z.d)
-    b_k = _tile(p_k, s.k[2], o_t[:, None], o_d[None, :], start, limit, z.d)
+    p_q, p_k = _head(p.q, s_q, i_row, z.heads), _head(p.k, s_k, i_row, z.heads)
+    p_v, p_g = _head(p.v, s_v, i_row, z.heads), _head(p_g, s_g, i_row, z.heads)
+    p_gate = _head(p_gates.ahead, s_gate, i_row, z.heads)
+    p_gate_back = _head(p_gates.back, s_back, i_row, z.heads)
+    b_q = _tile(p_q, s_q[2], o_t[:, None], o_d[None, :], start, limit, z.d)
+    b_k = _tile(p_k, s_k[2], o_t[:, None], o_d[None, :], start, limit, z.d)
     p_inside = p_slopes + (start - first + o_i)[:, None] * PLAN.CHUNK + start - first
     b_near = tl.load(p_inside + o_i[None, :])
     b_itself = tl.sum(tl.where(o_i[:, None] == o_i[None, :], b_near, 0.0), 1)[:, None]
@@ -411,7 +412,7 @@ def to_q_and_k(
     heads = Inputs(p_q, p_k, p_v)
     if PLAN.WAYS != 2:
         by_q, by_k = _one_way(
-            heads, s, p_g, s_g, p_gate, gates.s_ahead[2], p_slopes, p_states, p_slope_states,
+            heads, s_q, s_k, s_v, p_g, s_g, p_gate, s_gate[2], p_slopes, p_states, p_slope_states,
             b_q, b_k, b_near, o_t, o_d, start, limit, first, end, z, False, PLAN,
         )  # fmt: skip
         tl.store(p_turns, b_q * by_q - b_k * by_k, mask=mask)
@@ -422,7 +423,8 @@ def to_q_and_k(
         p_slope_states += tl.cast(z.rows, tl.int64) * tl.cdiv(z.n, PLAN.CHUNK) * z.d * z.e
     if PLAN.WAYS != 1:
         by_q, by_k = _one_way(
-            heads, s, p_g, s_g, p_gate_back, gates.s_back[2], p_slopes, p_states, p_slope_states,
+            heads, s_q, s_k, s_v, p_g, s_g, p_gate_back, s_back[2], p_slopes, p_states,
+            p_slope_states,
             b_q, b_k, b_near, o_t, o_d, start, limit, first, end, z, True, PLAN,
         )  # fmt: skip
         tl.store(p_turns, b_q * by_q - b_k * by_k, mask=mask)

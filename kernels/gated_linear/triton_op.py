@@ -60,9 +60,11 @@ class ScanOperands:
         b, h, n, d = self.q.shape
         return Sizes(h, b * h, n, d, self.v.shape[3], self.factor)
 
-    @cached_property
-    def gates(self) -> Gates:
-        return Gates(self.gate, self.gate_back, _strides(self.gate), _strides(self.gate_back))
+    @property
+    def gates(self) -> tuple[Gates, tuple[int, ...], tuple[int, ...]]:
+        """Both gates, and the strides of each."""
+        gates = Gates(self.gate, self.gate_back)
+        return gates, _strides(self.gate), _strides(self.gate_back)
 
     @cached_property
     def plan(self) -> Plan:
@@ -169,7 +171,7 @@ def _states(x: ScanOperands, left: Tensor, right: Tensor, *, slope: bool) -> Ten
     dtype = torch.bfloat16 if left.dtype == torch.bfloat16 else torch.float32
     states = left.new_empty(x.scans, z.rows, x.chunks, z.d, z.e, dtype=dtype)
     kernels.states[z.rows * plan.PARTS_D, plan.PARTS_E, x.scans](
-        left, _strides(left), right, _strides(right), x.gates, states, z, slope, plan,
+        left, _strides(left), right, _strides(right), *x.gates, states, z, slope, plan,
         **options(WARPS, STAGES),
     )  # fmt: skip
     return states
@@ -180,7 +182,7 @@ def _scores(x: ScanOperands) -> Tensor:
     z, plan = x.sizes, x.plan
     scores = x.q.new_empty(z.rows, x.chunks, plan.CHUNK, plan.CHUNK)
     kernels.scores[(z.rows * x.chunks * (plan.CHUNK // PART),)](
-        x.q, _strides(x.q), x.k, _strides(x.k), x.gates, scores, z, plan,
+        x.q, _strides(x.q), x.k, _strides(x.k), *x.gates, scores, z, plan,
         **options(WARPS, STAGES),
     )  # fmt: skip
     return scores
@@ -191,7 +193,7 @@ def _results(
 ) -> Tensor:
     out = like_tokens(x.v, x.v.shape[3])
     kernels.results[x.sizes.rows * x.chunks, x.plan.PARTS_E](
-        left, _strides(left), right, _strides(right), x.gates, scores, states,
+        left, _strides(left), right, _strides(right), *x.gates, scores, states,
         out, _strides(out), x.sizes, slope, x.plan, **x.wide_options,
     )  # fmt: skip
     return out
@@ -208,7 +210,7 @@ def _q_and_k(x: ScanOperands, g: Tensor, slope_states: Tensor) -> tuple[Tensor, 
     dq, dk = like_tokens(q, z.d), like_tokens(k, z.d)
     turns = q.new_empty(x.scans, z.rows, z.n, z.d, dtype=torch.float32)
     kernels.to_q_and_k[z.rows * x.chunks * (plan.CHUNK // PART), plan.PARTS_D](
-        Inputs(q, k, v), Inputs(_strides(q), _strides(k), _strides(v)), g, _strides(g), x.gates,
+        Inputs(q, k, v), _strides(q), _strides(k), _strides(v), g, _strides(g), *x.gates,
         slopes, states, slope_states, dq, _strides(dq), dk, _strides(dk), turns, z, plan,
         **x.wide_options,
     )  # fmt: skip

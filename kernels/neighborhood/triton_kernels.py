@@ -60,7 +60,10 @@ class Plan(NamedTuple):
 
 
 @triton.jit
-def attend(p, s, p_out, s_out, p_lse, heads, shared, n, extra, scale, PLAN: tl.constexpr):
+def attend(
+    p, s_q, s_k, s_v, s_extra_k, s_extra_v, p_out, s_out, p_lse, heads, shared, n, extra, scale,
+    PLAN: tl.constexpr,
+):  # fmt: skip
     """A tile of queries: its result and the base-2 log-sum-exp of its scores."""
     PRECISION: tl.constexpr = PLAN.PRECISION
     WINDOWS: tl.constexpr = PLAN.WINDOWS
@@ -77,30 +80,30 @@ def attend(p, s, p_out, s_out, p_lse, heads, shared, n, extra, scale, PLAN: tl.c
     c_m, o_m, m_m = places(first, size, group, n, WINDOWS, TILE_M)
     start, end = intervals(c_m, size, WINDOWS, False)
     steps = steps_through(low, high, TILE_N)
-    p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
-    b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
-    p_k, p_v = p.k + i_b * s.k[0] + i_g * s.k[1], p.v + i_b * s.v[0] + i_g * s.v[1]
+    p_q = p.q + i_b * s_q[0] + i_h * s_q[1]
+    b_q = load_rows(p_q, o_m, m_m, s_q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+    p_k, p_v = p.k + i_b * s_k[0] + i_g * s_k[1], p.v + i_b * s_v[0] + i_g * s_v[1]
     b_max = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     b_sum = tl.zeros((BLOCK_M,), tl.float32)
     b_out = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
     for step in range(steps[0] * steps[1] * steps[2]):
         c_n, o_n, m_n = visited(step, steps, low, high, group, n, WINDOWS, TILE_N)
-        b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+        b_k = load_rows(p_k, o_n, m_n, s_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * scale
         if not PLAN.WHOLE:
             b_s = tl.where(seen_by(m_n, c_n, start, end, TESTS), b_s, float("-inf"))
-        b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+        b_v = load_rows(p_v, o_n, m_n, s_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
         b_max, b_sum, b_out = _fold(b_s, b_v, b_max, b_sum, b_out, PRECISION)
     if p.extra_k is not None:
-        p_k = p.extra_k + i_b * s.extra_k[0] + i_g * s.extra_k[1]
-        p_v = p.extra_v + i_b * s.extra_v[0] + i_g * s.extra_v[1]
+        p_k = p.extra_k + i_b * s_extra_k[0] + i_g * s_extra_k[1]
+        p_v = p.extra_v + i_b * s_extra_v[0] + i_g * s_extra_v[1]
         for start_n in range(0, extra, BLOCK_N):
             o_n = start_n + tl.arange(0, BLOCK_N)
             m_n = o_n < extra
-            b_k = load_rows(p_k, o_n, m_n, s.extra_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+            b_k = load_rows(p_k, o_n, m_n, s_extra_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
             b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * scale
             b_s = tl.where(m_n[None, :], b_s, float("-inf"))
-            b_v = load_rows(p_v, o_n, m_n, s.extra_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+            b_v = load_rows(p_v, o_n, m_n, s_extra_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
             b_max, b_sum, b_out = _fold(b_s, b_v, b_max, b_sum, b_out, PRECISION)
     b_sum = tl.where(m_m, b_sum, 1.0)
     p_o = p_out + i_b * s_out[0] + i_h * s_out[1]
@@ -119,7 +122,7 @@ def _fold(b_s, b_v, b_max, b_sum, b_out, PRECISION: tl.constexpr):
 
 @triton.jit
 def to_queries(
-    p, s, p_out, s_out, p_g, s_g, p_lse, p_delta, p_dq, s_dq,
+    p, s_q, s_k, s_v, s_extra_k, s_extra_v, p_out, s_out, p_g, s_g, p_lse, p_delta, p_dq, s_dq,
     heads, shared, n, extra, scale, factor, PLAN: tl.constexpr,
 ):  # fmt: skip
     """delta = the sum of out g over channels, and the gradient of a tile of queries."""
@@ -147,24 +150,24 @@ def to_queries(
         b_lse = tl.load(p_lse + o_row, mask=m_m, other=0.0)
         start, end = intervals(c_m, size, WINDOWS, False)
         steps = steps_through(low, high, TILE_N)
-        p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
-        b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
-        p_k, p_v = p.k + i_b * s.k[0] + i_g * s.k[1], p.v + i_b * s.v[0] + i_g * s.v[1]
+        p_q = p.q + i_b * s_q[0] + i_h * s_q[1]
+        b_q = load_rows(p_q, o_m, m_m, s_q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+        p_k, p_v = p.k + i_b * s_k[0] + i_g * s_k[1], p.v + i_b * s_v[0] + i_g * s_v[1]
         b_dq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
         for step in range(steps[0] * steps[1] * steps[2]):
             c_n, o_n, m_n = visited(step, steps, low, high, group, n, WINDOWS, TILE_N)
             seen = seen_by(m_n, c_n, start, end, TESTS)
-            b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
-            b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+            b_k = load_rows(p_k, o_n, m_n, s_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+            b_v = load_rows(p_v, o_n, m_n, s_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
             b_dq = _query_step(b_q, b_g, b_k, b_v, b_lse, b_delta, seen, scale, b_dq, PRECISION)
         if p.extra_k is not None:
-            p_k = p.extra_k + i_b * s.extra_k[0] + i_g * s.extra_k[1]
-            p_v = p.extra_v + i_b * s.extra_v[0] + i_g * s.extra_v[1]
+            p_k = p.extra_k + i_b * s_extra_k[0] + i_g * s_extra_k[1]
+            p_v = p.extra_v + i_b * s_extra_v[0] + i_g * s_extra_v[1]
             for start_n in range(0, extra, BLOCK_N):
                 o_n = start_n + tl.arange(0, BLOCK_N)
                 m_n = o_n < extra
-                b_k = load_rows(p_k, o_n, m_n, s.extra_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
-                b_v = load_rows(p_v, o_n, m_n, s.extra_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+                b_k = load_rows(p_k, o_n, m_n, s_extra_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+                b_v = load_rows(p_v, o_n, m_n, s_extra_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
                 b_dq = _query_step(
                     b_q, b_g, b_k, b_v, b_lse, b_delta, m_n[None, :], scale, b_dq, PRECISION
                 )
@@ -184,7 +187,7 @@ def _query_step(b_q, b_g, b_k, b_v, b_lse, b_delta, seen, scale, b_dq, PRECISION
 
 @triton.jit
 def to_keys(
-    p, s, p_g, s_g, p_lse, p_delta, p_dk, s_dk, p_dv, s_dv,
+    p, s_q, s_k, s_v, p_g, s_g, p_lse, p_delta, p_dk, s_dk, p_dv, s_dv,
     groups, shared, n, scale, factor, PLAN: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of keys and values, over all query heads that share them."""
@@ -202,9 +205,9 @@ def to_keys(
     start, end = intervals(c_m, size, WINDOWS, True)
     per_axis = steps_through(low, high, TILE_N)
     steps = per_axis[0] * per_axis[1] * per_axis[2]
-    p_k, p_v = p.k + i_b * s.k[0] + i_g * s.k[1], p.v + i_b * s.v[0] + i_g * s.v[1]
-    b_k = load_rows(p_k, o_m, m_m, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
-    b_v = load_rows(p_v, o_m, m_m, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+    p_k, p_v = p.k + i_b * s_k[0] + i_g * s_k[1], p.v + i_b * s_v[0] + i_g * s_v[1]
+    b_k = load_rows(p_k, o_m, m_m, s_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+    b_v = load_rows(p_v, o_m, m_m, s_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
     b_dk = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     b_dv = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
     for i in range(shared * steps):
@@ -213,7 +216,7 @@ def to_keys(
         seen = seen_by(m_n, c_n, start, end, TESTS)
         o_row = (i_b * groups * shared + i_h) * n[0] * n[1] * n[2] + o_n
         b_dk, b_dv = _key_step(
-            p, s, p_g, s_g, p_lse, p_delta, i_b, i_h, o_n, m_n, o_row,
+            p, s_q, p_g, s_g, p_lse, p_delta, i_b, i_h, o_n, m_n, o_row,
             b_k, b_v, seen, scale, b_dk, b_dv, PLAN,
         )  # fmt: skip
     p_dk += i_b * s_dk[0] + i_g * s_dk[1]
@@ -224,12 +227,12 @@ def to_keys(
 
 @triton.jit
 def _key_step(
-    p, s, p_g, s_g, p_lse, p_delta, i_b, i_h, o_n, m_n, o_row,
+    p, s_q, p_g, s_g, p_lse, p_delta, i_b, i_h, o_n, m_n, o_row,
     b_k, b_v, seen, scale, b_dk, b_dv, PLAN: tl.constexpr,
 ):  # fmt: skip
     """The gradients of keys, but for the scale, and values: what some queries add to them."""
-    p_q, p_g = p.q + i_b * s.q[0] + i_h * s.q[1], p_g + i_b * s_g[0] + i_h * s_g[1]
-    b_q = load_rows(p_q, o_n, m_n, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+    p_q, p_g = p.q + i_b * s_q[0] + i_h * s_q[1], p_g + i_b * s_g[0] + i_h * s_g[1]
+    b_q = load_rows(p_q, o_n, m_n, s_q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
     b_g = load_rows(p_g, o_n, m_n, s_g[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
     b_lse = tl.load(p_lse + o_row, mask=m_n, other=0.0)
     b_delta = tl.load(p_delta + o_row, mask=m_n, other=0.0)
@@ -243,7 +246,7 @@ def _key_step(
 
 @triton.jit
 def to_extra(
-    p, s, p_g, s_g, p_lse, p_delta, p_dk, p_dv,
+    p, s_q, s_extra_k, s_extra_v, p_g, s_g, p_lse, p_delta, p_dk, p_dv,
     groups, shared, tokens, extra, scale, factor, part,
     PLAN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -255,10 +258,10 @@ def to_extra(
     first = tl.program_id(0) // tl.cdiv(extra, BLOCK_M) * part
     o_m = tl.program_id(0) % tl.cdiv(extra, BLOCK_M) * BLOCK_M + tl.arange(0, BLOCK_M)
     m_m = o_m < extra
-    p_k = p.extra_k + i_b * s.extra_k[0] + i_g * s.extra_k[1]
-    p_v = p.extra_v + i_b * s.extra_v[0] + i_g * s.extra_v[1]
-    b_k = load_rows(p_k, o_m, m_m, s.extra_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
-    b_v = load_rows(p_v, o_m, m_m, s.extra_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+    p_k = p.extra_k + i_b * s_extra_k[0] + i_g * s_extra_k[1]
+    p_v = p.extra_v + i_b * s_extra_v[0] + i_g * s_extra_v[1]
+    b_k = load_rows(p_k, o_m, m_m, s_extra_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+    b_v = load_rows(p_v, o_m, m_m, s_extra_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
     b_dk = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     b_dv = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
     steps = part // BLOCK_N
@@ -268,7 +271,7 @@ def to_extra(
         m_n = o_n < tokens
         o_row = (i_b * groups * shared + i_h) * tokens + o_n
         b_dk, b_dv = _key_step(
-            p, s, p_g, s_g, p_lse, p_delta, i_b, i_h, o_n, m_n, o_row,
+            p, s_q, p_g, s_g, p_lse, p_delta, i_b, i_h, o_n, m_n, o_row,
             b_k, b_v, m_n[None, :], scale, b_dk, b_dv, PLAN,
         )  # fmt: skip
     i_row = tl.program_id(0) // tl.cdiv(extra, BLOCK_M) * tl.num_programs(1) + tl.program_id(1)

@@ -114,7 +114,7 @@ def forward(**arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
     lse = x.q.new_empty(x.q.shape[:3], dtype=torch.float32)
     tiling = x.tiles(back=False)
     attend[(tiling.programs, x.q.shape[0] * x.q.shape[1])](
-        x.pointers, x.strides, out, _strides(out), lse,
+        x.pointers, *x.strides, out, _strides(out), lse,
         x.q.shape[1], x.shared, tiling.grid, x.extra, x.scale, x.plan(tiling),
         **options(tiling.warps, tiling.stages),
     )  # fmt: skip
@@ -173,7 +173,7 @@ def _to_queries(
     dq = like_tokens(x.q, x.q.shape[3]) if wanted else None
     tiling = x.tiles(back=False)
     to_queries[(tiling.programs, x.q.shape[0] * x.q.shape[1])](
-        x.pointers, x.strides, out, _strides(out), g, _strides(g), lse, delta,
+        x.pointers, *x.strides, out, _strides(out), g, _strides(g), lse, delta,
         dq, None if dq is None else _strides(dq),
         x.q.shape[1], x.shared, tiling.grid, x.extra, x.scale, x.factor, x.plan(tiling),
         **options(tiling.warps, tiling.stages),
@@ -187,7 +187,7 @@ def _to_keys(
     dk, dv = like_tokens(x.k, x.k.shape[3]), like_tokens(x.v, x.v.shape[3])
     tiling = x.tiles(back=True)
     to_keys[(tiling.programs, x.k.shape[0] * x.k.shape[1])](
-        x.pointers, x.strides, g, _strides(g), lse, delta, dk, _strides(dk), dv, _strides(dv),
+        x.pointers, *x.strides[:3], g, _strides(g), lse, delta, dk, _strides(dk), dv, _strides(dv),
         x.k.shape[1], x.shared, tiling.grid, x.scale, x.factor, x.plan(tiling),
         **options(tiling.warps, tiling.stages),
     )  # fmt: skip
@@ -206,7 +206,8 @@ def _to_extra(
     dk = extra_k.new_empty(parts, b, groups, extra, d, dtype=torch.float32)
     dv = extra_v.new_empty(parts, b, groups, extra, e, dtype=torch.float32)
     to_extra[(parts * ceil_div(extra, block_m), b * groups)](
-        x.pointers, x.strides, g, _strides(g), lse, delta, dk, dv,
+        x.pointers, x.strides.q, x.strides.extra_k, x.strides.extra_v,
+        g, _strides(g), lse, delta, dk, dv,
         groups, x.q.shape[1] // groups, n, extra, x.scale, x.factor, part,
         x.plan(x.tiles(back=True)), block_m, block_n, **options(4, 2),
     )  # fmt: skip

@@ -95,7 +95,7 @@ def _place(z, count, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def attend(p, s, p_out, s_out, p_lse, z, PLAN: tl.constexpr):
+def attend(p, s_q, s_k, s_v, s_chosen, s_weight, p_out, s_out, p_lse, z, PLAN: tl.constexpr):
     """Queries of one block: their result and the base-2 log-sum-exp of their scores."""
     AT_M: tl.constexpr = PLAN.AT_M
     AT_N: tl.constexpr = PLAN.AT_N
@@ -103,29 +103,29 @@ def attend(p, s, p_out, s_out, p_lse, z, PLAN: tl.constexpr):
     BLOCK_E: tl.constexpr = PLAN.BLOCK_E
     i_b, i_h, i_row, i_block, o_place = _place(z, z.queries, PLAN.BLOCK_M)
     m_m, o_m = o_place < z.queries, _token(i_block, o_place, AT_M)
-    p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
-    b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
-    p_k, p_v = p.k + i_b * s.k[0] + i_h * s.k[1], p.v + i_b * s.v[0] + i_h * s.v[1]
-    p_chosen = p.chosen + i_b * s.chosen[0] + i_h * s.chosen[1] + i_block * s.chosen[2]
+    p_q = p.q + i_b * s_q[0] + i_h * s_q[1]
+    b_q = load_rows(p_q, o_m, m_m, s_q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+    p_k, p_v = p.k + i_b * s_k[0] + i_h * s_k[1], p.v + i_b * s_v[0] + i_h * s_v[1]
+    p_chosen = p.chosen + i_b * s_chosen[0] + i_h * s_chosen[1] + i_block * s_chosen[2]
     if p.weight is not None:
-        p_weight = p.weight + i_b * s.weight[0] + i_h * s.weight[1] + i_block * s.weight[2]
+        p_weight = p.weight + i_b * s_weight[0] + i_h * s_weight[1] + i_block * s_weight[2]
     b_max = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     b_sum = tl.zeros((BLOCK_M,), tl.float32)
     b_out = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
     for start in range(0, z.named * z.keys, PLAN.BLOCK_N):
         o_pair = start + tl.arange(0, PLAN.BLOCK_N)
-        o_n, m_n = _named(p_chosen, s.chosen, o_pair, z, AT_N)
-        b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+        o_n, m_n = _named(p_chosen, s_chosen, o_pair, z, AT_N)
+        b_k = load_rows(p_k, o_n, m_n, s_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * z.scale
         if p.weight is not None:
-            p_w = p_weight + o_pair // z.keys * s.weight[3]
+            p_w = p_weight + o_pair // z.keys * s_weight[3]
             b_weight = tl.load(p_w, mask=m_n, other=0.0).to(tl.float32)
             b_s *= b_weight[None, :]
         b_s = tl.where(m_n[None, :], b_s, float("-inf"))
         b_p, b_shrink, b_max, b_sum = softmax_step(b_s, b_max, b_sum, False)
         if p.weight is not None:
             b_p *= b_weight[None, :]
-        b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+        b_v = load_rows(p_v, o_n, m_n, s_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
         b_out = tl.dot(
             b_p.to(PLAN.DTYPE), b_v, b_out * b_shrink[:, None], input_precision=PLAN.PRECISION
         )
@@ -139,7 +139,8 @@ def attend(p, s, p_out, s_out, p_lse, z, PLAN: tl.constexpr):
 
 @triton.jit
 def to_queries(
-    p, s, p_out, s_out, p_g, s_g, p_lse, p_delta, p_dq, s_dq, p_dweight, z, factor,
+    p, s_q, s_k, s_v, s_chosen, s_weight, p_out, s_out, p_g, s_g, p_lse, p_delta, p_dq, s_dq,
+    p_dweight, z, factor,
     PLAN: tl.constexpr,
 ):  # fmt: skip
     """delta = the sum of out g over channels; the gradient of queries; of weights, key by key."""
@@ -157,24 +158,24 @@ def to_queries(
     tl.store(p_delta + i_row * z.tokens + o_m, b_delta, mask=m_m)
     if p_dq is not None:
         b_lse = tl.load(p_lse + i_row * z.tokens + o_m, mask=m_m, other=float("inf"))
-        p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
-        b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
-        p_k, p_v = p.k + i_b * s.k[0] + i_h * s.k[1], p.v + i_b * s.v[0] + i_h * s.v[1]
-        p_chosen = p.chosen + i_b * s.chosen[0] + i_h * s.chosen[1] + i_block * s.chosen[2]
+        p_q = p.q + i_b * s_q[0] + i_h * s_q[1]
+        b_q = load_rows(p_q, o_m, m_m, s_q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+        p_k, p_v = p.k + i_b * s_k[0] + i_h * s_k[1], p.v + i_b * s_v[0] + i_h * s_v[1]
+        p_chosen = p.chosen + i_b * s_chosen[0] + i_h * s_chosen[1] + i_block * s_chosen[2]
         if p.weight is not None:
-            p_weight = p.weight + i_b * s.weight[0] + i_h * s.weight[1] + i_block * s.weight[2]
+            p_weight = p.weight + i_b * s_weight[0] + i_h * s_weight[1] + i_block * s_weight[2]
         if p_dweight is not None:
             p_dweight += tl.program_id(0).to(tl.int64) * z.named * z.keys
         b_dq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
         for start in range(0, z.named * z.keys, PLAN.BLOCK_N):
             o_pair = start + tl.arange(0, PLAN.BLOCK_N)
-            o_n, m_n = _named(p_chosen, s.chosen, o_pair, z, AT_N)
-            b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
-            b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+            o_n, m_n = _named(p_chosen, s_chosen, o_pair, z, AT_N)
+            b_k = load_rows(p_k, o_n, m_n, s_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+            b_v = load_rows(p_v, o_n, m_n, s_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
             b_raw = tl.dot(b_q, tl.trans(b_k), input_precision=PLAN.PRECISION) * z.scale
             b_dp = tl.dot(b_g, tl.trans(b_v), input_precision=PLAN.PRECISION)
             if p.weight is not None:
-                p_w = p_weight + o_pair // z.keys * s.weight[3]
+                p_w = p_weight + o_pair // z.keys * s_weight[3]
                 b_weight = tl.load(p_w, mask=m_n, other=0.0).to(tl.float32)
                 b_s, b_ds = b_raw * b_weight[None, :], b_dp * b_weight[None, :]
             else:
@@ -194,7 +195,8 @@ def to_queries(
 
 @triton.jit
 def to_keys(
-    p, s, p_order, s_order, p_starts, s_starts, p_g, s_g, p_lse, p_delta, p_dk, s_dk, p_dv, s_dv,
+    p, s_q, s_k, s_v, s_chosen, s_weight, p_order, s_order, p_starts, s_starts, p_g, s_g, p_lse,
+    p_delta, p_dk, s_dk, p_dv, s_dv,
     z, factor, PLAN: tl.constexpr,
 ):  # fmt: skip
     """Gradients of keys and values of one block, over all queries whose blocks named it."""
@@ -205,15 +207,15 @@ def to_keys(
     BLOCK_E: tl.constexpr = PLAN.BLOCK_E
     i_b, i_h, i_row, i_block, o_place = _place(z, z.keys, PLAN.BLOCK_N)
     m_n, o_n = o_place < z.keys, _token(i_block, o_place, AT_N)
-    p_k, p_v = p.k + i_b * s.k[0] + i_h * s.k[1], p.v + i_b * s.v[0] + i_h * s.v[1]
-    b_k = load_rows(p_k, o_n, m_n, s.k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
-    b_v = load_rows(p_v, o_n, m_n, s.v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
-    p_q = p.q + i_b * s.q[0] + i_h * s.q[1]
+    p_k, p_v = p.k + i_b * s_k[0] + i_h * s_k[1], p.v + i_b * s_v[0] + i_h * s_v[1]
+    b_k = load_rows(p_k, o_n, m_n, s_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+    b_v = load_rows(p_v, o_n, m_n, s_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
+    p_q = p.q + i_b * s_q[0] + i_h * s_q[1]
     p_g += i_b * s_g[0] + i_h * s_g[1]
     p_order += i_b * s_order[0] + i_h * s_order[1]
     p_starts += i_b * s_starts[0] + i_h * s_starts[1] + i_block
     if p.weight is not None:
-        p_weight = p.weight + i_b * s.weight[0] + i_h * s.weight[1]
+        p_weight = p.weight + i_b * s_weight[0] + i_h * s_weight[1]
     first, last = tl.load(p_starts), tl.load(p_starts + 1)
     b_dk = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     b_dv = tl.zeros((BLOCK_N, BLOCK_E), tl.float32)
@@ -222,14 +224,14 @@ def to_keys(
         m_m = o_pair < last * z.queries
         entry = tl.load(p_order + o_pair // z.queries, mask=m_m, other=0)
         o_m = _token(entry // z.named, o_pair % z.queries, AT_M)
-        b_q = load_rows(p_q, o_m, m_m, s.q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
+        b_q = load_rows(p_q, o_m, m_m, s_q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
         b_g = load_rows(p_g, o_m, m_m, s_g[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
         b_lse = tl.load(p_lse + i_row * z.tokens + o_m, mask=m_m, other=float("inf"))
         b_delta = tl.load(p_delta + i_row * z.tokens + o_m, mask=m_m, other=0.0)
         b_s = tl.dot(b_k, tl.trans(b_q), input_precision=PLAN.PRECISION) * z.scale
         b_ds = tl.dot(b_v, tl.trans(b_g), input_precision=PLAN.PRECISION)
         if p.weight is not None:
-            p_w = p_weight + entry // z.named * s.weight[2] + entry % z.named * s.weight[3]
+            p_w = p_weight + entry // z.named * s_weight[2] + entry % z.named * s_weight[3]
             b_weight = tl.load(p_w, mask=m_m, other=0.0).to(tl.float32)
             b_s *= b_weight[None, :]
             b_ds *= b_weight[None, :]

@@ -118,7 +118,7 @@ def forward(**arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
     out = like_tokens(x.q, x.v.shape[3])
     lse = x.q.new_empty(x.q.shape[:3], dtype=torch.float32)
     attend[x.programs(x.sizes.queries, x.tiles[0])](
-        x.pointers, x.strides, out, out.stride()[:3], lse, x.sizes, x.plan(x.tiles),
+        x.pointers, *x.strides, out, out.stride()[:3], lse, x.sizes, x.plan(x.tiles),
         **options(x.warps(x.tiles), 2),
     )  # fmt: skip
     return out, (lse,)
@@ -175,7 +175,7 @@ def _query_gradients(
     dq = like_tokens(x.q, x.q.shape[3]) if needs & {"q", "weight"} else None
     parts = delta.new_empty(*programs, z.named, z.keys) if "weight" in needs else None
     to_queries[programs](
-        x.pointers, x.strides, out, out.stride()[:3], g, g.stride()[:3], lse, delta,
+        x.pointers, *x.strides, out, out.stride()[:3], g, g.stride()[:3], lse, delta,
         dq, None if dq is None else dq.stride()[:3], parts, z, x.factor, x.plan(x.tiles),
         **options(x.warps(x.tiles), 2),
     )  # fmt: skip
@@ -192,7 +192,7 @@ def _key_gradients(
     order, starts = turned(x.index, x.sizes.blocks)
     dk, dv = like_tokens(x.k, x.k.shape[3]), like_tokens(x.v, x.v.shape[3])
     to_keys[x.programs(x.sizes.keys, x.tiles_back[1])](
-        x.pointers, x.strides, order, order.stride()[:2], starts, starts.stride()[:2],
+        x.pointers, *x.strides, order, order.stride()[:2], starts, starts.stride()[:2],
         g, g.stride()[:3], lse, delta, dk, dk.stride()[:3], dv, dv.stride()[:3],
         x.sizes, x.factor, x.plan(x.tiles_back), **options(x.warps(x.tiles_back), 2),
     )  # fmt: skip
