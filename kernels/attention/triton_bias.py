@@ -112,9 +112,8 @@ def _to_scores(
 
 @triton.jit
 def _score_gradients(
-    o_m, o_n, m_m, m_n, p, s_q, s_k, s_v, s_bias, s_rows, s_columns, s_keep, saved, s_g, z, i_b,
-    i_h, i_w,
-    FORM: tl.constexpr, TARGET: tl.constexpr,
+    o_m, o_n, m_m, m_n, p, s_q, s_k, s_v, s_bias, s_rows, s_columns, s_keep, saved, s_g, z,
+    i_b, i_h, i_w, FORM: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
     """ds of one tile; of position without its share of the map."""
     AT_Q: tl.constexpr = FORM.AT_Q

@@ -16,15 +16,15 @@ MOST = 40  # arguments of one kernel
 
 def jit_functions() -> dict[str, ast.FunctionDef]:
     """By module and name, all functions under @triton.jit."""
-    found = {}
+    functions = {}
     for path in sorted((ROOT / "kernels").rglob("triton_*.py")):
         module = path.relative_to(ROOT / "kernels").with_suffix("").as_posix().replace("/", ".")
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and any(
                 ast.unparse(decorator) == "triton.jit" for decorator in node.decorator_list
             ):
-                found[f"{module} {node.name}"] = node
-    return found
+                functions[f"{module} {node.name}"] = node
+    return functions
 
 
 def test_no_kernel_takes_more_arguments_than_a_reader_can_hold():
