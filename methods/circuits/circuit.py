@@ -6,9 +6,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from torch import nn
 
 from ...probe.attribution import BoundMethod, MethodSpec, bound_methods
@@ -21,6 +20,9 @@ from .evidence import Evidence
 from .judging import CircuitCheck, Published, Truth, curve, evaluate, measured, truth, verify
 from .score import CircuitScore, Score, as_score
 from .tasks import Pairs, task
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 DEFAULT = (
     "attribution",
@@ -56,7 +58,7 @@ class Circuit:
     scores: Mapping[str, Score]
     seconds: Mapping[str, float]
     truth: Truth | None
-    evaluation: pd.DataFrame
+    evaluation: DataFrame
     about: About
     notes: tuple[str, ...] = ()
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -79,12 +81,16 @@ class Circuit:
             )
         return self.scores[chosen]
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> DataFrame:
         """One row for every method and head: score, null, p, q, signed effect, in the circuit."""
-        rows = [self._rows(name, score) for name, score in self.scores.items()]
-        return pd.concat(rows, ignore_index=True)
+        import pandas
 
-    def _rows(self, name: str, score: Score) -> pd.DataFrame:
+        rows = [self._rows(name, score) for name, score in self.scores.items()]
+        return pandas.concat(rows, ignore_index=True)
+
+    def _rows(self, name: str, score: Score) -> DataFrame:
+        import pandas
+
         none = [None] * len(self.names)
         inside, effects = none, none
         if self.truth is not None:
@@ -102,15 +108,17 @@ class Circuit:
             "in_circuit": inside,
             "effect": effects,
         }
-        return pd.DataFrame(columns)
+        return pandas.DataFrame(columns)
 
     def top(self, count: int = 10, method: str = "") -> list[tuple[int, int]]:
         """The heads (layer, number) that a method ranks first."""
         order = self.score(method).values.argsort(descending=True, stable=True)[:count]
         return [self.names[i] for i in order.tolist()]
 
-    def edges(self, method: str = "edge_attribution", *, count: int = 100) -> pd.DataFrame:
+    def edges(self, method: str = "edge_attribution", *, count: int = 100) -> DataFrame:
         """The largest edges of a method: from_layer, from_head, to_layer, to_head, score."""
+        import pandas
+
         edges = self.score(method).edges
         if edges is None:
             raise MethodError(f"method {method!r} scores heads only, no edges")
@@ -118,7 +126,7 @@ class Circuit:
         pairs = [divmod(i, len(edges)) for i in best.tolist()]
         rows = [(*self.names[u], *self.names[v], float(edges[u, v])) for u, v in pairs]
         names = ["from_layer", "from_head", "to_layer", "to_head", "score"]
-        return pd.DataFrame(rows, columns=names)
+        return pandas.DataFrame(rows, columns=names)
 
     def verify(self, heads: Iterable[tuple[int, int]] | int = 10, **options: Any) -> CircuitCheck:
         """Faithfulness, completeness, minimality of heads, or of the first method's top ones."""
@@ -126,7 +134,7 @@ class Circuit:
         with exclusive(self.evidence.model):
             return verify(self.evidence, chosen, **options)
 
-    def curve(self, method: str = "", **options: Any) -> pd.DataFrame:
+    def curve(self, method: str = "", **options: Any) -> DataFrame:
         """Faithfulness and completeness of a method's top k heads, k growing."""
         key = "curve", method, tuple(sorted(options.items()))
         if key not in self._kept:
@@ -249,13 +257,15 @@ def _truth(evidence: Evidence, spec: Any, pairs: Pairs) -> Truth | None:
 
 def _evaluation(
     scores: Mapping[str, Score], reference: Truth | None, seconds: Mapping[str, float]
-) -> pd.DataFrame:
+) -> DataFrame:
+    import pandas
+
     judged = reference is not None and reference.inside.any() and not reference.inside.all()
     rows = []
     for name, score in scores.items():
         figures = evaluate(score, reference) if judged else {}  # type: ignore[arg-type]
         rows.append({"method": name, **figures, "chance": score.chance, "seconds": seconds[name]})
-    return pd.DataFrame(rows)
+    return pandas.DataFrame(rows)
 
 
 def _doubts(evidence: Evidence) -> list[str]:

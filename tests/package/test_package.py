@@ -60,6 +60,15 @@ def test_importing_limelight_imports_nothing_heavy():
     assert not heavy & set(ast.literal_eval(out.stdout.strip()))
 
 
+def test_methods_and_circuits_import_no_tables_before_they_make_one():
+    code = (
+        "import sys, limelight as ll; ll.list_methods(); ll.maps; ll.circuit; ll.circuit_method; "
+        "print([m for m in ('pandas', 'pyarrow', 'PIL', 'sklearn') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ast.literal_eval(out.stdout.strip()) == []
+
+
 def test_the_wheel_holds_the_package_and_no_tests(tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -17,6 +17,9 @@ from ....probe.errors import OptionError
 from ....probe.probe import Probe
 from ..evidence import Evidence, feed
 from ..interventions import By, replacement
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 30, 50, 80, 120, 180, 250, 400)
 
@@ -145,13 +148,15 @@ def curve(
     pairs: int = 0,
     draws: int = 5,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> DataFrame:
     """Faithfulness and completeness of the k heads that rank first, for growing k.
 
     ranking  one number a head, `h`
     Columns: heads, faithfulness, completeness, random (mean faithfulness of `draws` circuits of
     the same size in each layer).
     """
+    import pandas
+
     order = ranking.argsort(descending=True)
     counts = sorted({k for k in sizes if k < evidence.heads})
     inside = torch.zeros(len(counts), evidence.heads, dtype=torch.bool)
@@ -160,7 +165,7 @@ def curve(
     chance = [random_circuits(evidence, row, draws, seed) for row in inside]
     shares = kept_share(evidence, torch.cat([inside, ~inside, *chance]), by, pairs)
     faith, rest, other = shares.split([len(counts), len(counts), len(counts) * draws])
-    return pd.DataFrame(
+    return pandas.DataFrame(
         {
             "heads": counts,
             "faithfulness": faith.tolist(),
