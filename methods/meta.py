@@ -65,7 +65,7 @@ def inner_step(
     leaves = {n: p.detach().requires_grad_(p.is_floating_point()) for n, p in start.items()}
     asked = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     with guarded(model, grad=False, evaluate=True), torch.enable_grad():
-        loss = _loss(first_tensor(functional_call(model, leaves, (x.detach(),))), classes)
+        loss = _loss(first_tensor(functional_call(model, leaves, (x.detach().clone(),))), classes)
         slopes = torch.autograd.grad(
             -loss if negate else loss, list(asked.values()), allow_unused=True
         )

@@ -48,7 +48,6 @@ class Card:
     hidden       site patterns of the layers, in order; `*` stands for one name of the path
     heads        attention modules
     prefix       leading tokens that are not patches, None where there are no tokens
-    last         whether the maps of its layers are channels-last, `b y x c`
     classifier   the last linear layer
     size         the side of the square input, or (height, width)
     resize       the short side of the photo before the centre crop
@@ -64,7 +63,6 @@ class Card:
     hidden: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     prefix: int | None = None
-    last: bool = False
     classifier: str = ""
     size: int | tuple[int, int] = 224
     resize: int = 256

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, enable_grad, inference_mode, nn
 
+from .axes import Layout
 from .capture import (
     Claim,
     ForwardCapture,
@@ -53,6 +54,9 @@ class Probe:
     relevance  also hold what relevance rules need, so that the relevance regime can be asked for
     whole     run to the end also without gradients, where a forward stops once every site is found
     adapter   how to read the model; by default what the registered readers say of it
+    explained  the name of the input that `input` means, `"image"` or `"1"`; by default the first
+              that is no mask
+    axes      what dimensions mean where no op tells, by address: `{"input": "b c y x"}`
 
     Values outlive the `with`; graphs do not. What a model caches by itself is not undone.
 
@@ -73,12 +77,14 @@ class Probe:
         ledger: bool = False,
         whole: bool = False,
         adapter: Adapter | None = None,
+        axes: Mapping[str, str] | None = None,
+        explained: str = "",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ProbeError(f"a probe needs a torch.nn.Module, not {type(model).__name__}")
         self.model, self.evaluate = model, evaluate
-        self.options = ForwardOptions(grad, relevance or ledger, ledger, whole)
-        self._adapter = adapter
+        self.options = ForwardOptions(grad, relevance or ledger, ledger, whole, explained)
+        self._adapter, self._axes = adapter, axes
         self.requests = Requests()
         self._capture: ForwardCapture | None = None
         self._replayed: tuple[Trace | Mapping[str, Any], str | None] | None = None
@@ -100,7 +106,7 @@ class Probe:
         """Forget what was learnt about the model if its modules are no longer the same."""
         old = self._capture
         if old is None or old.hooks.broken or old.modules.tree != tree:
-            modules = ModelModules(self.model, tree, self._adapter)
+            modules = ModelModules(self.model, tree, self._adapter, self._axes)
             self._capture = ForwardCapture(modules, self.requests, self.options)
             self._capture.replay = self._replay_in(modules)
 
@@ -167,6 +173,7 @@ class Probe:
     def _drop_graph(self) -> None:
         """Let the graph go, keep the values."""
         if self._last is not None:
+            self._last.axes.close(v for v in self._last.trace.values() if v.held is not None)
             for value in self._last.trace.values_by_site.values() if self.options.grad else ():
                 value.edge = None
             self._last.trace.output = exchange(self._last.trace.output, lambda _, x: x.detach())
@@ -250,9 +257,17 @@ class Probe:
         return self._ran().trace
 
     @property
-    def size(self) -> tuple[int, ...]:
-        """Rows and columns of the picture that ran last; empty where the input was no picture."""
-        return self._ran().size
+    def input_sizes(self) -> Mapping[str, int]:
+        """How long the input that ran last is along each axis: `{"b": 4, "c": 3, "y": 224}`."""
+        return self._ran().axes.input_sizes()
+
+    def input_layout(self) -> Layout:
+        """How methods read the input that ran last. Raises SiteError where that is not known."""
+        return self._ran().axes.input_layout()
+
+    def layout(self, value: Value) -> Layout:
+        """How methods read a captured value. Raises SiteError where its axes are not known."""
+        return self._ran().axes.layout(value)
 
     def _ran(self) -> Recording:
         if self._last is None:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...probe.attribution import pass_method
+from ...probe.axes import find_grid
 from ...probe.errors import MethodError
 from ...probe.probe import Probe
 from ...probe.relevance import preset, ratio
-from ...probe.sites import find_grid
 from ...probe.trace import Value, first_tensor
 
 PORTS = ("map", "heads", "v")
@@ -125,7 +125,9 @@ def _grown(part: Tensor, whole: int, probe: Probe) -> Tensor:
 
 def read_row(probe: Probe, joint: Tensor) -> Tensor:
     """The row of the class token, else the mean row, on the grid; else the last row."""
-    grid = find_grid(joint.shape[-1], probe.size, probe.adapter.prefix)
+    sizes, prefix = probe.input_sizes, probe.adapter.prefix or 0
+    picture = (sizes["y"], sizes["x"]) if {"y", "x"} <= set(sizes) else ()
+    grid = find_grid(joint.shape[-1], picture, prefix)
     if grid is None:
         return joint[:, -1]
     row = joint[:, 0] if grid.prefix else joint.mean(1)

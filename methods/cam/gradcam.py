@@ -18,7 +18,7 @@ def weigh(act: Tensor, weights: Tensor, relu: bool) -> Tensor:
     return summed.clamp(min=0) if relu else summed
 
 
-@method("gradcam", sites="last")
+@method("gradcam", sites="last", places=True)
 def gradcam(act: Tensor, grad: Tensor, *, relu: bool = True) -> Tensor:
     """max(sum_c a_c x_c, 0) with a_c the mean of the gradient over the positions.
 

@@ -39,7 +39,6 @@ def timm(model: nn.Module) -> Adapter | None:
         hidden=hidden,
         heads=attention(model),
         prefix=prefix,
-        last=getattr(model, "output_fmt", "") == "NHWC",
         final=first_norm(model, hidden) if prefix else (),
         labels=labels(model),
         notes=notes,

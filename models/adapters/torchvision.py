@@ -50,7 +50,6 @@ def torchvision(model: nn.Module) -> Adapter | None:
         hidden=hidden,
         heads=() if "MaxVit" in names else attention(model),  # einsum over windows
         prefix=prefix,
-        last="SwinTransformer" in names,
         final=first_norm(model, hidden) if prefix else (),
         labels=labels(model),
         notes=notes,

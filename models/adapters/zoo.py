@@ -33,7 +33,6 @@ def zoo(model: nn.Module) -> Adapter | None:
         hidden=hidden,
         heads=expand(model, card.heads),
         prefix=card.prefix,
-        last=card.last,
         final=first_norm(model, hidden) if card.prefix else (),
         labels=labels(model),
     )

@@ -234,7 +234,6 @@ register(
         "Neighborhood attention transformer, arXiv 2204.07143",
         hidden=("levels.*.blocks.*",),
         heads=("levels.*.blocks.*.attn",),
-        last=True,
         classifier="head",
         interpolation="bicubic",
         about="no published weights fit: those were trained with a relative position bias, "

@@ -1,6 +1,7 @@
 """A method by name, its options, and what it reads of a forward."""
 
 from .aliases import (
+    Axes,
     Data,
     Inputs,
     MethodLike,

@@ -94,6 +94,9 @@ TargetLike: TypeAlias = Target | int | str | Callable[[Any], Tensor]
 
 Targets: TypeAlias = TargetLike | Sequence[TargetLike | Sequence[TargetLike]] | None
 
+Axes: TypeAlias = Mapping[str, str] | None
+"""What dimensions mean, by site: `{"input": "b c t", "stem": "b y x c"}`; the batch is `b`."""
+
 Inputs: TypeAlias = Tensor | tuple[object, ...] | Mapping[str, object]
 """A batch as a model takes it: a tensor, a tuple of arguments, or keyword arguments by name."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ..axes import Layout
 from ..sites import Adapter, Pattern, Site
 from ..targets import Target
 from ..trace import Trace, Value
@@ -24,7 +25,8 @@ class Forward(Protocol):
     @property
     def trace(self) -> Trace: ...
     @property
-    def size(self) -> tuple[int, ...]: ...
+    def input_sizes(self) -> Mapping[str, int]: ...
+    def layout(self, value: Value) -> Layout: ...
     def resolve(self, address: Address) -> list[Pattern]: ...
     def watch(self, *addresses: Address) -> object: ...
     def values(self, sites: Sequence[Address] = ...) -> list[Value]: ...

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels.map_statistics import Rows, reduced
+from ..axes import find_grid
 from ..errors import MethodError, SiteError
 from ..results import About, SaliencyMap
-from ..sites import Pattern, Site, find_grid, parse
+from ..sites import Pattern, Site, parse
 from ..trace import leaves
 from .forward import Forward
 from .registry import BoundMethod
@@ -100,14 +101,18 @@ def heads_of(probe: Forward, patterns: Sequence[Pattern], tokens: Tensor | None)
 def _placed(heads: Heads, probe: Forward) -> Heads:
     """How the tokens lie on the picture."""
     _, _, n, m = heads.shape
-    grid = find_grid(m, probe.size, probe.adapter.prefix)
-    if grid is None or len(probe.size) < 2:
+    sizes, prefix = probe.input_sizes, probe.adapter.prefix or 0
+    if "y" not in sizes or "x" not in sizes:
+        return heads
+    rows, columns = sizes["y"], sizes["x"]
+    grid = find_grid(m, (rows, columns), prefix)
+    if grid is None:
         return heads
     stride = round(((m - grid.prefix) / max(n - grid.prefix, 1)) ** 0.5)
     sides = (grid.rows, grid.columns)
     if (n - grid.prefix) * stride**2 != m - grid.prefix or any(s % stride for s in sides):
         return heads  # queries lie elsewhere: a class token that asks for all
-    patch = (probe.size[0] / grid.rows, probe.size[1] / grid.columns)
+    patch = (rows / grid.rows, columns / grid.columns)
     return replace(heads, grid=sides, prefix=grid.prefix, patch=patch, stride=stride)
 
 

@@ -18,7 +18,7 @@ class Points(Hashable, Protocol):
         ...
 
     def __call__(self, x: Tensor, k: int, generator: Generator) -> Tensor:
-        """The k-th input for ONE sample `x` (no batch dimension).
+        """The k-th input for ONE sample `x`: `c` and the places, no batch dimension.
 
         The generator is that sample's own and is asked in the order k = 0, 1, ...
         """
@@ -31,7 +31,7 @@ class Path:
 
     fold    (state or None, reading, k) -> state; readings are `b` and the positions, or
             `b c` and the positions when base is `raw` (the gradient itself)
-    finish  (state, count, x) -> the map
+    finish  (state, count, x) -> the map; x is `b c` and the places
     """
 
     points: Points

@@ -5,8 +5,9 @@ A site method is a pure function of what it names in its signature, for one site
     @method("energy", sites="hidden")
     def energy(act, grad, *, power: float = 2.0): ...
 
-`act` and `grad` arrive as `b c` and then the positions (`y x`, or `n` for tokens), in float32,
-class tokens removed. `inputs` is the activation entering the module, `module` the module itself.
+`act` and `grad` arrive as `b c` and then the positions (`y x`, `t`, `n` for tokens), class tokens
+removed; features without positions, as in tables, as `b 1 c`: every feature is a place. `inputs` is
+the activation entering the module, `module` the module itself.
 It returns `b` and the positions.
 """
 
@@ -27,12 +28,16 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Method(Named):
-    """A registered method: what it is called, what it needs, where it reads, its options."""
+    """A registered method: what it is called, what it needs, where it reads, its options.
+
+    places  its formula sums or averages over places, so that features alone say nothing
+    """
 
     kind: Kind
     sites: str
     regime: str | Callable[..., object] = "plain"
     needs: tuple[str, ...] = ()
+    places: bool = False
 
     noun: ClassVar[str] = "method"
     decorator: ClassVar[str] = "method"
@@ -69,12 +74,17 @@ METHODS: Registry[Method] = Registry(
 
 
 def method(
-    name: str, *, sites: str = "hidden", regime: str | Callable[..., object] = "plain"
+    name: str,
+    *,
+    sites: str = "hidden",
+    regime: str | Callable[..., object] = "plain",
+    places: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a site method. `sites`: where it reads unless told, `hidden`, `last` or `input`.
 
     The positional parameters say what it needs: any of act, grad, relevance, inputs, module.
-    A regime is a name, or a function from the method's options to one.
+    A regime is a name, or a function from the method's options to one. `places=True` for formulas
+    over the positions of a map, which then refuse features that have none.
     """
 
     def register(function: Function) -> Function:
@@ -85,7 +95,7 @@ def method(
                 f"method {name!r} takes {', '.join(wrong) or 'nothing'}; a site method "
                 f"takes some of {', '.join(NEEDS)} and keywords"
             )
-        METHODS.add(Method(name, function, "site", sites, regime, needs))
+        METHODS.add(Method(name, function, "site", sites, regime, needs, places))
         return function
 
     return register

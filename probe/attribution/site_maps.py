@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..axes import Layout
 from ..errors import MethodError, SiteError
 from ..results import About, Maps, SaliencyMap
-from ..sites import Layout, Pattern, Site, layout, parse
+from ..sites import Pattern, Site, parse
 from ..targets import Target, by_name, targets, top
 from ..trace import Value
 from .forward import Forward
@@ -34,12 +35,12 @@ class MethodAtSite:
 
 @dataclass(frozen=True)
 class RawMap:
-    """What a method gave at a site, `b` and the positions; its layout; size of the picture."""
+    """What a method gave at a site, `b` and the positions; its layout; the input's sizes."""
 
     source: MethodAtSite
     values: Tensor
     layout: Layout
-    size: tuple[int, ...]
+    sizes: Mapping[str, int]
 
     @property
     def axes(self) -> str:
@@ -138,16 +139,22 @@ def _receiver(
 def _read(probe: Forward, source: MethodAtSite, grad: Tensor | None) -> RawMap:
     """Call a site method with what its signature names, in the methods' layout."""
     bound, value = source.bound, source.value
-    plan = layout(value.site, value.act.shape, probe.size, probe.adapter)
+    plan = probe.layout(value)
+    if bound.method.places and plan.axes == "c":
+        raise SiteError(
+            f"{value.site} has shape {value.shape} and no positions to draw a map over, which "
+            f"{bound.name!r} averages over; choose a site before the pooling, a token sequence, or "
+            "a method without that mean, such as input_x_gradient"
+        )
     result = bound(*(_need(need, probe, value, grad, plan) for need in bound.method.needs))
-    batch = value.act.shape[0]
+    batch = plan.samples(value.act.shape)
     if not isinstance(result, Tensor) or result.shape[:1] != (batch,):
         given = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise MethodError(
             f"method {bound.name!r} at {value.site} must return one map per sample, "
             f"{batch} first, but returned {given}"
         )
-    raw = RawMap(source, result.detach().cpu(), plan, probe.size)
+    raw = RawMap(source, result.detach().cpu(), plan, probe.input_sizes)
     if result.ndim - 1 != len(raw.axes.split()):
         raise MethodError(
             f"method {bound.name!r} at {value.site} must return maps over {plan.axes!r}, but "
@@ -171,8 +178,7 @@ def _need(
 
 def _inputs(probe: Forward, value: Value) -> Tensor:
     entered = probe.trace[Site(value.site.path, "in", value.site.call)]
-    plan = layout(entered.site, entered.act.shape, probe.size, probe.adapter)
-    return plan.canonical(entered.act)
+    return probe.layout(entered).canonical(entered.act)
 
 
 def results(
@@ -187,7 +193,7 @@ def results(
 def _about(raw: RawMap, about: About) -> About:
     """Provenance with the method's options and what was guessed about the layout."""
     grid = raw.layout.grid
-    notes = (f"token grid guessed: {grid}",) if grid is not None and grid.guessed else ()
+    notes = () if grid is None else (f"token grid by the picture's proportions: {grid}",)
     options = tuple((k, str(v)) for k, v in raw.source.bound.options)
     return replace(about, options=options, notes=about.notes + notes)
 
@@ -196,7 +202,7 @@ def _one_per_sample(
     raw: RawMap, scored: ScoredTarget, samples: Sequence[str], about: About
 ) -> list[SaliencyMap]:
     name, site = raw.source.bound.name, raw.source.value.site
-    extent = extent_of(raw.axes, raw.size, raw.values.shape[1:])
+    extent = extent_of(raw.axes, raw.sizes, raw.values.shape[1:])
     saliency_maps = []
     for i, sample in enumerate(samples):
         score, of_class, title = scored.scores[i], scored.classes[i], scored.titles[i]
@@ -216,11 +222,14 @@ def _kept(raw: RawMap, i: int, score: float) -> float | None:
     return raw.values[i].double().sum().item() / start if start else None
 
 
-def extent_of(axes: str, size: Sequence[int], shape: Sequence[int]) -> tuple[float, ...]:
-    """The part of the input that a map covers."""
-    if axes.endswith("y x") and len(size) == 2:
-        return (0.0, 0.0, float(size[0]), float(size[1]))
-    return (0.0, float(shape[0])) if axes == "n" else ()
+def extent_of(axes: str, sizes: Mapping[str, int], shape: Sequence[int]) -> tuple[float, ...]:
+    """The part of the input that a map covers: where it starts along each axis, where it ends.
+
+    A map per channel says it of the places alone. Tokens and features count themselves.
+    """
+    places = [(a, n) for a, n in zip(axes.split(), shape, strict=True) if a != "c" or axes == "c"]
+    ends = [float(sizes.get(a, n if a in ("n", "c") else 0)) for a, n in places]
+    return (*[0.0] * len(ends), *ends) if all(ends) else ()
 
 
 def probe_maps(probe: Forward, methods: Any, target: Any, sites: Any, *, retain: bool) -> Maps:
@@ -252,7 +261,7 @@ def _patterns(probe: Forward, sites: Any) -> list[Pattern]:
 def _mappable(probe: Forward, value: Value) -> bool:
     """Whether a value has positions; sites without any are passed over when none were named."""
     try:
-        layout(value.site, value.act.shape, probe.size, probe.adapter)
+        plan = probe.layout(value)
     except SiteError:
         return False
-    return value.edge is not None
+    return value.edge is not None and plan.axes != "c"

@@ -175,5 +175,6 @@ def multi_head(mode: OpMode, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
     """Re-express multi-head attention from ops, so that its parts are sites."""
     call = _MHA.bind(*args, **kwargs)
     call.apply_defaults()
+    mode.tell(call.arguments["query"], "n b c", "multi-head attention")
     with mode:
         return multi_head_attention(**call.arguments)

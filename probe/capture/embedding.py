@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..ops import Op
+from ..sites import Site
 from .op_mode import OpMode
 
 
@@ -19,6 +20,6 @@ def embedding(mode: OpMode, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
     if recording.grad and not out.requires_grad:
         out = out.detach().requires_grad_().clone()
         recording.tape.claim([out], set(), "the embedding")
-    return recording.visit(
-        "", "in", recording.count("", "embedded"), out, "b n c" if out.ndim == 3 else ""
-    )
+        edge = (out.grad_fn, out.output_nr)
+        recording.axes.start(edge, out.shape, Site("", "in"), ids=True)
+    return recording.visit("", "in", recording.count("", "embedded"), out)

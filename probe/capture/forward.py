@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 
+from ..axes import Declared, Known, ValueAxes
 from ..errors import ProbeError
 from ..sites import Site, no_match
 from .attention import fused_attention, matmul, multi_head, softmax
 from .embedding import embedding
-from .inputs import lift, picture_size, starts_with_tokens
+from .inputs import explained_input, input_tensors, is_tokens, lift
 from .kernels import mixer
 from .model_modules import ModelModules
 from .model_state import Undo, eager
 from .module_hooks import ActiveForward, ModuleHooks
 from .op_mode import OpHandler, OpMode
 from .recording import Recording, Stop
+from .recurrent import recurrent
 from .replay import Replay
 from .requests import Place, Requests
 
@@ -28,7 +30,11 @@ OP_HANDLERS: dict[str, OpHandler] = {
     "embedding": embedding,
     "kernel": mixer,
     "matmul": matmul,
+    "gru": recurrent,
+    "lstm": recurrent,
     "multi_head_attention_forward": multi_head,
+    "rnn_relu": recurrent,
+    "rnn_tanh": recurrent,
     "scaled_dot_product_attention": fused_attention,
     "softmax": softmax,
 }
@@ -42,13 +48,15 @@ _FLEX = (
 class ForwardOptions:
     """What a forward keeps: a graph, what relevance rules need, every value for a ledger.
 
-    whole  run to the end also without a graph, where a forward stops once every site is found
+    whole      run to the end also without a graph, where a forward stops once every site is found
+    explained  the name of the input that is explained; "" for the first that is no mask
     """
 
     grad: bool = True
     relevance: bool = False
     ledger: bool = False
     whole: bool = False
+    explained: str = ""
 
 
 class ForwardCapture:
@@ -61,23 +69,43 @@ class ForwardCapture:
         self._hooked: tuple[int, bool] | None = None  # requests that hooks were registered for
         self._complete: tuple[int, set[Place]] | None = None  # sites that a whole forward reached
         self.replay: Replay | None = None
+        self._axes_read: tuple[int, dict[Any, Known]] = (0, {})  # of the requests of a version
         self._calm: int | None = None  # requests whose forward had no op in place
 
     def begin(self, args: Any, kwargs: Any) -> Recording:
         """An empty recording for a forward on these arguments; the hooks it needs are there."""
         options = self.options
+        tensors = input_tensors(args, kwargs)
+        explained = options.explained or explained_input(tensors, names=self.modules.argument_names)
+        main = tensors.get(explained)
         recording = Recording(
             self.requests,
             grad=options.grad,
             pending=self._pending(),
-            size=picture_size(args, kwargs),
+            axes=self._axes(),
+            shape=() if main is None else tuple(main.shape),
             relevance=options.relevance,
             ledger=options.ledger,
         )
+        recording.axes.order = recording.tape.order
         recording.trace.aliases = self.modules.aliases
-        recording.tokens = starts_with_tokens(args, kwargs)
+        recording.explained, recording.tokens = explained, is_tokens(main)
+        if not (options.grad or recording.tokens or main is None):
+            recording.axes.main_shape = tuple(main.shape)
         self._register(recording)
         return recording
+
+    def _axes(self) -> ValueAxes:
+        """What this forward will know of axes; a probe reads each place once."""
+        if self._axes_read[0] != self.requests.version:
+            self._axes_read = self.requests.version, {}
+        modules = self.modules
+        return ValueAxes(
+            lambda: Declared({**self.requests.axes, **modules.declared}),
+            modules.by_path,
+            lambda: modules.adapter.prefix,
+            self._axes_read[1],
+        )
 
     def run(
         self, recording: Recording, function: Callable[..., Any], args: Any, kwargs: Any

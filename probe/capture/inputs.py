@@ -2,41 +2,65 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..ops import tensors
 from ..trace import exchange, leaves
 from .recording import Recording
 
-
-def picture_size(args: Any, kwargs: Any) -> tuple[int, ...]:
-    """Rows and columns of the first image-like argument."""
-    for tensor in tensors((args, kwargs)):
-        if tensor.ndim in (4, 5) and tensor.is_floating_point():
-            return tuple(tensor.shape[-2:])
-    return ()
+_MASK = re.compile(r"(^|_|\.)(masks?|padding|pad|lengths?|flags?)($|_)|mask$")
 
 
-def starts_with_tokens(args: Any, kwargs: Any) -> bool:
-    """Whether the first tensor is made of integers: then embeddings are the input."""
-    first = next((t for _, t in leaves((args, kwargs))), None)
-    return first is None or not (first.is_floating_point() or first.is_complex())
+def input_name(place: str) -> str:
+    """How users call a tensor of (args, kwargs): `0`, `mask`, `features.2`."""
+    return place.partition(".")[2]
+
+
+def input_tensors(args: Any, kwargs: Any) -> dict[str, Tensor]:
+    """Every tensor among a model's arguments, by name."""
+    return {input_name(place): t for place, t in leaves((args, kwargs))}
+
+
+def explained_input(
+    tensors: Mapping[str, Tensor], *, fixed: Sequence[str] = (), names: Sequence[str] = ()
+) -> str:
+    """The name of the tensor that is explained: the first that is no mask; "" for none.
+
+    Masks are told by type and by name, their own or that of the model's argument, never by size.
+
+    names  of the model's positional arguments
+    """
+    for name, t in tensors.items():
+        argument = names[int(name)] if name.isdecimal() and int(name) < len(names) else name
+        if name not in fixed and t.dtype != torch.bool and not _MASK.search(argument):
+            return name
+    return next(iter(tensors), "")
+
+
+def is_tokens(t: Tensor | None) -> bool:
+    """Whether embeddings of an input are explained in its place: ids are, bytes are values."""
+    return t is None or not (t.is_floating_point() or t.is_complex() or t.dtype == torch.uint8)
 
 
 def lift(recording: Recording, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """Float arguments as non-leaf copies that require a gradient, where one is wanted.
 
     Tensors made in inference mode are copied in any case: outside it they can take part in little.
+    The forward may write into copies; without gradients, floats that it sees are the caller's.
     """
 
-    def change(_: str, x: Tensor) -> Tensor:
+    def change(place: str, x: Tensor) -> Tensor:
         x = x.clone() if x.is_inference() else x
         if not recording.grad or not (x.is_floating_point() or x.is_complex()):
             return x
         copy = x.detach().requires_grad_().clone()
         recording.tape.claim([copy], set(), "the input")
+        edge = (copy.grad_fn, copy.output_nr)
+        recording.axes.start(edge, x.shape, recording.input_site(input_name(place)))
         return copy
 
     lifted: tuple[Any, Any] = exchange((args, kwargs), change)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from inspect import Parameter, signature
 
 import torch
 from torch import nn
 
-from ..sites import Adapter, adapt
+from ..sites import Adapter, Pattern, adapt, resolve
 
 
 def names_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -20,6 +22,16 @@ def names_of(model: nn.Module) -> dict[str, nn.Module]:
         ):
             by_path.setdefault(path, module)
     return by_path
+
+
+def argument_names(model: nn.Module) -> tuple[str, ...]:
+    """What a model calls its positional arguments; nothing where it does not say."""
+    try:
+        parameters = signature(getattr(model, "_orig_mod", model).forward).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in parameters if p.kind in kinds)
 
 
 class ModuleTree:
@@ -54,9 +66,15 @@ class ModelModules:
     aliases   second names and their first
     """
 
-    def __init__(self, model: nn.Module, tree: ModuleTree, adapter: Adapter | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tree: ModuleTree,
+        adapter: Adapter | None = None,
+        axes: Mapping[str, str] | None = None,
+    ) -> None:
         self.model, self.tree = model, tree
-        self._given = adapter
+        self._given, self._axes = adapter, axes or {}
         self.by_path = names_of(model)
         self.first: dict[nn.Module, str] = {}
         for path, module in self.by_path.items():
@@ -67,3 +85,17 @@ class ModelModules:
     def adapter(self) -> Adapter:
         """What the model's family calls its layers and tokens."""
         return adapt(self.model) if self._given is None else self._given
+
+    @cached_property
+    def argument_names(self) -> tuple[str, ...]:
+        """What the model calls its positional arguments; nothing where it does not say."""
+        return argument_names(self.model)
+
+    @cached_property
+    def declared(self) -> dict[Pattern, str]:
+        """Axes that the caller or the adapter declares, by the sites they are meant for."""
+        return {
+            pattern: names
+            for address, names in (*self._axes.items(), *self.adapter.axes)
+            for pattern in resolve(address, self.by_path, self.first, lambda: self.adapter)
+        }

@@ -188,16 +188,25 @@ def _visit_inputs(recording: Recording, path: str, call: int, args: Any, kwargs:
     if not recording.requests.enters(path):
         return None
     whole = (*args, kwargs)
-    skip = path == "" and recording.tokens  # its input is what the embeddings return
-    main = None if skip else _first_float(dict(leaves(whole)))
+    places = {_input_name(place, args): x for place, x in leaves(whole)}
+    main = _first_float(places)
+    if path == "" and recording.explained in places:
+        main = recording.explained
+    if path == "" and recording.tokens:
+        main = None  # its input is what the embeddings return
 
     def look(place: str, x: Tensor) -> Tensor:
-        x = recording.visit(path, "in", call, x) if place == main else x
-        name = place.partition(".")[2] if place.startswith(f"{len(args)}.") else place
+        name = _input_name(place, args)
+        x = recording.visit(path, "in", call, x) if name == main else x
         return recording.visit(path, f"in.{name}", call, x)
 
     changed = exchange(whole, look)
     return None if changed is whole else (changed[:-1], changed[-1])
+
+
+def _input_name(place: str, args: Any) -> str:
+    """The position or the keyword of a tensor of (*args, kwargs)."""
+    return place.partition(".")[2] if place.startswith(f"{len(args)}.") else place
 
 
 def _first_float(places: dict[str, Tensor]) -> str | None:

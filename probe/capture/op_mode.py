@@ -78,6 +78,12 @@ class OpMode(TorchFunctionMode):
                 return self._put_back(op, args, kwargs, out, result, new)
         return out
 
+    def tell(self, x: Tensor, axes: str, op: str) -> None:
+        """Note what an op takes the dimensions of a tensor for, which its arguments say."""
+        names = axes.split()
+        if x.grad_fn is not None and x.ndim == len(names):
+            self.recording.axes.reading.tell((x.grad_fn, x.output_nr), names, op)
+
     def _put_back(self, op: Op, args: Any, kwargs: Any, out: Any, old: Tensor, new: Tensor) -> Any:
         """An edited result; written into the old one where the op worked in place."""
         if op.targets(args, kwargs):

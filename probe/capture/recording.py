@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..axes import ValueAxes
 from ..backward import Tape
-from ..sites import Site, guess_axes
+from ..sites import Site
 from ..trace import ModuleCall, Trace, Value, any_stale, apply, name_of
 from .requests import Place, Request, Requests
 
@@ -39,10 +40,8 @@ class Frame:
 
 
 @lru_cache(maxsize=4096)
-def _site(
-    path: str, port: str, call: int, axes: str, shape: tuple[int, ...], size: tuple[int, ...]
-) -> Site:
-    return Site(path, port, call, None, axes or guess_axes(shape, size))
+def _site(path: str, port: str, call: int, axes: str) -> Site:
+    return Site(path, port, call, None, axes)
 
 
 class Recording:
@@ -54,11 +53,12 @@ class Recording:
         *,
         grad: bool,
         pending: set[Place] | None,
-        size: tuple[int, ...],
+        axes: ValueAxes,
+        shape: tuple[int, ...] = (),
         relevance: bool = False,
         ledger: bool = False,
     ) -> None:
-        self.requests, self.grad, self.size = requests, grad, size
+        self.requests, self.grad, self.axes = requests, grad, axes
         self.relevance, self.ledger = relevance or ledger, ledger
         self.trace, self.tape = Trace(), Tape()
         self.frames: list[Frame] = [Frame("", 0, False)]
@@ -67,11 +67,12 @@ class Recording:
         self.enough = sys.maxsize if pending is None else len(pending)
         self.stopped = False
         self.seen: set[Site] = set()
+        self.explained = ""  # the name of the input that is explained
         self.tokens = False  # gradients start at embeddings, not at float inputs
         self.thread = get_ident()
         self.inside = requests.inside
         self.keeps_calls = "call" in requests.watched.values()
-        self.plain = requests.plain.setdefault(size, {})
+        self.plain = requests.plain.setdefault(shape, {})
         self.spared = False  # no mode looks at the ops of this forward
         self.wrote = False  # an op has worked in place
         self.left: dict[
@@ -81,6 +82,11 @@ class Recording:
         self.wanting = self.enough  # how many may be kept before a site could be the last
         self._fresh: list[Value] = []
         self._held: dict[int, list[Value]] = defaultdict(list)
+
+    def input_site(self, name: str) -> Site:
+        """The site of an input: `input` for the one that is explained, else `input.mask`."""
+        main = name == self.explained and not self.tokens
+        return Site("", "in" if main else f"in.{name}")
 
     @property
     def place(self) -> str:
@@ -108,9 +114,9 @@ class Recording:
     ) -> Tensor:
         if is_wrapped(x):
             return x
-        site = _site(path, port, call, axes, x.shape, self.size)
+        site = _site(path, port, call, axes)
         for index, edit in request.edits:
-            x = self._edit(edit, x, replace(site, index=index))
+            x = self._edit(edit, x, self._part(site, x, index))
         if request.capture:
             self.capture(site, x, request)
             if (
@@ -121,6 +127,13 @@ class Recording:
                 self.plain[path] = x.shape, site
         return x
 
+    def _part(self, site: Site, x: Tensor, index: int | None) -> Site:
+        """The site of an edit, which may need to know where the channels lie."""
+        if site.axes:
+            return replace(site, index=index)
+        edge = None if x.grad_fn is None else (x.grad_fn, x.output_nr)
+        return replace(site, index=index, axes=self.axes.names(Value(site, x.detach(), edge)))
+
     def spare(self) -> None:
         """No mode looks at this forward: outputs like those of the last one are noted in `kept`."""
         self.spared, self.left = True, self.plain.copy()
@@ -130,7 +143,7 @@ class Recording:
         if self.kept:
             values = self.trace.values_by_site
             for site, act, version in self.kept:
-                value = values[site] = Value(site, act, None, version)
+                value = values[site] = Value(site, act, None, version, self.axes)
                 self._fresh.append(value)
             self.kept.clear()
             self.wanting = self.enough - len(values)
@@ -174,7 +187,7 @@ class Recording:
         edge = (x.grad_fn, x.output_nr) if self.grad and x.grad_fn is not None else None
         act = x.detach()
         here = request.keep == "device"
-        value = Value(site, act if here else act.cpu(), edge)
+        value = Value(site, act if here else act.cpu(), edge, None, self.axes)
         self.trace.values_by_site[site] = value
         if here or act.device.type == "cpu":
             self._fresh.append(value)

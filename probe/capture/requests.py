@@ -28,6 +28,7 @@ class Requests:
 
     watched: dict[Pattern, Keep] = field(default_factory=dict)
     edited: list[tuple[Pattern, Edit]] = field(default_factory=list)
+    axes: dict[Pattern, str] = field(default_factory=dict)  # that sites were asked for with
     version: int = 0
     _named: dict[tuple[str, str], list[Pattern]] = field(default_factory=dict)
     _wild: list[Pattern] = field(default_factory=list)
@@ -47,6 +48,8 @@ class Requests:
                     f"keep='call' holds whole calls of modules, and {str(pattern)!r} is a port of "
                     "one: watch the module"
                 )
+            if pattern.axes:
+                self.axes[pattern] = pattern.axes
             if pattern not in self.watched:
                 self._file(pattern)
             self.watched[pattern] = keep

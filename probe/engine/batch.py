@@ -9,41 +9,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..capture import explained_input, input_name, input_tensors, is_tokens
 from ..errors import LimelightError, MethodError
-from ..trace import exchange, leaves
+from ..trace import exchange
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Inputs of some samples.
 
-    index       their numbers in the whole call
-    per_sample  places of the tensors with a row a sample, fixed for the whole call: those as long
-                as its batch; all others serve every sample, however few are taken
+    index      their numbers in the whole call
+    rows       the dimension that counts samples, by name, of every tensor with a row a sample; all
+               others serve every sample, however few are taken
+    doubtful   tensors as long as the batch of which nobody said that they belong to it
+    explained  the name of the tensor whose maps are made at `input`, which path and pass methods
+               perturb
+
+    Names are those of keyword arguments, or positions: `mask`, `1`, `features.2`.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     index: tuple[int, ...]
-    per_sample: frozenset[str]
+    rows: Mapping[str, int]
+    doubtful: tuple[str, ...] = ()
+    explained: str = ""
 
     @staticmethod
-    def of(x: Any) -> Batch:
-        """A tensor, a tuple of arguments, or a mapping of keyword arguments; a batch as it is."""
+    def of(x: Any, axes: Mapping[str, str] | None = None, names: Sequence[str] = ()) -> Batch:
+        """A tensor, a tuple of arguments, or a mapping of keyword arguments; a batch as it is.
+
+        axes   of inputs, as `limelight.maps` takes them
+        names  of the model's positional arguments
+        """
         if isinstance(x, Batch):
             return x
         args: tuple[Any, ...] = (
             () if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
         )
-        kwargs = dict(x) if isinstance(x, Mapping) else {}
-        lengths = {place: t.shape[0] for place, t in leaves((args, kwargs)) if t.ndim}
-        count = next(iter(lengths.values()), 0)
-        if not count:
-            raise LimelightError(
-                "the input holds no sample; give tensors whose first dimension is the batch"
-            )
-        per_sample = frozenset(place for place, length in lengths.items() if length == count)
-        return Batch(args, kwargs, tuple(range(count)), per_sample)
+        return batch_of(args, dict(x) if isinstance(x, Mapping) else {}, axes or {}, names=names)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -56,39 +60,135 @@ class Batch:
         """Some samples, by their places in this batch, repeats allowed."""
         if list(places) == list(range(len(self))):
             return self
-        rows = torch.as_tensor(places, dtype=torch.long)
+        chosen = torch.as_tensor(places, dtype=torch.long)
 
         def pick(place: str, t: Tensor) -> Tensor:
-            return t[rows.to(t.device)] if place in self.per_sample else t
+            dim = self.rows.get(input_name(place))
+            return t if dim is None else t.index_select(dim, chosen.to(t.device))
 
         args, kwargs = exchange((self.args, dict(self.kwargs)), pick)
         return replace(self, args=args, kwargs=kwargs, index=tuple(self.index[p] for p in places))
 
     @property
     def x(self) -> Tensor:
-        """The tensor that path and pass methods perturb: the first float one."""
-        for _, t in leaves((self.args, dict(self.kwargs))):
-            if t.is_floating_point():
-                return t
-        raise MethodError(
-            "this method perturbs the input, which must be a float tensor; for a token model give "
-            "inputs_embeds instead of ids"
-        )
+        """The tensor that is explained, which path and pass methods perturb; bytes as floats.
+
+        Raises MethodError for token ids, which cannot be moved.
+        """
+        x = input_tensors(self.args, self.kwargs)[self.explained]
+        if is_tokens(x):
+            raise MethodError(
+                "this method perturbs the input, which must be a float tensor; for a token model "
+                "give inputs_embeds instead of ids"
+            )
+        return x if x.is_floating_point() or x.is_complex() else x.float()
 
     def with_x(self, x: Tensor) -> Batch:
         """The batch with its float input exchanged; one sample's other inputs serve many copies.
 
         Raises MethodError for copies of several samples, whose order nothing tells.
         """
-        if len(x) != len(self) != 1:
+        dim = self.rows.get(self.explained, 0)
+        if x.shape[dim] != len(self) != 1:
             raise MethodError(
-                f"{len(x)} inputs were given for a batch of {len(self)} samples; give one "
+                f"{x.shape[dim]} inputs were given for a batch of {len(self)} samples; give one "
                 "a sample, or many of a single sample"
             )
-        whole = self if len(x) == len(self) else self.take([0] * len(x))
-        old = whole.x
-        args, kwargs = exchange((whole.args, dict(whole.kwargs)), lambda _, t: x if t is old else t)
+        whole = self if x.shape[dim] == len(self) else self.take([0] * x.shape[dim])
+        args, kwargs = exchange(
+            (whole.args, dict(whole.kwargs)),
+            lambda p, t: x if input_name(p) == self.explained else t,
+        )
         return replace(whole, args=args, kwargs=kwargs)
+
+    def copied(self) -> Batch:
+        """The batch with float tensors that a forward may write into."""
+        args, kwargs = exchange(
+            (self.args, dict(self.kwargs)), lambda _, t: t.clone() if t.is_floating_point() else t
+        )
+        return replace(self, args=args, kwargs=kwargs)
+
+
+def batch_of(
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    axes: Mapping[str, str],
+    *,
+    shared: Sequence[str] | None = None,
+    fixed: Sequence[str] = (),
+    explained: str | None = None,
+    names: Sequence[str] = (),
+) -> Batch:
+    """A batch from what was said of its tensors; nothing is taken from their sizes.
+
+    shared     names of tensors that serve all samples; None where nobody said
+    explained  the tensor that is explained, by default the first float one that is no mask
+    Raises LimelightError where tensors and what was said of them do not fit.
+    """
+    tensors = input_tensors(args, kwargs)
+    for name in (*(shared or ()), *fixed, *filter(None, [explained])):
+        if name not in tensors:
+            raise LimelightError(
+                f"an input {name!r} was spoken of, but the inputs are {', '.join(tensors)}"
+            )
+    main = explained or explained_input(tensors, fixed=fixed, names=names)
+    rows = {name: _batch_dim(name, t, name == main, axes) for name, t in tensors.items() if t.ndim}
+    rows = {name: dim for name, dim in rows.items() if dim is not None}
+    lengths = {n: tensors[n].shape[d] for n, d in rows.items() if n not in (shared or ())}
+    count = lengths.get(main, next(iter(lengths.values()), 0))
+    if not count:
+        raise LimelightError(
+            "the input holds no sample; give tensors whose first dimension is the batch"
+        )
+    if shared is not None and (odd := [n for n, length in lengths.items() if length != count]):
+        raise LimelightError(
+            f"the batch has {count} samples, but {', '.join(odd)} holds "
+            f"{', '.join(str(lengths[n]) for n in odd)} rows; name it in shared=[...] if it serves "
+            "all samples"
+        )
+    members = {n: rows[n] for n, length in lengths.items() if length == count}
+    doubtful = [n for n in members if n != main and n not in axes and f"input.{n}" not in axes]
+    open_ones = tuple(doubtful) if shared is None else ()
+    return Batch(args, kwargs, tuple(range(count)), members, open_ones, main)
+
+
+def _batch_dim(name: str, t: Tensor, main: bool, axes: Mapping[str, str]) -> int | None:
+    """The dimension that counts samples: the first, or the one called `b`; None for none."""
+    said = axes.get(f"input.{name}") or (axes.get("input") if main else None)
+    if said is None:
+        return 0
+    words = said.split()
+    if len(words) != t.ndim and not (main and is_tokens(t)):
+        raise LimelightError(
+            f"axes {said!r} were said for input {name!r}, but its shape is {tuple(t.shape)}; name "
+            "each dimension once"
+        )
+    return words.index("b") if "b" in words else None
+
+
+def inputs(
+    *args: Any,
+    shared: str | Sequence[str] = (),
+    fixed: str | Sequence[str] = (),
+    explained: str | None = None,
+    axes: Mapping[str, str] | None = None,
+    **kwargs: Any,
+) -> Batch:
+    """A model's arguments, and what they are, for every call that takes inputs.
+
+        limelight.maps(net, limelight.inputs(images, prompts, shared="1"), "occlusion", target=2)
+
+    shared     names of tensors that serve all samples, prompts or prototypes; all others have a
+               row a sample
+    fixed      masks and flags that no method moves
+    explained  the tensor whose maps are made at `input`, by default the first float one that is
+               no mask; the others are `input.1`, `input.mask`
+    axes       of inputs by name, where no op tells: `{"0": "b t c"}`
+    Names are keywords, or positions as text. Raises LimelightError for what does not fit.
+    """
+    names = [[n] if isinstance(n, str) else list(n) for n in (shared, fixed)]
+    said = {f"input.{n}": a for n, a in (axes or {}).items()}
+    return batch_of(args, kwargs, said, shared=names[0], fixed=names[1], explained=explained)
 
 
 def chunks(count: int, size: int) -> list[range]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution import (
+    Axes,
     BoundMethod,
     Inputs,
     MethodLike,
@@ -24,7 +26,7 @@ from ..attribution import (
     bound_methods,
     use,
 )
-from ..capture import Keep, keeps_model
+from ..capture import Keep, argument_names, keeps_model
 from ..errors import LimelightError, MethodError, OptionError
 from ..probe import Probe
 from ..relevance import Ledger, Preset
@@ -33,7 +35,8 @@ from ..sites import Adapter, Site, adapt
 from ..targets import Target, by_name, targets, top
 from ..trace import Edit, Trace, first_tensor
 from .batch import Batch, chunks
-from .plan import Plan, Split, is_out_of_memory, make_plan, split_of
+from .membership import settled
+from .plan import ALONE, MANY, Plan, Split, is_out_of_memory, make_plan, split_of
 from .runner import Runner
 
 T = TypeVar("T")
@@ -50,15 +53,18 @@ def maps(
     batch: int | str = "auto",
     seed: int = 0,
     about: About | None = None,
+    axes: Axes = None,
 ) -> Maps:
     """Maps of any methods, for every target, at every site: one forward, one backward per regime.
 
-    x        a batch: a tensor, a tuple of arguments, or a mapping of keyword arguments; tensors as
-             long as the batch hold a row a sample, all others serve every sample
+    x        a batch: a tensor, a tuple of arguments, or a mapping of keyword arguments. Which of
+             several tensors hold a row a sample is what `limelight.inputs` says, else it is found
+             by running one sample apart
     target   what `limelight.label`, `top`, `margin` ... give; several in a list; default top()
     sites    read by every method that does not carry its own; default: each method's usual place
     batch    samples at a time, and copies of one where a method runs many; "auto" measures when
              there are many samples and halves when memory fills
+    axes     what dimensions mean where no op of the model tells: `{"input": "b c y x"}`
 
     Order: sample, target, then methods and sites as asked. Raises LimelightErrors.
     """
@@ -72,6 +78,7 @@ def maps(
         batch=batch,
         seed=seed,
         about=about,
+        axes=axes,
     )
     return saliency_maps
 
@@ -88,9 +95,12 @@ def maps_and_output(
     batch: int | str = "auto",
     seed: int = 0,
     about: About | None = None,
+    axes: Axes = None,
 ) -> tuple[Maps, Tensor]:
     """As `maps`, and the model's main output, detached."""
-    whole, bounds, wanted, adapter = _prepare(model, x, methods, target)
+    whole, bounds, wanted, adapter = _prepare(model, x, methods, target, axes)
+    if batch != "auto" or len(whole) > MANY or any(b.method.kind in ALONE for b in bounds):
+        whole = settled(model, whole)
     names = [str(i) for i in range(len(whole))] if samples is None else list(samples)
     if len(names) != len(whole):
         raise LimelightError(f"{len(names)} sample names were given for {len(whole)} samples")
@@ -127,7 +137,7 @@ def plan(
     Runs one sample forward to measure.
     """
     whole, bounds, wanted, _ = _prepare(model, x, methods, target)
-    return make_plan(model, whole, bounds, len(wanted), sites)
+    return make_plan(model, settled(model, whole), bounds, len(wanted), sites)
 
 
 @keeps_model
@@ -139,13 +149,14 @@ def trace(
     target: Targets = None,
     edits: Mapping[str | Site, Edit] | None = None,
     keep: Keep = "device",
+    axes: Axes = None,
 ) -> Trace:
     """The values at sites in one forward; with a target their gradients as well.
 
     Without a target no graph is built, and the forward stops once all sites are known and found.
     """
-    batch = Batch.of(x)
-    with Probe(model, grad=target is not None) as probe:
+    batch = Batch.of(x, axes, argument_names(model))
+    with Probe(model, grad=target is not None, axes=axes, explained=batch.explained) as probe:
         listed = [sites] if isinstance(sites, (str, Site)) else list(sites or ["hidden"])
         probe.watch(*listed, keep=keep).edit(edits or {})
         probe(*batch.args, **batch.kwargs)
@@ -167,8 +178,8 @@ def ledger(
         raise MethodError(
             f"method {bound.name!r} reads no relevance, so there are no books; use 'lrp'"
         )
-    batch = Batch.of(x)
-    with Probe(model, ledger=True) as probe:
+    batch = Batch.of(x, None, argument_names(model))
+    with Probe(model, ledger=True, explained=batch.explained) as probe:
         probe.watch("input")
         probe(*batch.args, **batch.kwargs)
         chosen = targets(top() if target is None else target)[0]
@@ -184,10 +195,11 @@ def patch(
     edits: Mapping[str | Site, Edit],
     *,
     target: Targets = None,
+    axes: Axes = None,
 ) -> Output:
     """The model's output with some sites edited; with a target its score per sample instead."""
-    batch = Batch.of(x)
-    with Probe(model, grad=False) as probe:
+    batch = Batch.of(x, axes, argument_names(model))
+    with Probe(model, grad=False, axes=axes, explained=batch.explained) as probe:
         output = probe.edit(edits)(*batch.args, **batch.kwargs)
         if target is None:
             return output
@@ -215,9 +227,9 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def _prepare(
-    model: nn.Module, x: Inputs | Batch, methods: Methods, target: Targets
+    model: nn.Module, x: Inputs | Batch, methods: Methods, target: Targets, axes: Axes = None
 ) -> tuple[Batch, list[BoundMethod], list[Target], Adapter]:
-    whole = Batch.of(x)
+    whole = Batch.of(x, axes, argument_names(model))
     bounds = bound_methods(methods)
     circuits = [b.name for b in bounds if b.method.kind == "circuit"]
     if circuits:
@@ -226,6 +238,7 @@ def _prepare(
             "call limelight.circuit"
         )
     adapter = adapt(model)
+    adapter = replace(adapter, axes=(*(axes or {}).items(), *adapter.axes))
     names = by_name(adapter.labels)
     wanted = [t.resolve(names) for t in targets(top() if target is None else target)]
     for one in wanted:
@@ -241,10 +254,11 @@ def _run(
     for bound in bounds:
         kinds[bound.method.kind].append(bound)
     at_sites: list[SaliencyMap] = []
+    alone = kinds["path"] + kinds["pass"]
     if kinds["site"]:
-        at_sites, scored, output = runner.site_maps(kinds["site"], wanted, names)
+        at_sites, scored, output = runner.site_maps(kinds["site"], wanted, names, alone)
     else:
-        output = runner.output(runner.batch)
+        output = runner.look_for(alone) if alone else runner.output(runner.batch)
         scored = [ScoredTarget.of(t, output, runner.labels) for t in wanted]
     turn = {b.name: i for i, b in reversed(list(enumerate(bounds)))}
     ordered: list[SaliencyMap] = []

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..attribution import RAW, BoundMethod, Path, RawMap, Sites, use
+from ..axes import Layout
 from ..targets import Target
 from .batch import Batch, chunks
 from .passes import Passes
@@ -31,6 +32,7 @@ def walk(
     passes: Passes,
     group: Group,
     batch: Batch,
+    layout: Layout,
     target: Target,
     generators: Sequence[Generator],
     limit: int,
@@ -38,13 +40,16 @@ def walk(
     """Visit the points that a group of path methods shares; their maps, in the order of the group.
 
     passes      the open probe that reads `bases_of` the group
+    layout      how methods, and so the points of a path, read the input
     generators  one per sample, asked point after point whatever passes together
     limit       how many inputs pass the model at a time, at least the batch
     """
     points = group[0][1].points
     states: dict[int, Any] = {}
+    x = layout.canonical(batch.x)
     for turns in chunks(points.count, max(1, limit // len(batch))):
-        inputs = _inputs(points, batch.x, turns, generators)
+        inputs = _inputs(points, x, turns, generators)
+        inputs = layout.restore(inputs, batch.x.shape).to(batch.x.dtype)
         places = [*range(len(batch))] * len(turns)
         raw_maps = passes.raw_maps(batch.take(places).with_x(inputs), target.take(places))
         owners = _owners(passes, group, raw_maps)
@@ -55,7 +60,7 @@ def walk(
         replace(
             raw,
             source=replace(raw.source, bound=bound),
-            values=path.finish(states[i], points.count, batch.x.cpu()),
+            values=path.finish(states[i], points.count, x.cpu()),
         )
         for i, (raw, (bound, path)) in enumerate(zip(raw_maps, owners, strict=True))
     ]

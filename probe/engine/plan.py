@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..attribution import BoundMethod, Sites
-from ..capture import guarded
+from ..capture import guarded, input_tensors, is_tokens
 from .batch import Batch, chunks
 
-_MANY = 16
+MANY = 16  # samples; more are not taken at once without measuring one
+ALONE = ("path", "pass")  # kinds of methods that run copies of single samples
 _SHARE = 0.6
 _COPIES = 8  # as many copies pass a network on the CPU faster than one by one, more do not
 
@@ -88,14 +89,14 @@ def make_plan(
 
 def split_of(model: nn.Module, batch: Batch, bounds: Sequence[BoundMethod]) -> Split:
     """Small batches run whole; from 17 samples on, one is measured first."""
-    if len(batch) <= _MANY:
+    if len(batch) <= MANY:
         return _split(bounds, len(batch), _COPIES)
     need, free = measure(model, batch), free_bytes(model)
     return _split(bounds, _fit(need, free, len(batch)), _fit(need, free, _COPIES))
 
 
 def _split(bounds: Sequence[BoundMethod], samples: int, copies: int) -> Split:
-    repeats = any(b.method.kind in ("path", "pass") for b in bounds)
+    repeats = any(b.method.kind in ALONE for b in bounds)
     return Split(samples, max(samples, copies) if repeats else samples)
 
 
@@ -119,9 +120,9 @@ def measure(model: nn.Module, batch: Batch) -> int:
         torch.enable_grad(),
         saved_tensors_hooks(pack, lambda t: t),
     ):
-        lifted = one
-        if any(t.is_floating_point() for t in one.args if isinstance(t, Tensor)):
-            lifted = one.with_x(one.x.detach().clone().requires_grad_())
+        lifted = one.copied()
+        if not is_tokens(input_tensors(one.args, one.kwargs)[one.explained]):
+            lifted = lifted.with_x(one.x.detach().clone().requires_grad_())
         model(*lifted.args, **lifted.kwargs)
     return sum(seen.values()) + 2 * largest
 

@@ -25,15 +25,18 @@ from ..attribution import (
     token_ids,
     watched,
 )
+from ..axes import Layout
 from ..capture import guarded
-from ..errors import MethodError
+from ..errors import MethodError, SiteError
 from ..probe import Probe
 from ..results import About, SaliencyMap
-from ..sites import Adapter, Layout, Site, adapt
+from ..sites import Adapter, Site, adapt
 from ..targets import Target
 from .batch import Batch, chunks
 from .passes import Passes
 from .path_walk import bases_of, walk
+
+INPUT = Site("", "in")
 
 
 @dataclass(eq=False)
@@ -54,6 +57,8 @@ class Runner:
     site: Sites = None
     known: InitVar[Adapter | None] = None
     adapter: Adapter = field(init=False, repr=False)
+    _layouts: dict[Site, Layout | SiteError] = field(default_factory=dict, repr=False)
+    _sizes: dict[str, int] = field(default_factory=dict, repr=False)
     _prepared: dict[Any, Passes] = field(default_factory=dict, repr=False)
 
     def __post_init__(self, known: Adapter | None) -> None:
@@ -64,10 +69,55 @@ class Runner:
         """The class names of the model."""
         return self.adapter.labels
 
-    def generators(self, x: Tensor) -> list[Generator]:
+    @property
+    def layout(self) -> Layout:
+        """How methods read the input: its order of dimensions, its places.
+
+        Raises SiteError where that is not known.
+        """
+        return self._layout_of(INPUT)
+
+    def _layout_of(self, site: Site) -> Layout:
+        if site not in self._layouts:
+            self.look([site])
+        known = self._layouts[site]
+        if isinstance(known, SiteError):
+            raise known
+        return known
+
+    def look_for(self, bounds: Sequence[BoundMethod]) -> Any:
+        """The model's output, and how what some methods read is laid out."""
+        return self.look([site for bound in bounds for site in self._sites_of(bound)])
+
+    def look(self, sites: Sequence[Site] = ()) -> Any:
+        """One forward with a graph that reads how the input and some sites are laid out.
+
+        Returns the model's output, detached.
+        """
+        with self.probe() as probe:
+            self._watch(probe, sites)
+            probe(*self.batch.args, **self.batch.kwargs)
+            self._learn(probe, sites)
+        return probe.trace.output
+
+    def _watch(self, probe: Probe, sites: Sequence[Site]) -> None:
+        probe.watch(*(replace(site, index=None) for site in sites if site != INPUT))
+
+    def _learn(self, probe: Probe, sites: Sequence[Site]) -> None:
+        """Keep what a probe that has run knows of layouts."""
+        self._sizes.update(probe.input_sizes)
+        for site in (INPUT, *sites):
+            try:
+                self._layouts[site] = (
+                    probe.input_layout() if site == INPUT else probe.layout(probe.trace[site])
+                )
+            except SiteError as error:
+                self._layouts[site] = error
+
+    def generators(self, x: Tensor | None = None) -> list[Generator]:
         """One CPU generator per sample, the same however the batch is split."""
         index = self.batch.index
-        if len(index) != len(x):
+        if x is not None and len(index) != len(x):
             raise MethodError(
                 f"generators are one per sample: there are {len(index)}, not {len(x)}"
             )
@@ -76,13 +126,14 @@ class Runner:
     def scores(self, x: Tensor, target: Target) -> Tensor:
         """Scores `b` of inputs without gradients, in micro-batches."""
         whole, parts = self.batch.with_x(x), []
-        for places in chunks(len(x), self.limit):
+        for places in chunks(len(whole), self.limit):
             part = whole.take(places)
             parts.append(target.take(places)(self.output(part)))
         return torch.cat(parts)
 
     def output(self, batch: Batch) -> Any:
         """The model's output without a graph."""
+        batch = batch.copied()  # a forward may write into what it is given
         with torch.no_grad(), guarded(self.model, grad=False, evaluate=True):
             return self.model(*batch.args, **batch.kwargs)
 
@@ -108,7 +159,13 @@ class Runner:
 
     def probe(self, *, grad: bool = True, relevance: bool = False) -> Probe:
         """A probe of the model that need not read its adapter again."""
-        return Probe(self.model, grad=grad, relevance=relevance, adapter=self.adapter)
+        return Probe(
+            self.model,
+            grad=grad,
+            relevance=relevance,
+            adapter=self.adapter,
+            explained=self.batch.explained,
+        )
 
     def passes(self, bounds: Sequence[BoundMethod], sites: Sites = None) -> Passes:
         """One probe for some site methods, to be run inside its `with` on batch after batch."""
@@ -135,11 +192,19 @@ class Runner:
         bounds: Sequence[BoundMethod],
         wanted: Sequence[Target],
         samples: Sequence[str],
+        also: Sequence[BoundMethod] = (),
     ) -> tuple[list[SaliencyMap], list[ScoredTarget], Any]:
-        """All site methods for all targets on one forward; the targets scored; the output."""
+        """All site methods for all targets on one forward; the targets scored; the output.
+
+        also  methods that will run on their own, and must know how what they read is laid out
+        """
         saliency_maps: list[SaliencyMap] = []
         with self.passes(bounds) as passes:
+            more = [site for bound in also for site in self._sites_of(bound)]
+            self._watch(passes.probe, more)
             probe, sources = passes.probe, passes.forward(self.batch)
+            if also:
+                self._learn(probe, more)
             output = probe.trace.output
             scored = [ScoredTarget.of(t, output, self.labels) for t in wanted]
             about = replace(self.about, notes=self.about.notes + _remarks(probe))
@@ -158,9 +223,11 @@ class Runner:
             groups[path.points].append((bound, path))
         raw_maps: list[RawMap] = []
         for group in groups.values():
-            generators = self.generators(self.batch.x)
+            generators = self.generators()
             with self.passes(bases_of(group, self.sites)) as passes:
-                raw_maps += walk(passes, group, self.batch, scored.target, generators, self.limit)
+                raw_maps += walk(
+                    passes, group, self.batch, self.layout, scored.target, generators, self.limit
+                )
         return results(raw_maps, scored, samples, self.about)
 
     def pass_maps(
@@ -170,11 +237,22 @@ class Runner:
         raw_maps: list[RawMap] = []
         for site in self._sites_of(bound):
             values = self._own_passes(bound, site, scored.target)
-            plan = Layout(site, "n" if values.ndim == 2 else "y x")
-            size = tuple(self.batch.x.shape[-2:]) if self.batch.x.ndim > 3 else ()
             source = MethodAtSite.uncaptured(bound, site)
-            raw_maps.append(RawMap(source, values, plan, size))
+            plan = self._laid_out(bound, site, values.ndim - 1)
+            raw_maps.append(RawMap(source, values, plan, self._sizes))
         return results(raw_maps, scored, samples, self.about)
+
+    def _laid_out(self, bound: BoundMethod, site: Site, dims: int) -> Layout:
+        """The layout of the maps of a method: that of the site; or one row of tokens."""
+        plan = self._layout_of(site)
+        if dims in (places := len(plan.axes.split()), places + 1):
+            return plan
+        if dims == 1:
+            return replace(plan, axes="n")
+        raise MethodError(
+            f"method {bound.name!r} at {site} must return maps over {plan.axes!r}, but returned "
+            f"{dims} dimensions"
+        )
 
     def _own_passes(self, bound: BoundMethod, site: Site, target: Target) -> Tensor:
         parts = []

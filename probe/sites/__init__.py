@@ -1,7 +1,6 @@
 """Where: addresses, what a model family calls its layers, what the axes of a value mean."""
 
 from .adapter import Adapter, adapt, adapter
-from .layout import Layout, find_grid, guess_axes, layout
 from .resolve import resolve
 from .site import HEAD_PORTS, Pattern, Site, no_match, parse
 from .structure import attention, blocks, expand, first_norm, layers, prefix_tokens, without_map

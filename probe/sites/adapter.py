@@ -19,10 +19,10 @@ class Adapter:
     hidden   sites that a layer-wise method means by "layers", in execution order
     heads    modules that hold attention (their ports q, k, v, map and heads)
     prefix   leading tokens that are not patches (class, distillation, register tokens)
-    last     channels-last maps: sites whose 4-D values are `b y x c`
     final    what the word `last` means, where it is not the last hidden site: a classifier that
              reads the class token alone leaves no gradient at the patches of the last block
     labels   class names, index for index
+    axes     (address, axes) pairs for values whose axes no op tells: ("stem", "b f t c")
     notes    what had to be guessed; carried into every result
     """
 
@@ -30,9 +30,9 @@ class Adapter:
     hidden: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     prefix: int | None = None
-    last: bool = False
     final: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    axes: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -58,6 +58,7 @@ class Pattern:
     port: str = "out"
     call: int | None = None
     index: int | None = None
+    axes: str = field(default="", compare=False)
 
     @property
     def concrete(self) -> bool:
@@ -85,7 +86,7 @@ def parse(address: str | Site | Pattern) -> Pattern:
     if isinstance(address, Pattern):
         return address
     if isinstance(address, Site):
-        return Pattern(address.path, address.port, address.call, address.index)
+        return Pattern(address.path, address.port, address.call, address.index, address.axes)
     return _parse(address)
 
 

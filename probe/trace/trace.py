@@ -80,7 +80,7 @@ class Trace(Mapping[Site, Value]):
         return len(self.values_by_site)
 
     def __str__(self) -> str:
-        rows = [f"{s}  {s.axes}  {tuple(v.act.shape)}" for s, v in self.values_by_site.items()]
+        rows = [f"{s}  {v.axes}  {v.shape}" for s, v in self.values_by_site.items()]
         rows += [f"unseen: {hole}" for hole in self.holes] + [
             f"note: {note}" for note in self.notes
         ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from ..axes import ValueAxes
 from ..errors import ProbeError, SiteError
 from ..sites import HEAD_PORTS, Site
 
@@ -30,9 +31,12 @@ class Value:
     version: of `act` when it was captured, if that was earlier than now.
     rows, count: of an attention map, some of its query rows and how many there are; they are
     computed without the others.
+    known_axes: what its forward knows of axes.
     """
 
-    __slots__ = ("_act", "_version", "count", "edge", "flipped", "gradient", "rows", "site")
+    __slots__ = (
+        "_act", "_version", "count", "edge", "flipped", "gradient", "known_axes", "rows", "site",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Value:
         act: Tensor | Callable[[], Tensor],
         edge: tuple[Node, int] | None,
         version: int | None = None,
+        known_axes: ValueAxes | None = None,
     ) -> None:
         self.site = site
         self.edge = edge
@@ -47,6 +52,7 @@ class Value:
         self.flipped = False  # its edge carries the transpose (keys, which enter as k')
         self.rows: Callable[[slice], Tensor] | None = None
         self.count = 0
+        self.known_axes = known_axes
         self._act = act
         if version is None:
             version = act._version if isinstance(act, Tensor) else 0
@@ -70,6 +76,17 @@ class Value:
     def held(self) -> Tensor | None:
         """The stored tensor itself; None for values computed when read."""
         return self._act if isinstance(self._act, Tensor) else None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.act.shape)
+
+    @property
+    def axes(self) -> str:
+        """What its dimensions mean, `b c y x`; `?` for those that nothing tells."""
+        if self.site.axes or self.known_axes is None:
+            return self.site.axes
+        return self.known_axes.names(self)
 
     @property
     def stale(self) -> bool:
@@ -96,8 +113,8 @@ class Value:
         """One head or channel of the value."""
         if index is None or index == self.site.index:
             return self
-        site = Site(self.site.path, self.site.port, self.site.call, index, self.site.axes)
-        dim, act = index_dim(self.site, self.act.ndim), self.act
+        site = Site(self.site.path, self.site.port, self.site.call, index, self.axes)
+        dim, act = index_dim(site, self.act.ndim), self.act
         if not -act.shape[dim] <= index < act.shape[dim]:
             raise SiteError(f"{site} was asked, but {self.site} has {act.shape[dim]} of them")
         part = Value(site, act.select(dim, index), None)
@@ -105,7 +122,7 @@ class Value:
         return part
 
     def __repr__(self) -> str:
-        return f"Value({self.site}, {self.site.axes!r}, {tuple(self.act.shape)})"
+        return f"Value({self.site}, {self.axes!r}, {self.shape})"
 
 
 def any_stale(values: list[Value]) -> bool:

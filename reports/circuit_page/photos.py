@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...methods.circuits.circuit import Circuit
 from ...models.inputs import preprocessing_of
-from ...probe.sites import find_grid
+from ...probe.axes import find_grid
 from ..explanation import Photo, photo_uri
 
 _LEAST = 192  # pixels of the shorter side; smaller pictures are enlarged without smoothing

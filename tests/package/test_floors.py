@@ -21,6 +21,7 @@ FLOORS = (
     (
         "probe/errors.py probe/mark.py probe/entry_points.py",
         "probe/sites",
+        "probe/axes",
         "probe/trace probe/results",
         "probe/ops probe/targets",
         "probe/backward probe/attribution",

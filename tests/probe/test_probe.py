@@ -183,7 +183,7 @@ def test_bfloat16_and_channels_last():
         out = p(x)
         p.backward(1)
         assert p.trace["0"].act.is_contiguous(memory_format=torch.channels_last)
-        assert p.trace["0"].site.axes == "b c y x"
+        assert p.trace["0"].axes == "b c y x"
     assert torch.equal(out, net(x))
 
 
@@ -622,7 +622,7 @@ def test_a_forward_that_was_spared_the_mode_still_says_what_is_wrong(change):
             x = torch.randn(4, 5, 3)
             p(x)
             assert p.trace["a"].act.shape == (4, 5, 3)
-            assert p.trace["a"].site.axes == "b n c"
+            assert p.trace["a"].axes == "b n c"
             return
         p(x)
         with pytest.raises(ProbeError, match="the value at a was overwritten where the probe"):

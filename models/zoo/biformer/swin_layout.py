@@ -109,7 +109,7 @@ def each_stage(n_wins: int | Sequence[int], depth: Sequence[int]) -> Sequence[in
     return [n_wins] * len(depth) if isinstance(n_wins, int) else n_wins
 
 
-SITES = {"hidden": ("stages.*.blocks.*",), "heads": ("stages.*.blocks.*.attn",), "last": True}
+SITES = {"hidden": ("stages.*.blocks.*",), "heads": ("stages.*.blocks.*.attn",)}
 VARIANTS = (
     Variant(
         "biformer_stl",

@@ -289,7 +289,6 @@ register(
             "post_network.*.attn",
         ),
         prefix=1,
-        last=True,
         classifier="head",
         interpolation="bicubic",
     ),

@@ -55,7 +55,7 @@ def test_draws_are_the_same_however_points_pass_together() -> None:
         net = Sees().eval()
         runner = Runner(net, Batch.of(X).take([i]), limit=1)
         runner.path_maps([ll.use("smoothgrad,n=10")], fixed(net, i), ["x"])
-        alone.append(torch.cat(net.given[1:]))
+        alone.append(torch.cat(net.given[2:]))  # after the picked class, and how the input lies
     for points in visited:
         assert all(torch.equal(a, b) for a, b in zip(points, alone, strict=True))
 

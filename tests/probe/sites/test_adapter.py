@@ -15,8 +15,6 @@ from torch import Tensor, nn
 import limelight as ll
 from limelight.probe.errors import ProbeError
 from limelight.probe.sites.adapter import Adapter, _readers, adapt
-from limelight.probe.sites.layout import layout
-from limelight.probe.sites.site import Site
 
 foreign = pytest.mark.filterwarnings("ignore")
 
@@ -194,7 +192,6 @@ def test_quick_timm_windows() -> None:
         "num_heads": (1, 2),
     }
     net = timm.create_model("swin_tiny_patch4_window7_224", num_classes=10, **small)
-    assert adapt(net).last
     probe_model("swin", net, picture(64))  # the first stage is 16 rows, 16 columns, 16 channels
 
 
@@ -229,14 +226,6 @@ def test_flex_attention_is_refused_in_one_sentence() -> None:
     message = "load it with attn_implementation='sdpa' or 'eager'"
     with ll.Probe(net) as probe, pytest.raises(ProbeError, match=message):
         probe(sentence())
-
-
-def test_channels_last_where_the_shape_does_not_tell() -> None:
-    site = Site("block", axes="b c y x")
-    x = torch.arange(2 * 4 * 4 * 4).reshape(2, 4, 4, 4)
-    for last, want in ((True, x[1, 2, 1, 3]), (False, x[1, 3, 2, 1])):
-        told = layout(site, x.shape, (32, 32), Adapter("swin", last=last))
-        assert told.canonical(x)[1, 3, 2, 1] == want
 
 
 @foreign

@@ -1,0 +1,4 @@
+"""What the dimensions of values mean, read off the graph that made them."""
+
+from .layout import Grid, Layout, find_grid
+from .value_axes import Declared, Known, ValueAxes

@@ -1,0 +1,235 @@
+"""What is known of the axes of a forward's values: what was said, what the graph says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from torch import nn
+from torch.autograd.graph import Node
+
+from ..errors import SiteError
+from ..sites import Pattern, Site
+from .axis import Dimensions, dimensions, names_of, root
+from .graph_rules import ContradictionError
+from .layout import Layout, find_grid, layout
+from .module_rules import axes_of_module
+from .reading import AxesReading, Edge
+
+Place = tuple[str, str, int, tuple[int, ...]]
+Known = tuple[str, Layout | None]
+_EXAMPLES = {1: "b", 2: "b c", 3: "b c t", 4: "b c y x", 5: "b c t y x"}
+_MEANINGS = {"c": "channels", "t": "time steps", "n": "tokens"}
+_CURE = "say which is the batch, as in axes={'input': 't b c'}"
+_CURES = {"c": "give a batch, x[None], or say which dimension is the batch, axes={'input': ...}"}
+_EMBEDDED = {2: ("c",), 3: ("n", "c")}
+
+
+class Located(Protocol):
+    """A value as its axes are looked for: where it is, how large, by which node it was made."""
+
+    @property
+    def site(self) -> Site: ...
+    @property
+    def edge(self) -> Edge | None: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Input:
+    """The input as a value that nobody captured."""
+
+    site: Site
+    edge: Edge
+    shape: tuple[int, ...]
+
+
+INPUT = Site("", "in")
+
+
+class Declared:
+    """Axes that were said: of sites by pattern, the input's among them."""
+
+    def __init__(self, axes: Mapping[Pattern, str]) -> None:
+        self.axes = dict(axes)
+        for pattern, names in self.axes.items():
+            check_names(pattern, names)
+
+    def of(self, site: Site, shape: Sequence[int]) -> tuple[str, ...] | None:
+        """The names that were said for a site. Raises SiteError where they do not fit."""
+        for pattern, names in self.axes.items():
+            if pattern.matches(site):
+                if len(names.split()) != len(shape):
+                    raise SiteError(
+                        f"axes {names!r} were said for {site}, but its shape is {tuple(shape)}; "
+                        "name each dimension once"
+                    )
+                return tuple(names.split())
+        return None
+
+
+def check_names(where: object, names: str) -> None:
+    """Raise SiteError for axes that no method could read."""
+    words = names.split()
+    if "b" not in words or len(set(words)) != len(words):
+        raise SiteError(
+            f"axes {names!r} of {where} are not understood: write each dimension once, the batch "
+            "among them, as in 'b c t', 'b y x c' or 'b n c'"
+        )
+
+
+class ValueAxes:
+    """Axes and layouts of the values of one forward; what was read stays known afterwards.
+
+    cache   by place and shape, kept from run to run of a probe
+    """
+
+    def __init__(
+        self,
+        declared: Callable[[], Declared],
+        modules: Mapping[str, nn.Module],
+        prefix: Callable[[], int | None],
+        cache: dict[Place, Known],
+    ) -> None:
+        self._declared, self.modules, self.prefix, self.cache = declared, modules, prefix, cache
+        self.reading = AxesReading()
+        self.order: Callable[[], Iterable[Node]] = tuple
+        self.main: Edge | None = None
+        self.main_shape: tuple[int, ...] = ()
+        self.sizes: dict[str, int] = {}
+        self._starts: list[tuple[Edge, Sequence[int], Site | None, bool]] = []
+
+    @property
+    def declared(self) -> Declared:
+        return self._declared()
+
+    def start(
+        self, edge: Edge, shape: Sequence[int], site: Site | None = None, *, ids: bool = False
+    ) -> None:
+        """A value that enters the graph: at the input's site, as an embedding of ids, or beside."""
+        if site == INPUT and self.main is None:
+            self.main, self.main_shape = edge, tuple(shape)
+        self._starts.append((edge, shape, site, ids))
+
+    def _begin(self) -> None:
+        """Name what entered the graph, by what was said of it; a batch comes first."""
+        starts, self._starts = self._starts, []
+        for edge, shape, site, ids in starts:
+            said = None if site is None else self.declared.of(site, shape)
+            if said is None and site == INPUT:
+                said = ("b", *(_EMBEDDED.get(len(shape), ()) if ids else ()))
+            self.reading.start(edge, shape, said or ())
+
+    def input_layout(self) -> Layout:
+        """How methods read the input. Raises SiteError where its axes are not known."""
+        if self.main is None:
+            raise SiteError("the input is no float tensor and no embedding of one: it has no axes")
+        return self.layout(Input(INPUT, self.main, self.main_shape))
+
+    def names(self, value: Located) -> str:
+        """The axes in words, `?` for what is not known."""
+        return self._read(value)[0]
+
+    def layout(self, value: Located) -> Layout:
+        """How methods read a value. Raises SiteError where its axes are not known."""
+        names, plan = self._read(value)
+        if plan is not None and plan.axes:
+            return plan
+        if plan is not None:
+            raise SiteError(
+                f"{value.site} has shape {value.shape} and no positions to draw a map over; choose "
+                "a site before the pooling, or a token sequence"
+            )
+        raise SiteError(self._unknown(value, names))
+
+    def _unknown(self, value: Located, names: str) -> str:
+        told = self._contradiction(value)
+        if told is not None:
+            return (
+                f"the first dimension of the input was taken for the batch, but {told.op} takes it "
+                f"for {_MEANINGS.get(told.name, told.name)}: {_CURES.get(told.name, _CURE)}"
+            )
+        example = _EXAMPLES.get(len(value.shape), "b c ...")
+        return (
+            f"what the dimensions of {value.site} mean is not known: shape {value.shape}, read as "
+            f"{names!r}; say it, as in axes={{{str(value.site)!r}: {example!r}}}"
+        )
+
+    def _contradiction(self, value: Located) -> ContradictionError | None:
+        """What an op says against the axes of a value."""
+        wrong = self.reading.contradictions
+        dims = self.reading.of(value.edge) if value.edge is not None else ()
+        return next((wrong[axis] for dim in dims for axis, _ in dim if axis in wrong), None)
+
+    def _read(self, value: Located) -> tuple[str, Layout | None]:
+        site, shape = value.site, value.shape
+        place = (site.path, site.port, site.call, shape)
+        known = self.cache.get(place)
+        if known is None:
+            known = self._look(value)
+            if known[1] is not None or "?" not in known[0]:
+                self.cache[place] = known
+        return known
+
+    def _look(self, value: Located) -> tuple[str, Layout | None]:
+        site, shape = value.site, value.shape
+        said = self.declared.of(site, shape)
+        if said is None and value.edge is not None:
+            dims = self._settled(value.edge)
+            plan = None if self._doubtful(dims) else layout(dims)
+            return site.axes or names_of(dims), self._on_grid(plan, shape)
+        if said is None:
+            module = self.modules.get(site.path)
+            said = tuple(site.axes.split()) or axes_of_module(module, site, shape)
+        if said is None:
+            return " ".join("?" * len(shape)), None
+        return " ".join(said), self._on_grid(layout(dimensions(shape, said)), shape)
+
+    def _settled(self, edge: Edge) -> Dimensions:
+        self._begin()
+        dims = self.reading.of(edge)
+        self.reading.settle(dims, self.order())
+        return dims
+
+    def _doubtful(self, dims: Dimensions) -> bool:
+        """Whether ops disagree about an axis."""
+        wrong = self.reading.contradictions
+        return bool(wrong) and any(root(f.axis) in wrong for dim in dims for f in dim)
+
+    def _on_grid(self, plan: Layout | None, shape: tuple[int, ...]) -> Layout | None:
+        """Tokens on the picture, where the graph lost them but the model's family is known."""
+        prefix = self.prefix() if plan is not None and plan.axes == "n" else None
+        if plan is None or prefix is None:
+            return plan
+        size = self.input_sizes()
+        if "y" not in size or "x" not in size:
+            return plan
+        grid = find_grid(plan.shape[-1], (size["y"], size["x"]), prefix)
+        return plan if grid is None else replace(plan, axes="y x", grid=grid)
+
+    def input_sizes(self) -> dict[str, int]:
+        """How long the input is along each axis that has a name.
+
+        Where no graph tells, four dimensions are torch's `b c y x`.
+        """
+        if self.main is None and len(self.main_shape) == 4:
+            said = self.declared.of(INPUT, self.main_shape) or ("b", "c", "y", "x")
+            return dict(zip(said, self.main_shape, strict=True))
+        if not self.sizes and self.main is not None:
+            shape = self.main_shape
+            place = ("", "in", 0, shape)
+            known = self.cache.get(place)
+            names = names_of(self._settled(self.main)) if known is None else known[0]
+            self.sizes = {n: s for n, s in zip(names.split(), shape, strict=True) if n != "?"}
+        return self.sizes
+
+    def close(self, values: Iterable[Located]) -> None:
+        """Read what will be asked for once the graph is gone."""
+        if self.main is not None:
+            self.input_sizes()
+        for value in values:
+            if value.edge is not None:
+                self._read(value)
+        self.reading, self.order = AxesReading(), tuple
