@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "probe.engine": "ledger maps patch plan trace",
+    "probe.engine": "inputs ledger maps patch plan trace",
     "probe.probe": "Probe",
     "probe.sites": "Adapter Site adapter",
     "probe.mark": "mark",
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         path_method,
         use,
     )
-    from .probe.engine import ledger, maps, patch, plan, trace
+    from .probe.engine import inputs, ledger, maps, patch, plan, trace
     from .probe.errors import LimelightError
     from .probe.mark import mark
     from .probe.probe import Probe

@@ -118,8 +118,10 @@ class ValueAxes:
         starts, self._starts = self._starts, []
         for edge, shape, site, ids in starts:
             said = None if site is None else self.declared.of(site, shape)
-            if said is None and site == INPUT:
-                said = ("b", *(_EMBEDDED.get(len(shape), ()) if ids else ()))
+            if said is None and ids:
+                said = ("b", *_EMBEDDED.get(len(shape), ()))
+            elif said is None and site == INPUT:
+                said = ("b",)
             self.reading.start(edge, shape, said or ())
 
     def input_layout(self) -> Layout:
@@ -214,9 +216,9 @@ class ValueAxes:
 
         Where no graph tells, four dimensions are torch's `b c y x`.
         """
-        if self.main is None and len(self.main_shape) == 4:
+        if not self.sizes and self.main is None and len(self.main_shape) == 4:
             said = self.declared.of(INPUT, self.main_shape) or ("b", "c", "y", "x")
-            return dict(zip(said, self.main_shape, strict=True))
+            self.sizes = dict(zip(said, self.main_shape, strict=True))
         if not self.sizes and self.main is not None:
             shape = self.main_shape
             place = ("", "in", 0, shape)
@@ -227,9 +229,9 @@ class ValueAxes:
 
     def close(self, values: Iterable[Located]) -> None:
         """Read what will be asked for once the graph is gone."""
-        if self.main is not None:
-            self.input_sizes()
+        self.input_sizes()
         for value in values:
             if value.edge is not None:
                 self._read(value)
-        self.reading, self.order = AxesReading(), tuple
+        self.reading, self.order, self._starts = AxesReading(), tuple, []
+        self.main, self.main_shape = None, ()

@@ -1,7 +1,12 @@
-"""Token models: gradients start at the embedding, where the input stops being integers."""
+"""Inputs of whole numbers: gradients start where they become floats.
+
+Token ids do in an embedding, and its result is the input that is explained. Bytes that a network
+scales itself do in a cast or in arithmetic, and keep their places.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -9,17 +14,51 @@ from torch import Tensor
 from ..ops import Op
 from ..sites import Site
 from .op_mode import OpMode
+from .recording import Recording
 
 
 def embedding(mode: OpMode, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
     """Make the output of an embedding the input that gradients are taken for."""
     recording = mode.recording
     out = mode.call(op, func, args, kwargs)
-    if not isinstance(out, Tensor) or not recording.tokens:
+    if not isinstance(out, Tensor):
         return out
+    if recording.tokens:
+        return _start(recording, out, Site("", "in"), ids=True)
+    name = _whole_input(recording, (*args, *kwargs.values()))
+    return out if name is None else _start(recording, out, recording.input_site(name), ids=True)
+
+
+def from_bytes(mode: OpMode, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+    """Make the first float values of an input of bytes the input that gradients are taken for."""
+    recording = mode.recording
+    out = mode.call(op, func, args, kwargs)
+    name = _whole_input(recording, args)
+    if name is None or not isinstance(out, Tensor) or not out.is_floating_point():
+        return out
+    return _start(recording, out, recording.input_site(name))
+
+
+BYTE_HANDLERS: dict[str, Callable[..., Any]] = dict.fromkeys(
+    ("to", "float", "double", "half", "bfloat16", "type", "type_as", "div", "mul", "add", "sub"),
+    from_bytes,
+)
+
+
+def _whole_input(recording: Recording, given: Any) -> str | None:
+    """The name of the input of whole numbers that is among the arguments of an op."""
+    for x in given:
+        if isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex()):
+            name = recording.whole_numbers.get(x.data_ptr())
+            if name is not None:
+                return name
+    return None
+
+
+def _start(recording: Recording, out: Tensor, site: Site, *, ids: bool = False) -> Tensor:
     if recording.grad and not out.requires_grad:
         out = out.detach().requires_grad_().clone()
-        recording.tape.claim([out], set(), "the embedding")
-        edge = (out.grad_fn, out.output_nr)
-        recording.axes.start(edge, out.shape, Site("", "in"), ids=True)
-    return recording.visit("", "in", recording.count("", "embedded"), out)
+        recording.tape.claim([out], set(), "the embedding" if ids else "the input")
+        recording.axes.start((out.grad_fn, out.output_nr), out.shape, site, ids=ids)
+    call = recording.count("", "embedded" if site.port == "in" else site.port)
+    return recording.visit("", site.port, call, out)

@@ -13,8 +13,8 @@ from ..axes import Declared, Known, ValueAxes
 from ..errors import ProbeError
 from ..sites import Site, no_match
 from .attention import fused_attention, matmul, multi_head, softmax
-from .embedding import embedding
-from .inputs import explained_input, input_tensors, is_tokens, lift
+from .embedding import BYTE_HANDLERS, embedding
+from .inputs import explained_input, input_tensors, is_bytes, is_tokens, lift
 from .kernels import mixer
 from .model_modules import ModelModules
 from .model_state import Undo, eager
@@ -90,6 +90,7 @@ class ForwardCapture:
         recording.axes.order = recording.tape.order
         recording.trace.aliases = self.modules.aliases
         recording.explained, recording.tokens = explained, is_tokens(main)
+        recording.bytes = is_bytes(main)
         if not (options.grad or recording.tokens or main is None):
             recording.axes.main_shape = tuple(main.shape)
         self._register(recording)
@@ -169,7 +170,9 @@ class ForwardCapture:
         none it is spared; values that are overwritten all the same say so when read.
         """
         if not recording.lean or self._calm != self.requests.version:
-            return OpMode(recording, OP_HANDLERS)
+            return OpMode(
+                recording, OP_HANDLERS | BYTE_HANDLERS if recording.bytes else OP_HANDLERS
+            )
         recording.spare()
         return nullcontext()
 

@@ -28,22 +28,35 @@ def input_tensors(args: Any, kwargs: Any) -> dict[str, Tensor]:
 def explained_input(
     tensors: Mapping[str, Tensor], *, fixed: Sequence[str] = (), names: Sequence[str] = ()
 ) -> str:
-    """The name of the tensor that is explained: the first that is no mask; "" for none.
+    """The name of the tensor that is explained: the first of values, else of ids; "" for none.
 
-    Masks are told by type and by name, their own or that of the model's argument, never by size.
+    Masks are neither. They are told by type and by name, their own or that of the model's
+    argument, never by size. The order of keywords does not matter but among equals.
 
     names  of the model's positional arguments
     """
-    for name, t in tensors.items():
-        argument = names[int(name)] if name.isdecimal() and int(name) < len(names) else name
-        if name not in fixed and t.dtype != torch.bool and not _MASK.search(argument):
-            return name
-    return next(iter(tensors), "")
+    candidates = [
+        name
+        for name, t in tensors.items()
+        if name not in fixed and t.dtype != torch.bool and not _MASK.search(_argument(name, names))
+    ]
+    values = (name for name in candidates if not is_tokens(tensors[name]))
+    return next(values, next(iter(candidates or tensors), ""))
+
+
+def _argument(name: str, names: Sequence[str]) -> str:
+    """What the model calls an argument that was given by position."""
+    return names[int(name)] if name.isdecimal() and int(name) < len(names) else name
 
 
 def is_tokens(t: Tensor | None) -> bool:
     """Whether embeddings of an input are explained in its place: ids are, bytes are values."""
-    return t is None or not (t.is_floating_point() or t.is_complex() or t.dtype == torch.uint8)
+    return t is None or t.dtype in (torch.int64, torch.int32, torch.bool)
+
+
+def is_bytes(t: Tensor | None) -> bool:
+    """Whether an input holds values as small whole numbers, which the model makes floats of."""
+    return not (is_tokens(t) or t.is_floating_point() or t.is_complex())  # type: ignore[union-attr]
 
 
 def lift(recording: Recording, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -55,6 +68,8 @@ def lift(recording: Recording, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
     def change(place: str, x: Tensor) -> Tensor:
         x = x.clone() if x.is_inference() else x
+        if not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
+            recording.whole_numbers[x.data_ptr()] = input_name(place)
         if not recording.grad or not (x.is_floating_point() or x.is_complex()):
             return x
         copy = x.detach().requires_grad_().clone()

@@ -192,8 +192,8 @@ def _visit_inputs(recording: Recording, path: str, call: int, args: Any, kwargs:
     main = _first_float(places)
     if path == "" and recording.explained in places:
         main = recording.explained
-    if path == "" and recording.tokens:
-        main = None  # its input is what the embeddings return
+    if path == "" and (recording.tokens or recording.bytes):
+        main = None  # its input is what the embeddings return, or the first floats
 
     def look(place: str, x: Tensor) -> Tensor:
         name = _input_name(place, args)

@@ -69,6 +69,8 @@ class Recording:
         self.seen: set[Site] = set()
         self.explained = ""  # the name of the input that is explained
         self.tokens = False  # gradients start at embeddings, not at float inputs
+        self.bytes = False  # ... or where the model makes floats of bytes
+        self.whole_numbers: dict[int, str] = {}  # inputs of whole numbers by their memory
         self.thread = get_ident()
         self.inside = requests.inside
         self.keeps_calls = "call" in requests.watched.values()
@@ -173,7 +175,7 @@ class Recording:
     @property
     def embeds(self) -> bool:
         """Whether the output of embeddings is wanted as the input."""
-        return self.tokens and self.requests.enters("")
+        return (self.tokens or self.bytes) and self.requests.enters("")
 
     def _edit(self, edit: Any, x: Tensor, site: Site) -> Tensor:
         before = {x.grad_fn} if x.grad_fn is not None else set()

@@ -1,5 +1,5 @@
 """Many maps from few passes: batches, plan, runner, the calls of users."""
 
-from .batch import Batch, chunks
+from .batch import Batch, chunks, inputs
 from .functional import about_model, ledger, maps, maps_and_output, patch, plan, trace
 from .runner import Runner

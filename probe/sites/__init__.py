@@ -2,6 +2,6 @@
 
 from .adapter import Adapter, adapt, adapter
 from .resolve import resolve
-from .site import HEAD_PORTS, Pattern, Site, no_match, parse
+from .site import HEAD_PORTS, Pattern, Site, no_match, parse, part_of_model
 from .structure import attention, blocks, expand, first_norm, layers, prefix_tokens, without_map
 from .tokenizer import BpeTokenizer, Tokenizer, checked_ids, tokenizer_of, unreadable

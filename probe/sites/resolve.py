@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from .adapter import Adapter
-from .site import Pattern, Site, no_match, parse
+from .site import Pattern, Site, no_match, parse, part_of_model
 
 
 def resolve(
@@ -24,6 +24,8 @@ def resolve(
     pattern = parse(address)
     if pattern == parse("input"):
         return [Pattern("", "in", 0)]
+    if pattern.path not in modules:
+        pattern = part_of_model(pattern)
     if pattern.path not in modules and pattern.concrete:
         words = _word(str(address), adapter)
         if words:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from ..errors import SiteError, near
@@ -40,8 +40,9 @@ class Site:
         if self.index is not None:
             head = self.port in HEAD_PORTS
             text = f"{self.path}:{self.port}" + (f".{self.index}" if head else f"[{self.index}]")
-        elif self.path == "" and self.port in ("in", "out"):
-            text = "input" if self.port == "in" else "output"
+        elif self.path == "" and self.port.partition(".")[0] in ("in", "out"):
+            word, dot, part = self.port.partition(".")
+            text = f"{word}put{dot}{part}"
         else:
             text = self.path if self.port == "out" else f"{self.path}:{self.port}"
         return text + (f"@{self.call}" if self.call else "")
@@ -107,6 +108,14 @@ def _parse(address: str) -> Pattern:
         port, index = name, int(tail)
     call = None if match["call"] is None else int(match["call"])
     return Pattern(path, port, call, index)
+
+
+def part_of_model(pattern: Pattern) -> Pattern:
+    """`input.mask` as one of the model's inputs, where no module has such a path."""
+    word, dot, part = pattern.path.partition(".")
+    if word not in ("input", "output") or not dot or pattern.port != "out":
+        return pattern
+    return replace(pattern, path="", port=f"{word.removesuffix('put')}.{part}")
 
 
 def _means(pattern: str, name: str) -> bool:

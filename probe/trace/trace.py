@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import SiteError
-from ..sites import Pattern, Site, no_match, parse
+from ..sites import Pattern, Site, no_match, parse, part_of_model
 from .module_call import ModuleCall
 from .value import Hole, Value
 
@@ -59,6 +59,8 @@ class Trace(Mapping[Site, Value]):
     def _read(self, address: str | Site | Pattern) -> Pattern:
         """An address as a pattern; a module's second name stands for its first."""
         pattern = parse(address)
+        if not any(site.path == pattern.path for site in self.values_by_site):
+            pattern = part_of_model(pattern)
         if pattern.path not in self.aliases:
             return pattern
         return replace(pattern, path=self.aliases[pattern.path])
