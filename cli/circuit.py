@@ -34,8 +34,8 @@ def circuit(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A name that `limelight models` lists, timm:NAME, torchvision:NAME, or "
-            "module:function for anything that returns a torch.nn.Module.",
+            help="A name that `limelight models` lists, timm:NAME, torchvision:NAME, hf:NAME or "
+            "hf:FOLDER, or module:function for anything that returns a torch.nn.Module.",
         ),
     ] = "induction_2l",
     task: Annotated[
@@ -186,6 +186,8 @@ def weights_of(model: str, weights: str | None) -> str | None:
     """The weights asked for; else those that the model's name means, its only ones, imagenet."""
     from ..models import list_models
 
+    if ":" in model:  # another library's
+        return weights
     card = next((c for c in list_models(model) if c.name == model), None)
     if weights is not None or card is None:
         return weights

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .options import Device, Methods, Model, Settings, Sites, Targets, Weights
+from .options import (
+    Device,
+    Interpolation,
+    Labels,
+    Mean,
+    Methods,
+    Model,
+    Resize,
+    Settings,
+    Sites,
+    Size,
+    Std,
+    Targets,
+    Weights,
+)
 from .terminal import PARTLY, console_for, new_table, progress, say
 
 if TYPE_CHECKING:
@@ -19,7 +33,8 @@ if TYPE_CHECKING:
 EPILOG = (
     "\b\nExamples:\n  limelight explain efficientnet_lite0 dog.jpg -o dog.html\n"
     '  limelight explain resnet50 "photos/*.jpg" -m normgrad:scaling -m smoothgrad,n=32 \\\n'
-    '    --site "layer?" --target top:3 --target "margin:daisy,bee" --combine product'
+    '    --site "layer?" --target top:3 --target "margin:daisy,bee" --combine product\n'
+    "  limelight explain mine:net x.png --size 32 --mean 0.5 --std 0.5 --labels names.txt"
 )
 _EACH_UP_TO = 20  # pictures with all five guesses on the terminal; beyond, the best one each
 
@@ -34,6 +49,12 @@ def explain(
     target: Targets = None,
     weights: Weights = None,
     settings: Settings = None,
+    labels: Labels = None,
+    size: Size = None,
+    resize: Resize = None,
+    interpolation: Interpolation = None,
+    mean: Mean = None,
+    std: Std = None,
     combine: Annotated[
         str | None,
         typer.Option(metavar="product|sum", help="Also one map per method over all its sites."),
@@ -50,11 +71,12 @@ def explain(
     ] = None,
 ) -> int:
     """Show what a model looks at in images, on one HTML page."""
+    from ..models.inputs import class_names
     from ..probe.attribution.options import convert
     from ..probe.attribution.registry import use
     from ..probe.targets.parse import target_in
     from ..reports.explanation import explain as run
-    from .inputs import hyper, model_of, pictures, writable
+    from .inputs import hyper, model_of, pictures, preparing, writable
 
     writable(out, "-o", (".html", ".htm"))
     if maps is not None:
@@ -63,12 +85,14 @@ def explain(
     how = combine and convert("explain", "--combine", combine, Literal["product", "sum"])
     what = [target_in(t) for t in target or ("top",)]
     bound = [use(m) for m in method or ("gradcam", "normgrad")]
-    size = int(batch) if batch.isdecimal() else batch
+    many = int(batch) if batch.isdecimal() else batch
+    names = labels if labels is None else class_names(labels)
+    prepare = preparing(size, resize, interpolation, mean, std)
     files = pictures(image)
     with progress(f"loading {model}") as tell:
         net = model_of(model, weights, hyper(settings), device)
-        options: dict[str, Any] = {"combine": how, "batch": size, "seed": seed, "progress": tell}
-        options["ledger"] = ledger
+        options: dict[str, Any] = {"combine": how, "batch": many, "seed": seed, "progress": tell}
+        options |= {"ledger": ledger, "labels": names, **prepare}
         explanation = run(net, files, bound, sites=site, target=what, **options)
         written = [explanation.save(out)]
         if maps is not None:

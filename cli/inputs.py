@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..models import load
-from ..models.inputs import images
+from ..models.inputs import PreprocessingOptions, images
 from ..models.registry import usual_weights
 from ..probe.errors import ImageError, OptionError
 from ..probe.targets import value_in
@@ -59,6 +60,32 @@ def hyper(settings: Sequence[str] | None) -> dict[str, object]:
             raise OptionError(f"--set {name} is no hyper-parameter: see --weights and --device")
         values[name] = value_in(text)
     return values
+
+
+def preparing(
+    size: str | None,
+    resize: str | None,
+    interpolation: str | None,
+    mean: str | None,
+    std: str | None,
+) -> dict[str, Any]:
+    """The options of preprocessing that were given, as Python takes them. Raises OptionError."""
+    texts = {"size": size, "resize": resize, "mean": mean, "std": std}
+    values: Any = {name: _numbers(name, text) for name, text in texts.items() if text is not None}
+    return PreprocessingOptions(**values, interpolation=interpolation).said
+
+
+def _numbers(name: str, text: str) -> float | list[float]:
+    """`32`, `32x48`, `0.5`, `0.5,0.4,0.3`."""
+    whole = name in ("size", "resize")
+    try:
+        parts = [float(part) for part in text.replace("x", "," if whole else "x").split(",")]
+    except ValueError:
+        example = "32 or 32x48" if whole else "0.5 or 0.5,0.4,0.3"
+        raise OptionError(f"--{name} {text!r} is no number: write {example}") from None
+    if whole and all(part.is_integer() for part in parts):
+        parts = [int(part) for part in parts]
+    return parts[0] if len(parts) == 1 else parts
 
 
 def model_of(

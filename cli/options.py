@@ -11,8 +11,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A name that `limelight models` lists, timm:NAME, torchvision:NAME, or "
-        "module:function for anything that returns a torch.nn.Module.",
+        help="A name that `limelight models` lists, timm:NAME, torchvision:NAME, hf:NAME or "
+        "hf:FOLDER, or module:function for anything that returns a torch.nn.Module.",
     ),
 ]
 Settings = Annotated[
@@ -59,6 +59,40 @@ Weights = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="[default: cuda where there is one, else cpu]")]
+
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="Class names: a file with a name a line, or JSON. [default: the model's own]",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="SIDE|HxW",
+        help="The model's input in pixels. [default: what the model tells, or by trial]",
+    ),
+]
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        "--resize",
+        metavar="SIDE|HxW",
+        help="The photo's short side before the crop, or height and width to stretch it to.",
+    ),
+]
+Interpolation = Annotated[
+    str | None, typer.Option(metavar="NAME", help="bilinear, bicubic, lanczos, nearest, ...")
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(metavar="X[,X,X]", help="Mean of the pixels on the scale 0..1, for all channels "
+                 "or one each. [default: what the model tells, or ImageNet's]"),
+]  # fmt: skip
+Std = Annotated[str | None, typer.Option(metavar="X[,X,X]", help="Their standard deviation.")]
 
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Root = Annotated[

@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Device, Folder, Methods, Root, Settings, Sites, Targets, Weights
+from .options import (
+    Device,
+    Folder,
+    Interpolation,
+    Labels,
+    Mean,
+    Methods,
+    Resize,
+    Root,
+    Settings,
+    Sites,
+    Size,
+    Std,
+    Targets,
+    Weights,
+)
 from .terminal import PARTLY, console_for, new_table, progress, say
 
 if TYPE_CHECKING:
@@ -53,6 +68,12 @@ def run(
     target: Targets = None,
     weights: Weights = None,
     settings: Settings = None,
+    labels: Labels = None,
+    size: Size = None,
+    resize: Resize = None,
+    interpolation: Interpolation = None,
+    mean: Mean = None,
+    std: Std = None,
     root: Root = None,
     shard: Annotated[int | None, typer.Option(help="Samples in a part. [default: 32]")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
@@ -72,15 +93,17 @@ def run(
 
     Targets may also be least, and label, the class that each sample carries. The keys of a plan
     are these options by their Python names: model, weights, data, root, methods, sites, target,
-    shard, seed, limit, device, dtype, batch, workers, engine, address, and a table hyper.
+    shard, seed, limit, labels, size, resize, interpolation, mean, std, device, dtype, batch,
+    workers, engine, address, and a table hyper.
     """
-    from .inputs import hyper
+    from .inputs import hyper, preparing
 
     finished = _compute(what, out, {
         "data": data, "methods": method, "sites": site, "target": target, "weights": weights,
         "hyper": hyper(settings), "root": root, "shard": shard, "limit": limit, "seed": seed,
         "device": device, "dtype": dtype, "batch": batch, "workers": workers, "engine": engine,
-        "address": address,
+        "address": address, "labels": labels,
+        **preparing(size, resize, interpolation, mean, std),
     })  # fmt: skip
     failed = list(print_run(finished))
     for text in failed:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..probe.errors import LimelightError, ModelError
+from ..probe.errors import ImageError, LimelightError, ModelError
 from .options import Model, Settings
 from .terminal import console_for, new_table, say
 
@@ -36,13 +36,16 @@ def sites(
 
     Axes and shapes are those of one zero image of the model's size.
     """
-    from ..models.inputs import preprocessing_of
+    from ..models.inputs import fitted, preprocessing_of
     from ..probe.probe import Probe
     from ..probe.sites.site import parse
     from .inputs import hyper, model_of
 
     net = model_of(model, "none", hyper(settings))
-    preprocessing = preprocessing_of(net)
+    try:
+        preprocessing = fitted(net)
+    except ImageError:
+        preprocessing = preprocessing_of(net)  # the run below says what the model does not take
     with Probe(net, grad=False) as probe:
         _watch(probe, pattern, ops)
         _run_zero(probe, model, (1, len(preprocessing.mean), *preprocessing.size))

@@ -19,6 +19,7 @@ from torch import Generator, Tensor, nn
 from ..probe.attribution import pass_method
 from ..probe.capture import guarded
 from ..probe.errors import MethodError, OptionError, near
+from ..probe.sites import is_script, sealed
 from .gradients import Baseline, reference
 from .perturbation import want_pictures
 
@@ -164,6 +165,8 @@ def captum(
     if min(n, cells, window, stride, batch) < 1 or stride > window:
         raise OptionError(f"captum counts from 1 and takes stride <= window, not {settings}")
     want_pictures("captum", x)
+    if chosen.hooks and any(is_script(part) for part in runner.model.modules()):
+        raise sealed(f"captum's {chosen.name}")
     rows = []
     for i, generator in enumerate(runner.generators(x)):
         scored = Scores(runner.model, target.take([i]))

@@ -34,7 +34,18 @@ from .capture import (
 from .errors import ProbeError
 from .regimes import Regime, backward_of
 from .relevance import Ledger
-from .sites import Adapter, Pattern, Site, parse, resolve
+from .sites import (
+    Adapter,
+    Address,
+    AddressLike,
+    Pattern,
+    addresses,
+    hookable,
+    is_script,
+    parse,
+    resolve,
+    sealed,
+)
 from .targets import Target, by_name, targets
 from .trace import Edit, Trace, Value, exchange
 
@@ -82,7 +93,7 @@ class Probe:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ProbeError(f"a probe needs a torch.nn.Module, not {type(model).__name__}")
-        self.model, self.evaluate = model, evaluate
+        self.model, self.evaluate = hookable(model), evaluate
         self.options = ForwardOptions(grad, relevance or ledger, ledger, whole, explained)
         self._adapter, self._axes = adapter, axes
         self.requests = Requests()
@@ -179,8 +190,8 @@ class Probe:
             self._last.trace.output = exchange(self._last.trace.output, lambda _, x: x.detach())
             self._last.tape.drop()
 
-    def watch(self, *addresses: str | Site | Pattern, keep: Keep = "device") -> Probe:
-        """Ask for sites; wildcards and the words `hidden`, `last`, `heads`, `input` are allowed.
+    def watch(self, *addresses: Address, keep: Keep = "device") -> Probe:
+        """Ask for sites: addresses with wildcards, `hidden`, `last`, `heads`, `input`, modules.
 
         keep="cpu" moves captured values off the device; keep="call" holds whole calls of modules,
         arguments and all that they return, in `trace.calls`. Raises SiteError when nothing matches.
@@ -188,7 +199,7 @@ class Probe:
         self.requests.watch([p for a in addresses for p in self.resolve(a)], keep)
         return self
 
-    def edit(self, edits: Mapping[str | Site, Edit]) -> Probe:
+    def edit(self, edits: Mapping[AddressLike, Edit]) -> Probe:
         """Change values as they pass: `{"blocks.3.attn:heads.6": zero}`; later edits on top."""
         for address, edit in edits.items():
             for pattern in self.resolve(address):
@@ -221,8 +232,8 @@ class Probe:
     def _replay_in(self, modules: ModelModules) -> Replay | None:
         return None if self._replayed is None else Replay.of(*self._replayed, modules)
 
-    def resolve(self, address: str | Site | Pattern) -> list[Pattern]:
-        """The patterns an address or a word means in this model. Raises SiteError."""
+    def resolve(self, address: Address) -> list[Pattern]:
+        """The patterns an address, a word or a module means in this model. Raises SiteError."""
         modules = self.capture.modules
         return resolve(address, modules.by_path, modules.first, lambda: modules.adapter)
 
@@ -279,7 +290,7 @@ class Probe:
         target: Target | Callable[[Any], Tensor] | int | str,
         *,
         regime: Regime = "plain",
-        sites: Sequence[str | Site] = EVERYWHERE,
+        sites: Sequence[Address] = EVERYWHERE,
         retain: bool = True,
     ) -> Trace:
         """Take the gradient of a target at the watched sites; it is then `trace[site].grad`."""
@@ -290,9 +301,13 @@ class Probe:
         self.differentiate(chosen, values, _keep_gradient, regime=regime, retain=retain)
         return self.trace
 
-    def values(self, sites: Sequence[str | Site | Pattern] = EVERYWHERE) -> list[Value]:
+    def values(self, sites: Sequence[Address] = EVERYWHERE) -> list[Value]:
         """The captured values that can have a gradient of their own, in execution order."""
-        patterns = [p for s in sites for p in ([parse(s)] if s in EVERYWHERE else self.resolve(s))]
+        patterns = [
+            p
+            for s in addresses(sites)
+            for p in ([parse(s)] if s in EVERYWHERE else self.resolve(s))
+        ]
         trace = self.trace
         return [
             v
@@ -311,11 +326,10 @@ class Probe:
     ) -> Tensor:
         """One backward; `receive(value, grad)` gets each gradient as it arrives. Returns scores."""
         recording = self._ran()
+        if regime != "plain" and is_script(self.model):
+            raise sealed(f"the backward {getattr(regime, 'name', regime)!r}")
         if not recording.grad or not recording.tape.roots:
-            raise ProbeError(
-                "there is no graph to differentiate: probe with grad=True, inside the `with`, and "
-                "ask for a target that depends on the input"
-            )
+            raise _no_graph(recording)
         backward = backward_of(regime)
         with inference_mode(False), enable_grad():
             score = target(recording.trace.output)
@@ -347,6 +361,20 @@ class Probe:
         from .attribution.site_maps import probe_maps
 
         return probe_maps(self, methods, target, sites, retain=retain)
+
+
+def _no_graph(recording: Recording) -> ProbeError:
+    """The error for a forward that left nothing to differentiate."""
+    quantised = [str(hole) for hole in recording.trace.holes if "quantised" in hole.node]
+    if quantised:
+        return ProbeError(
+            f"there is no graph to differentiate: {', '.join(quantised)}; load the float model, or "
+            "use occlusion or rise, which run it forwards only"
+        )
+    return ProbeError(
+        "there is no graph to differentiate: probe with grad=True, inside the `with`, and ask for "
+        "a target that depends on the input"
+    )
 
 
 def _keep_gradient(value: Value, grad: Tensor) -> None:

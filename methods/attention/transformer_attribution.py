@@ -15,6 +15,7 @@ from ...probe.axes import find_grid
 from ...probe.errors import MethodError
 from ...probe.probe import Probe
 from ...probe.relevance import preset, ratio
+from ...probe.sites import is_script, sealed
 from ...probe.trace import Value, first_tensor
 
 PORTS = ("map", "heads", "v")
@@ -52,6 +53,8 @@ def attending(
     with runner.probe(grad=gradients, relevance=relevance) as probe:
         paths = probe.adapter.heads
         if not paths:
+            if is_script(probe.model):
+                raise sealed("attention")
             raise MethodError(
                 "attention was to be explained, but this model has no attention that the probe "
                 "knows; watch a module's 'map' port, or use a method for layers"

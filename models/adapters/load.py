@@ -1,4 +1,4 @@
-"""Models that are not ours, by name: of timm, of torchvision, or from any importable function."""
+"""Models that are not ours, by name: of timm, torchvision, Hugging Face, any function."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from torch import nn
 from ...probe.errors import ModelError, near
 from ..card import Card
 from ..weights import choose, fit
+from .hub import from_hub
 
 
 def load_foreign(spec: str, weights: str | None, hyper: Mapping[str, object]) -> nn.Module:
-    """A model from timm, torchvision or any importable function; a weights file must fit it."""
+    """A model of timm, torchvision, Hugging Face or any function; a weights file must fit it."""
     source, _, name = spec.partition(":")
-    libraries = {"timm": _timm, "torchvision": _torchvision}
+    libraries = {"timm": _timm, "torchvision": _torchvision, "hf": _huggingface}
     published = source in libraries and weights in (None, "imagenet")
     make = libraries[source](name, published) if source in libraries else _import(source, name)
     try:
         net = make if isinstance(make, nn.Module) else make(**hyper)
+    except ModelError:
+        raise
     except Exception as error:
         reason = _one_line(f"{type(error).__name__}: {error}")
         raise ModelError(f"model {spec!r} could not be built ({reason})") from error
@@ -50,6 +53,11 @@ def _torchvision(name: str, published: bool) -> Callable[..., Any]:
     if name not in names:
         raise ModelError(f"torchvision has no model {name!r}{near(name, names)}")
     return partial(library.get_model, name, weights="DEFAULT" if published else None)
+
+
+def _huggingface(name: str, published: bool) -> Callable[..., Any]:
+    library = _library("transformers")
+    return lambda **hyper: from_hub(library, name, published=published, hyper=hyper)
 
 
 def _library(name: str) -> ModuleType:

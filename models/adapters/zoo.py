@@ -7,12 +7,14 @@ from torch import nn
 from ...probe.sites import Adapter, adapter, expand, first_norm
 from ..card import Card
 from ..inputs import labels
+from . import declared as adapter_declared
 from . import huggingface as adapter_huggingface
 from . import timm as adapter_timm
 from . import torchvision as adapter_torchvision
 from . import transformerlens as adapter_transformerlens
 
 __all__ = [
+    "adapter_declared",
     "adapter_huggingface",
     "adapter_timm",
     "adapter_torchvision",

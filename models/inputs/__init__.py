@@ -1,6 +1,9 @@
 """Photos and labels: read, and prepared as the model wants them."""
 
+from .drawing import drawn, inputs_of
 from .images import SUFFIXES, Picture, images, read
-from .labels import class_index, imagenet_names, labels
-from .prepare import Box, PreparedPhoto, input_for, prepare, preprocess
-from .preprocessing import Preprocessing, preprocessing_of
+from .labels import Labels, class_index, class_names, imagenet_names, labels
+from .options import Numbers, PreprocessingOptions, Sides, fitted
+from .prepare import Box, PreparedPhoto, prepare, preprocess
+from .preprocessing import Preprocessing, Transform, preprocessing_of, transform_name
+from .trial import input_for

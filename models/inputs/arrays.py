@@ -75,6 +75,6 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
     if not (low >= -SLACK and high <= 1 + SLACK):
         raise ImageError(
             f"floats from {low:g} to {high:g} are no picture: give 0..1, and pass what is already "
-            "normalised to the model itself"
+            "normalised to the model itself, as inputs= of limelight.explain"
         )
     return np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)

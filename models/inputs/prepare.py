@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +11,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...probe.errors import ImageError
+from .drawing import drawn
 from .images import Picture, read
-from .preprocessing import Preprocessing, preprocessing_of
+from .options import Numbers, PreprocessingOptions, Sides, fitted
+from .preprocessing import INTERPOLATIONS, Preprocessing, Transform
+from .trial import input_for
 
 LONGEST = 100  # sides in proportion; beyond, the resized strip would fill the memory
-FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
+FILTERS = {name: getattr(Image.Resampling, name.upper()) for name in INTERPOLATIONS}
 
 Box = tuple[float, float, float, float]
 
@@ -43,33 +41,54 @@ class PreparedPhoto:
     """One photo as a model takes it.
 
     tensor   the input `c y x`: float32, on the CPU
-    crop     what the model sees, 8 bits a channel
-    box      where the crop lies: left, top, right, bottom in pixels of the upright photo
+    crop     what the model sees, 8 bits a channel; drawn from the tensor where a transform made it
+    box      where the crop lies: left, top, right, bottom in pixels of the upright photo; empty
+             where a transform does not tell
     """
 
     tensor: Tensor
     crop: Image.Image
-    box: Box
+    box: Box | tuple[()]
 
 
-def preprocess(model: nn.Module, images: Picture | Iterable[Picture]) -> Tensor:
+def preprocess(
+    model: nn.Module,
+    images: Picture | Iterable[Picture],
+    *,
+    size: Sides | None = None,
+    resize: Sides | None = None,
+    interpolation: str | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    transform: Transform | None = None,
+) -> Tensor:
     """One photo or several as the model's input `b c y x`, on its device and in its dtype.
 
-    The short side is resized, the centre cropped, the pixels normalised as the model's card, its
-    timm or its Hugging Face configuration says. Raises ImageError.
+    The short side is resized, the centre cropped, the pixels normalised as the options say; else
+    as the model's card, its timm or its Hugging Face configuration does; else channels and size
+    are found by trial and ImageNet's mean and std are assumed. `transform` makes the input of a
+    photo instead. Raises ImageError, OptionError.
     """
-    preprocessing = preprocessing_of(model)
-    photos = [prepare(preprocessing, read(source)).tensor for source in _each(images)]
+    asked = PreprocessingOptions(size, resize, interpolation, mean, std, transform)
+    photos = [read(source) for source in _each(images)]
     if not photos:
         raise ImageError("no pictures were given: pass at least one")
-    return input_for(model, torch.stack(photos))
+    preprocessing = fitted(model, asked)
+    tensors = [prepare(preprocessing, photo).tensor for photo in photos]
+    if len({tensor.shape for tensor in tensors}) > 1:
+        shapes = " and ".join(sorted({_shape(tensor) for tensor in tensors}))
+        raise ImageError(f"the transform makes inputs of {shapes}: let it resize and crop to one")
+    return input_for(model, torch.stack(tensors))
 
 
 def prepare(preprocessing: Preprocessing, photo: Image.Image) -> PreparedPhoto:
-    """One upright RGB photo resized, cropped and normalised, each once.
+    """One upright RGB photo resized, cropped and normalised, each once; or transformed.
 
-    Raises ImageError for a mere strip.
+    Raises ImageError for a mere strip, and for a transform that makes no input.
     """
+    if preprocessing.transform is not None:
+        tensor = _transformed(preprocessing.transform, photo)
+        return PreparedPhoto(tensor, drawn(tensor, preprocessing.mean, preprocessing.std), ())
     place = geometry(preprocessing, photo.size)
     left, top = place.corner
     rows, columns = preprocessing.size
@@ -78,19 +97,39 @@ def prepare(preprocessing: Preprocessing, photo: Image.Image) -> PreparedPhoto:
     return PreparedPhoto(_normalised(crop, preprocessing), crop, place.box)
 
 
-def input_for(model: nn.Module, x: Tensor) -> Tensor:
-    """A batch on the model's device, floats in its precision."""
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if weight is None:
-        return x
-    return x.to(weight) if x.is_floating_point() else x.to(weight.device)
+def _transformed(transform: Transform, photo: Image.Image) -> Tensor:
+    """What a transform, or a Hugging Face processor, makes of a photo: `c y x`."""
+    try:
+        made = transform(photo)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ImageError(
+            f"the transform fails on a picture of {photo.width} x {photo.height} ({reason}): it is "
+            "given a PIL image in RGB"
+        ) from error
+    if isinstance(made, Mapping) and "pixel_values" in made:
+        made = made["pixel_values"]
+    if isinstance(made, list) and len(made) == 1:
+        made = made[0]
+    made = torch.as_tensor(made) if isinstance(made, np.ndarray) else made
+    if isinstance(made, Tensor) and made.ndim == 4 and len(made) == 1:
+        made = made[0]
+    if not isinstance(made, Tensor) or made.ndim != 3:
+        given = _shape(made) if isinstance(made, Tensor) else f"a {type(made).__name__}"
+        raise ImageError(f"the transform makes {given} of a photo: let it return a tensor c y x")
+    return made.detach().cpu()
+
+
+def _shape(x: Tensor) -> str:
+    return " x ".join(map(str, x.shape))
 
 
 def geometry(preprocessing: Preprocessing, size: tuple[int, int]) -> Geometry:
     """Resize and crop for a photo of (width, height); raises ImageError for a mere strip.
 
     Short side to `resize`, long side to int(resize x long / short), crop at
-    round((side - crop) / 2). For an oblong input the photo is resized to cover it.
+    round((side - crop) / 2). For an oblong input the photo is resized to cover it; a `resize` of
+    height and width stretches it to just that.
     """
     width, height = size
     if max(size) > LONGEST * min(size):
@@ -107,6 +146,8 @@ def geometry(preprocessing: Preprocessing, size: tuple[int, int]) -> Geometry:
 def _resized(preprocessing: Preprocessing, width: int, height: int) -> tuple[int, int]:
     crop_h, crop_w = preprocessing.size
     resize = preprocessing.resize
+    if isinstance(resize, tuple):
+        return resize[1], resize[0]
     if crop_h == crop_w:
         short = min(width, height)
         return int(resize * width / short), int(resize * height / short)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..sites import Site
 from ..targets import Target
@@ -86,8 +86,9 @@ MethodLike: TypeAlias = MethodName | MethodSpec
 
 Methods: TypeAlias = MethodLike | Iterable[MethodLike]
 
-Sites: TypeAlias = str | Site | Sequence[str | Site] | None
-"""Where to read: addresses with wildcards, `hidden`, `last`, `heads`, `input`; None: as usual."""
+Sites: TypeAlias = str | Site | nn.Module | Sequence[str | Site | nn.Module] | None
+"""Where to read: addresses with wildcards, `hidden`, `last`, `heads`, `input`, modules of the
+model; None: as usual."""
 
 TargetLike: TypeAlias = Target | int | str | Callable[[Any], Tensor]
 """What is explained: `limelight.top()`, a class by number or name, a function of the output."""

@@ -8,11 +8,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from ..axes import Layout
-from ..sites import Adapter, Pattern, Site
+from ..sites import Adapter, Address, Pattern
 from ..targets import Target
 from ..trace import Trace, Value
-
-Address = str | Site | Pattern
 
 
 class Forward(Protocol):

@@ -13,7 +13,7 @@ from ...kernels.map_statistics import Rows, reduced
 from ..axes import find_grid
 from ..errors import MethodError, SiteError
 from ..results import About, SaliencyMap
-from ..sites import Pattern, Site, parse
+from ..sites import Address, Pattern, Site, addresses, is_script, sealed
 from ..trace import leaves
 from .forward import Forward
 from .registry import BoundMethod
@@ -116,9 +116,11 @@ def _placed(heads: Heads, probe: Forward) -> Heads:
     return replace(heads, grid=sides, prefix=grid.prefix, patch=patch, stride=stride)
 
 
-def watched(probe: Forward, asked: Sequence[str | Site | Pattern]) -> list[Pattern]:
+def watched(probe: Forward, asked: Sequence[Address]) -> list[Pattern]:
     """Watch the maps of heads (and their gates) at what is asked; the patterns of the maps."""
     if "heads" in asked and not probe.adapter.heads:
+        if is_script(probe.modules[""]):
+            raise sealed("attention")
         raise MethodError(
             "attention was to be measured, but this model has no attention that the probe knows; "
             "name a module that holds some, as in sites='blocks.*.attn'"
@@ -167,8 +169,7 @@ def measured(
     return values_by_sample
 
 
-def asked_sites(bound_sites: Any, sites: Any) -> list[Any]:
+def asked_sites(bound_sites: Any, sites: Any) -> list[Address]:
     """Where attention is read: the method's own sites, the call's, else all heads."""
     listed = bound_sites or sites or "heads"
-    every = [listed] if isinstance(listed, (str, Site)) else list(listed)
-    return ["heads" if parse(one) == parse("hidden") else one for one in every]
+    return ["heads" if str(one) == "hidden" else one for one in addresses(listed)]

@@ -17,7 +17,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
+from torch import nn
+
 from ..errors import MethodError, OptionError
+from ..sites import Site
 from .named import Bound, Named, Registry, listed
 from .options import positional
 
@@ -51,7 +54,7 @@ class BoundMethod(Bound[Method]):
     sites  where it reads, whatever the call around it says; None to follow the call
     """
 
-    sites: str | tuple[str, ...] | None = None
+    sites: str | Site | nn.Module | tuple[str | Site | nn.Module, ...] | None = None
 
     @property
     def method(self) -> Method:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..axes import Layout
 from ..errors import MethodError, SiteError
 from ..results import About, Maps, SaliencyMap
-from ..sites import Pattern, Site, parse
+from ..sites import Pattern, Site, addresses, parse
 from ..targets import Target, by_name, targets, top
 from ..trace import Value
 from .forward import Forward
@@ -254,8 +254,7 @@ def probe_maps(probe: Forward, methods: Any, target: Any, sites: Any, *, retain:
 
 
 def _patterns(probe: Forward, sites: Any) -> list[Pattern]:
-    listed = [sites] if isinstance(sites, (str, Site, Pattern)) else sites
-    return [p for address in listed for p in probe.resolve(address)]
+    return [p for address in addresses(sites) for p in probe.resolve(address)]
 
 
 def _mappable(probe: Forward, value: Value) -> bool:

@@ -118,6 +118,7 @@ class Tape:
         receives zeros. Raises ProbeError where no gradient can come.
         """
         _check(score)
+        self._check_gradients(score)
         waiting = {id(v): v for v in values}
 
         def arrive(value: Value, grad: Tensor | None) -> None:
@@ -128,6 +129,21 @@ class Tape:
             self._flow(score, _by_node(values), arrive, regime, hooks, retain)
         for value in waiting.values():
             receive(value, torch.zeros_like(value.act))
+
+    def _check_gradients(self, score: Tensor) -> None:
+        """Raise ProbeError for an op on the way that has no gradient, and would pass on zeros."""
+        dead = {n for n in self.order() if n.name().endswith("NotImplemented")}
+        todo, seen = [score.grad_fn] if dead else [], set[Node]()
+        while todo:
+            node = todo.pop()
+            if node in dead:
+                raise ProbeError(
+                    f"{self.claimed.get(node, 'an unseen op')} has no gradient, as quantised ops "
+                    "have none: load the float model, or use occlusion or rise"
+                )
+            if node is not None and node not in seen:
+                seen.add(node)
+                todo += [n for n, _ in node.next_functions]
 
     def _flow(
         self,

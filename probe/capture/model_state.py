@@ -89,7 +89,7 @@ def prepare(
         _refuse_inference(model)
         _freeze(model, undo)
     for module in modules:
-        if evaluate and module.training:
+        if evaluate and getattr(module, "training", False):  # a frozen script has no mode
             undo.note(setattr, module, "training", True)
             module.training = False
         state = vars(module)

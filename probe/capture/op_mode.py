@@ -107,6 +107,8 @@ class OpMode(TorchFunctionMode):
             results = tensors(out if out is not None else args[:1])
             nodes = tape.claim(results, before, place)
             tape.record(op.name, place, nodes, rectifying, self._with_result(call, results))
+            if before and any(x.is_quantized for x in results):
+                self._hole(f"{op.name}, a quantised op without a gradient,")
             return out
         twin = lost.clone()
         tape.claim([twin], before, place)

@@ -31,7 +31,7 @@ from ..errors import LimelightError, MethodError, OptionError
 from ..probe import Probe
 from ..relevance import Ledger, Preset
 from ..results import About, Maps, SaliencyMap
-from ..sites import Adapter, Site, adapt
+from ..sites import Adapter, AddressLike, adapt, addresses, is_script
 from ..targets import Target, by_name, targets, top
 from ..trace import Edit, Trace, first_tensor
 from .batch import Batch, chunks
@@ -96,9 +96,13 @@ def maps_and_output(
     seed: int = 0,
     about: About | None = None,
     axes: Axes = None,
+    labels: Sequence[str] | None = None,
 ) -> tuple[Maps, Tensor]:
-    """As `maps`, and the model's main output, detached."""
-    whole, bounds, wanted, adapter = _prepare(model, x, methods, target, axes)
+    """As `maps`, and the model's main output, detached.
+
+    labels  class names in place of those that the model tells
+    """
+    whole, bounds, wanted, adapter = _prepare(model, x, methods, target, axes, labels)
     if batch != "auto" or len(whole) > MANY or any(b.method.kind in ALONE for b in bounds):
         whole = settled(model, whole)
     names = [str(i) for i in range(len(whole))] if samples is None else list(samples)
@@ -147,7 +151,7 @@ def trace(
     sites: Sites = "hidden",
     *,
     target: Targets = None,
-    edits: Mapping[str | Site, Edit] | None = None,
+    edits: Mapping[AddressLike, Edit] | None = None,
     keep: Keep = "device",
     axes: Axes = None,
 ) -> Trace:
@@ -157,8 +161,8 @@ def trace(
     """
     batch = Batch.of(x, axes, argument_names(model))
     with Probe(model, grad=target is not None, axes=axes, explained=batch.explained) as probe:
-        listed = [sites] if isinstance(sites, (str, Site)) else list(sites or ["hidden"])
-        probe.watch(*listed, keep=keep).edit(edits or {})
+        listed = addresses(sites) if sites is not None else []
+        probe.watch(*(listed or ["hidden"]), keep=keep).edit(edits or {})
         probe(*batch.args, **batch.kwargs)
         if target is not None:
             probe.backward(targets(target)[0].resolve(by_name(probe.adapter.labels)), retain=False)
@@ -192,7 +196,7 @@ def ledger(
 def patch(
     model: nn.Module,
     x: Inputs | Batch,
-    edits: Mapping[str | Site, Edit],
+    edits: Mapping[AddressLike, Edit],
     *,
     target: Targets = None,
     axes: Axes = None,
@@ -210,7 +214,8 @@ def about_model(model: nn.Module, seed: int = 0) -> About:
     """Provenance that is known without reading the weights."""
     dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters()), "")
     card = getattr(model, "card", None)
-    name = getattr(card, "name", None) or type(model).__name__
+    script = getattr(model, "original_name", None) if is_script(model) else None
+    name = getattr(card, "name", None) or script or type(model).__name__
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return About(model=name, seed=seed, dtype=dtype, versions=_versions(), created=now)
 
@@ -227,7 +232,12 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def _prepare(
-    model: nn.Module, x: Inputs | Batch, methods: Methods, target: Targets, axes: Axes = None
+    model: nn.Module,
+    x: Inputs | Batch,
+    methods: Methods,
+    target: Targets,
+    axes: Axes = None,
+    labels: Sequence[str] | None = None,
 ) -> tuple[Batch, list[BoundMethod], list[Target], Adapter]:
     whole = Batch.of(x, axes, argument_names(model))
     bounds = bound_methods(methods)
@@ -239,6 +249,7 @@ def _prepare(
         )
     adapter = adapt(model)
     adapter = replace(adapter, axes=(*(axes or {}).items(), *adapter.axes))
+    adapter = adapter if labels is None else replace(adapter, labels=tuple(labels))
     names = by_name(adapter.labels)
     wanted = [t.resolve(names) for t in targets(top() if target is None else target)]
     for one in wanted:

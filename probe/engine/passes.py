@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from ..attribution import BoundMethod, MethodAtSite, RawMap, gather, methods_at, needed
 from ..probe import Probe
-from ..sites import Pattern, Site
+from ..sites import Address, Pattern
 from ..targets import Target
 from .batch import Batch
 
@@ -24,12 +24,12 @@ class Passes:
     """
 
     def __init__(
-        self, probe: Probe, asked: Sequence[tuple[BoundMethod, Sequence[str | Site]]]
+        self, probe: Probe, asked: Sequence[tuple[BoundMethod, Sequence[Address]]]
     ) -> None:
         self.probe = probe
         self.patterns = [(bound, self._watch(bound, addresses)) for bound, addresses in asked]
 
-    def _watch(self, bound: BoundMethod, addresses: Sequence[str | Site]) -> list[Pattern]:
+    def _watch(self, bound: BoundMethod, addresses: Sequence[Address]) -> list[Pattern]:
         patterns = [p for address in addresses for p in self.probe.resolve(address)]
         self.probe.watch(*needed(bound, patterns))
         return patterns

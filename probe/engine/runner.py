@@ -30,7 +30,7 @@ from ..capture import guarded
 from ..errors import MethodError, SiteError
 from ..probe import Probe
 from ..results import About, SaliencyMap
-from ..sites import Adapter, Site, adapt
+from ..sites import Adapter, Site, adapt, addresses
 from ..targets import Target
 from .batch import Batch, chunks
 from .passes import Passes
@@ -172,12 +172,12 @@ class Runner:
         relevance = any("relevance" in bound.method.needs for bound in bounds)
         return Passes(
             self.probe(relevance=relevance),
-            [(b, _listed(b.sites or sites or self.sites or b.method.sites)) for b in bounds],
+            [(b, addresses(b.sites or sites or self.sites or b.method.sites)) for b in bounds],
         )
 
     def _kept(self, bounds: Sequence[BoundMethod], sites: Sites) -> Passes:
         """The passes that the last sample took, where they are the same."""
-        key = (*bounds, None if sites is None else tuple(_listed(sites)))
+        key = (*bounds, None if sites is None else tuple(addresses(sites)))
         try:
             hash(key)
         except TypeError:  # an option that cannot be looked up
@@ -285,17 +285,13 @@ class Runner:
         usual = bound.method.sites
         asked = bound.sites or (usual if usual == "input" else self.sites or usual)
         probe = self.probe(grad=False)
-        patterns = [p for address in _listed(asked) for p in probe.resolve(address)]
+        patterns = [p for address in addresses(asked) for p in probe.resolve(address)]
         return [
             Site(path, p.port, p.call or 0, p.index)
             for p in patterns
             for path in probe.modules
             if p.matches(Site(path, p.port, p.call or 0))
         ]
-
-
-def _listed(sites: str | Site | Sequence[str | Site]) -> list[str | Site]:
-    return [sites] if isinstance(sites, (str, Site)) else list(sites)
 
 
 def _remarks(probe: Probe) -> tuple[str, ...]:

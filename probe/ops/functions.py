@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch._ops import OpOverload
 
 from .table import name_of, spec_of
 
@@ -54,6 +55,8 @@ class Op:
 def describe(function: Callable[..., Any]) -> Op | None:
     """The op a function is; None for attribute reads and other calls that compute nothing."""
     name = getattr(function, "__name__", "")
+    if isinstance(function, OpOverload):  # of torch.ops: `relu.default`
+        name = name.partition(".")[0]
     if name in ("__get__", "__set__", "__delete__"):
         read = getattr(getattr(function, "__self__", None), "__name__", "")
         return Op(name_of(read)) if name == "__get__" and read in _ATTRIBUTES else None

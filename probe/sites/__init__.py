@@ -1,7 +1,8 @@
 """Where: addresses, what a model family calls its layers, what the axes of a value mean."""
 
 from .adapter import Adapter, adapt, adapter
-from .resolve import resolve
+from .resolve import Address, AddressLike, addresses, named, resolve
+from .scripted import ScriptShell, hookable, is_script, sealed
 from .site import HEAD_PORTS, Pattern, Site, no_match, parse, part_of_model
 from .structure import attention, blocks, expand, first_norm, layers, prefix_tokens, without_map
 from .tokenizer import BpeTokenizer, Tokenizer, checked_ids, tokenizer_of, unreadable

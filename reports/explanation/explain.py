@@ -2,63 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from ...methods.combine import How
 from ...methods.combine import combine as combine_maps
 from ...models.inputs import (
-    Picture,
+    Labels,
+    Numbers,
     Preprocessing,
-    input_for,
-    labels,
-    prepare,
-    preprocessing_of,
-    read,
+    PreprocessingOptions,
+    Sides,
+    Transform,
+    class_names,
+    fitted,
+    transform_name,
 )
-from ...models.inputs import images as pictures_under
 from ...models.weights import fingerprint
 from ...probe.attribution import Methods, Pictures, Sites, Targets, bound_methods
 from ...probe.capture import keeps_model
-from ...probe.engine import about_model, chunks, maps_and_output
+from ...probe.engine import about_model, maps_and_output
 from ...probe.engine import ledger as ledger_of
-from ...probe.errors import ImageError
+from ...probe.errors import OptionError
 from ...probe.relevance import Ledger, Preset
-from ...probe.results import About, Maps
-from ...probe.targets import scores, targets, top
-from .contents import Guess, Photo
+from ...probe.results import Maps
+from ...probe.sites import adapt
+from ...probe.targets import by_name, scores, targets, top
+from .contents import Guess
 from .explanation import Explanation
+from .photos import Photos, free_name, given, prepared
 
-_PHOTOS_A_CALL = 8
 _BEST = 5
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True, eq=False)
-class _Photos:
-    """Photos that could be read, under names of their own; and those that could not.
-
-    inputs   what the model takes of each, by name
-    skipped  (which, why)
-    """
-
-    photos: list[Photo] = field(default_factory=list)
-    inputs: dict[str, Tensor] = field(default_factory=dict)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
 @keeps_model
 def explain(
     model: nn.Module,
-    images: Pictures,
-    methods: Methods,
+    images: Pictures | None = None,
+    methods: Methods = ("gradcam", "normgrad"),
     *,
     sites: Sites = None,
     target: Targets = None,
@@ -66,49 +52,78 @@ def explain(
     ledger: bool = False,
     batch: int | str = "auto",
     seed: int = 0,
+    labels: Labels | None = None,
+    size: Sides | None = None,
+    resize: Sides | None = None,
+    interpolation: str | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    transform: Transform | None = None,
+    inputs: Any = None,
     progress: Progress | None = None,
 ) -> Explanation:
     """Maps of photos with all that a reader needs, as a page: `explain(...).save("dog.html")`.
 
-    images   one picture or several: paths, PIL images, arrays or bytes
-    combine  `product` or `sum`: also one map per method over all its sites
-    ledger   also where the relevance goes, for each method that reads it, on the first picture
+    images     one picture or several: paths, PIL images, arrays or bytes
+    combine    `product` or `sum`: also one map per method over all its sites
+    ledger     also where the relevance goes, for each method that reads it, on the first picture
+    labels     class names: a list, a dict by index, or a file with a name a line or in JSON
+    size       rows and columns of the model's input; with `resize`, `interpolation`, `mean` and
+               `std` in place of what the model tells of itself, see `limelight.preprocess`
+    transform  a function that makes the model's input `c y x` of a photo, such as torchvision's;
+               the maps then lie over the input as it is drawn from the tensor
+    inputs     tensors that the model takes as they are, `b c y x` or `c y x`; `images`, if given,
+               are the pictures that its maps lie over
     The other options are those of `limelight.maps`. A picture that cannot be read is left out and
     named in `.skipped`; ImageError is raised when none can.
     """
-    preprocessing = preprocessing_of(model)
-    samples = _prepared(model, preprocessing, _listed(images))
-    about = _about(model, preprocessing, seed)
-    maps = Maps()
-    guesses: dict[str, list[Guess]] = {}
-    total = len(samples.photos)
-    for places in chunks(total, _PHOTOS_A_CALL):
-        names = [p.sample for p in samples.photos[places.start : places.stop]]
-        x = torch.stack([samples.inputs[name] for name in names])
-        more, output = maps_and_output(
-            model,
-            x,
-            methods,
-            target=target,
-            sites=sites,
-            samples=names,
-            batch=batch,
-            seed=seed,
-            about=about,
-        )
-        maps += more
-        guesses.update(zip(names, _guesses(output, labels(model)), strict=True))
-        if progress is not None:
-            progress(places.stop, total, names[-1])
+    asked = PreprocessingOptions(size, resize, interpolation, mean, std, transform)
+    if inputs is None:
+        preprocessing = fitted(model, asked)
+        samples, words = prepared(model, preprocessing, images), _described(preprocessing)
+    else:
+        samples, words = given(model, inputs, images, asked), "none: inputs as they are"
+    names = adapt(model).labels if labels is None else class_names(labels)
+    about = about_model(model, seed)
+    notes = about.notes + samples.notes
+    about = replace(about, weights=fingerprint(model), preprocessing=words, notes=notes)
+    wanted = [t.resolve(by_name(names)) for t in targets(top() if target is None else target)]
+    options = {"target": wanted, "sites": sites, "batch": batch, "seed": seed, "about": about}
+    check = _check_count if labels is not None else None
+    maps, guesses = _explained(model, samples, methods, names, check, progress, **options)
     if combine is not None:
         maps += combine_maps(maps, combine)
-    ledgers = _ledgers(model, samples, methods, target, maps) if ledger else {}
+    ledgers = _ledgers(model, samples, methods, wanted, maps) if ledger else {}
     photos, skipped = tuple(samples.photos), tuple(samples.skipped)
     return Explanation(maps, photos, guesses, about=about, skipped=skipped, ledgers=ledgers)
 
 
+def _explained(
+    model: nn.Module,
+    samples: Photos,
+    methods: Methods,
+    names: Sequence[str],
+    check: Callable[[Sequence[str], Tensor], None] | None,
+    progress: Progress | None,
+    **options: Any,
+) -> tuple[Maps, dict[str, list[Guess]]]:
+    """Maps and guesses, a few samples at a time; `check` sees each output with the names."""
+    maps = Maps()
+    guesses: dict[str, list[Guess]] = {}
+    for group in samples.groups():
+        x = torch.stack([samples.inputs[name] for name in group])
+        more, output = maps_and_output(model, x, methods, samples=group, labels=names, **options)
+        if check is not None:
+            check(names, output)
+        maps += more
+        guesses.update(zip(group, _guesses(output, names), strict=True))
+        if progress is not None:
+            progress(len(guesses), len(samples.photos), group[-1])
+    return maps, guesses
+
+
 def _ledgers(
-    model: nn.Module, samples: _Photos, methods: Any, target: Any, maps: Maps
+    model: nn.Module, samples: Photos, methods: Any, target: Any, maps: Maps
 ) -> dict[str, Ledger]:
     """The ledger of each relevance method on the first picture and its first target."""
     sample, x = next(iter(samples.inputs.items()))
@@ -117,56 +132,27 @@ def _ledgers(
     ledgers: dict[str, Ledger] = {}
     for bound in bound_methods(methods):
         if isinstance(bound.regime, Preset):
-            name = _free(f"{bound.name} of {sample} for {title}", ledgers)
+            name = free_name(f"{bound.name} of {sample} for {title}", ledgers)
             ledgers[name] = ledger_of(model, x[None], bound, target=first)
     return ledgers
 
 
-def _listed(images: Any) -> list[Picture]:
-    if isinstance(images, (str, Path)) and Path(images).expanduser().is_dir():
-        return list(pictures_under(images))
-    single = isinstance(images, (str, Path, bytes, Image)) or getattr(images, "ndim", 4) == 3
-    return [images] if single else list(images)
+def _described(used: Preprocessing) -> str:
+    if used.transform is not None:
+        return f"transform {transform_name(used.transform)}"
+    resize = " x ".join(map(str, used.resize)) if isinstance(used.resize, tuple) else used.resize
+    size = f"resize {resize} {used.interpolation}, crop {used.size[0]} x {used.size[1]}"
+    return f"{size}; mean {_numbers(used.mean)}, std {_numbers(used.std)}"
 
 
-def _prepared(
-    model: nn.Module, preprocessing: Preprocessing, pictures: Sequence[Picture]
-) -> _Photos:
-    """Read and prepare every picture once; the crop and the input are kept, the rest let go."""
-    samples = _Photos()
-    for number, picture in enumerate(pictures, 1):
-        named = isinstance(picture, (str, Path))
-        name = Path(picture).stem if named else f"picture {number}"  # type: ignore[arg-type]
-        try:
-            image = read(picture)
-            ready = prepare(preprocessing, image)
-        except ImageError as error:
-            samples.skipped.append((str(picture) if named else name, str(error)))
-            continue
-        name = _free(name, samples.inputs)
-        samples.inputs[name] = input_for(model, ready.tensor)
-        left, upper, right, lower = ready.box
-        size, crop = (image.height, image.width), (upper, left, lower, right)
-        samples.photos.append(Photo(name, ready.crop, size, crop))
-    if not samples.photos:
-        reason = samples.skipped[0][1] if samples.skipped else "no pictures were given"
-        raise ImageError(reason)
-    return samples
-
-
-def _free(name: str, taken: Mapping[str, object]) -> str:
-    """The name, with a number where another picture has it already."""
-    numbers = (f"{name} ({n})" for n in count(2))
-    return name if name not in taken else next(n for n in numbers if n not in taken)
-
-
-def _about(model: nn.Module, preprocessing: Preprocessing, seed: int) -> About:
-    used = preprocessing
-    size = f"resize {used.resize} {used.interpolation}, crop {used.size[0]} x {used.size[1]}"
-    scale = f"mean {_numbers(used.mean)}, std {_numbers(used.std)}"
-    about = about_model(model, seed)
-    notes = about.notes + used.notes
-    return replace(about, weights=fingerprint(model), preprocessing=f"{size}; {scale}", notes=notes)
+def _check_count(names: Sequence[str], output: Tensor) -> None:
+    """Raise OptionError where as many names were given as the model has no classes."""
+    classes = output.shape[1] if output.ndim in (2, 4) else 0
+    if classes > 1 and classes != len(names):
+        raise OptionError(
+            f"labels= names {len(names)} classes, but the model tells {classes} apart: give a "
+            "name for each, in the order of its outputs"
+        )
 
 
 def _numbers(values: Sequence[float]) -> str:

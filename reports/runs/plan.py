@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...models.inputs import Preprocessing
+from ...models.inputs import Preprocessing, transform_name
 from ...models.weights import fingerprint
 from ...probe.attribution import BoundMethod
 from ...probe.engine import about_model
@@ -35,6 +35,7 @@ class RunPlan:
     data       digest of the rows; samples: how many; shard: samples in one part
     methods    with their options; those of other packages with a digest of their code
     targets    as written; a target built in Python with a digest of what it holds
+    labels     digest of class names in place of the model's; "" where its own are used
     told       what is recorded, but may differ between sessions of one run
     """
 
@@ -49,6 +50,7 @@ class RunPlan:
     targets: tuple[str, ...]
     seed: int
     dtype: str
+    labels: str = ""
     told: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -99,17 +101,18 @@ def make_plan(
     *,
     shard: int,
     seed: int,
+    labels: Sequence[str] | None = None,
 ) -> RunPlan:
     """Describe a run. Raises OptionError for a shard of no samples."""
     if shard < 1:
         raise OptionError(f"shard={shard}: give at least 1 sample to a part")
-    about, used = about_model(net, seed), preprocessing
-    told = {"created": about.created, "versions": dict(about.versions), "notes": list(used.notes)}
+    about = about_model(net, seed)
+    notes = list(preprocessing.notes)
+    told = {"created": about.created, "versions": dict(about.versions), "notes": notes}
     return RunPlan(
         about.model,
         fingerprint(net),
-        f"resize {used.resize} {used.interpolation}, crop {list(used.size)}, mean "
-        f"{[round(v, 4) for v in used.mean]}, std {[round(v, 4) for v in used.std]}",
+        describe_preprocessing(preprocessing),
         samples.digest,
         len(samples),
         shard,
@@ -118,8 +121,23 @@ def make_plan(
         tuple(describe_target(target) for target in wanted),
         seed,
         about.dtype,
+        "" if labels is None else _digest("\n".join(labels)),
         told,
     )
+
+
+def describe_preprocessing(used: Preprocessing) -> str:
+    """A preprocessing in words that change when the numbers do; of a transform also its code."""
+    if used.transform is not None:
+        return f"transform {transform_name(used.transform)} #{_code(used.transform)}"
+    return (
+        f"resize {used.resize} {used.interpolation}, crop {list(used.size)}, mean "
+        f"{[round(v, 4) for v in used.mean]}, std {[round(v, 4) for v in used.std]}"
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _spec(bound: BoundMethod) -> str:
@@ -127,17 +145,19 @@ def _spec(bound: BoundMethod) -> str:
     options = "".join(f",{name}={value}" for name, value in bound.options)
     sites = f" at {bound.sites}" if bound.sites is not None else ""
     ours = bound.method.function.__module__.startswith(__name__.partition(".")[0] + ".")
-    return bound.method.name + options + sites + ("" if ours else f" #{_code(bound)}")
+    return (
+        bound.method.name + options + sites + ("" if ours else f" #{_code(bound.method.function)}")
+    )
 
 
-def _code(bound: BoundMethod) -> str:
-    function = bound.method.function
+def _code(function: Any) -> str:
+    """A digest of a function's code; of another callable, of its class's."""
+    code = getattr(function, "__code__", None)
     try:
-        text = inspect.getsource(function)
+        text = inspect.getsource(function if inspect.isroutine(function) else type(function))
     except (OSError, TypeError):
-        code = getattr(function, "__code__", None)
-        text = repr((code.co_code, code.co_consts)) if code else repr(function)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+        text = repr((code.co_code, code.co_consts)) if code else type(function).__qualname__
+    return _digest(text)
 
 
 def describe_target(target: RunTarget) -> str:

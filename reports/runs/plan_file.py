@@ -10,6 +10,7 @@ from typing import Any
 from ...probe.errors import LimelightError, OptionError, near
 
 _WORDS = (str, list)
+_SIDES, _NUMBERS = (int, list), (int, float, list)
 KEYS: dict[str, tuple[type, ...]] = {
     "model": (str,),
     "weights": (str,),
@@ -22,6 +23,12 @@ KEYS: dict[str, tuple[type, ...]] = {
     "shard": (int,),
     "seed": (int,),
     "limit": (int,),
+    "labels": _WORDS,
+    "size": _SIDES,
+    "resize": _SIDES,
+    "interpolation": (str,),
+    "mean": _NUMBERS,
+    "std": _NUMBERS,
     "device": (str,),
     "dtype": (str,),
     "batch": (str, int),
@@ -29,7 +36,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "engine": (str,),
     "address": (str,),
 }
-_KINDS = {str: "text", list: "a list", dict: "a table", int: "a whole number"}
+_KINDS = {str: "text", list: "a list", dict: "a table", int: "a whole number", float: "a number"}
 
 
 def read_plan(path: Path) -> dict[str, Any]:
@@ -45,9 +52,10 @@ def read_plan(path: Path) -> dict[str, Any]:
     for name in ("data", "root"):
         if name in raw:
             raw[name] = str(path.parent / Path(raw[name]).expanduser())
-    weights = raw.get("weights")
-    if weights and (path.parent / weights).is_file():
-        raw["weights"] = str(path.parent / weights)
+    for name in ("weights", "labels"):
+        file = raw.get(name)
+        if isinstance(file, str) and (path.parent / file).is_file():
+            raw[name] = str(path.parent / file)
     return raw
 
 
@@ -57,7 +65,8 @@ def _check(path: Path, name: str, value: object) -> None:
         raise OptionError(f"plan {str(path)!r} has the key {name!r}, which is unknown{hint}")
     kinds = KEYS[name]
     listed = value if isinstance(value, list) else []
-    words = all(isinstance(v, (str, int)) and not isinstance(v, bool) for v in listed)
+    parts = (int, float) if kinds in (_SIDES, _NUMBERS) else (str, int)
+    words = all(isinstance(v, parts) and not isinstance(v, bool) for v in listed)
     if isinstance(value, bool) or not isinstance(value, kinds) or not words:
         wanted = " or ".join(_KINDS[kind] for kind in kinds)
         raise OptionError(f"plan {str(path)!r}: {name} = {value!r} must be {wanted}")

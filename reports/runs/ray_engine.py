@@ -93,8 +93,10 @@ def _put(ray: Any, work: Work) -> Any:
 
 
 def _scripts(work: Work) -> list[ModuleType]:
-    """The modules of methods and network parts that belong to no installed package."""
+    """The modules of methods, network parts and a transform that no installed package holds."""
     places = {bound.method.function.__module__ for bound in work.bounds}
+    if (transform := work.preprocessing.transform) is not None:
+        places.add(str(getattr(transform, "__module__", "")))
     places |= {type(part).__module__ for part in work.net.modules()}
     packaged = tuple(sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib"))
     modules = [sys.modules.get(name) for name in places if name.split(".")[0] != "limelight"]

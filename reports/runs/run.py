@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,13 +15,25 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from ...models import load
-from ...models.inputs import preprocessing_of
-from ...probe.attribution import Data, Methods, Sites, Targets, bound_methods
+from ...models.inputs import (
+    Labels,
+    Numbers,
+    Preprocessing,
+    PreprocessingOptions,
+    Sides,
+    Transform,
+    class_names,
+    fitted,
+    preprocessing_of,
+)
+from ...probe.attribution import BoundMethod, Data, Methods, Sites, Targets, bound_methods
 from ...probe.capture import keeps_model
-from ...probe.errors import OptionError
+from ...probe.errors import ImageError, OptionError
 from ...probe.results import Maps, map_of_row, write
-from ..datasets import samples
+from ...probe.sites import addresses, named
+from ..datasets import Samples, samples
 from . import store
+from .loader import is_ready
 from .plan import RunPlan, as_dtype, flat_targets, make_plan, same_or_refuse
 from .store import Row
 from .worker import Work, local
@@ -92,6 +104,13 @@ def run(
     dtype: str | None = None,
     workers: int = 1,
     limit: int | None = None,
+    labels: Labels | None = None,
+    size: Sides | None = None,
+    resize: Sides | None = None,
+    interpolation: str | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    transform: Transform | None = None,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     progress: Progress | None = None,
@@ -106,6 +125,9 @@ def run(
     shard    samples in one part, the unit of resuming
     workers  processes that decode pictures ahead of the model; 0 decodes in this one
     limit    the first so many samples only
+    labels   class names in place of the model's: a list, a dict by index, a file
+    size     with resize, interpolation, mean, std: in place of what the model tells of itself;
+             transform, a function that makes its input of a photo; see `limelight.preprocess`
     engine   `ray` runs the same plan on an actor pool (pip install limelight[ray])
     address  of a Ray cluster, `head:6379` or `auto`; without it Ray starts on this machine
     Run again, it computes only what is missing; another plan in the same folder is refused. A
@@ -113,9 +135,11 @@ def run(
     shard first. Raises LimelightErrors for what is wrong with the plan itself.
     """
     compute = _engine(engine, address)
+    options = PreprocessingOptions(size, resize, interpolation, mean, std, transform)
+    names = None if labels is None else class_names(labels)
     asked = RunRequest(model, data, methods, sites=sites, target=target, weights=weights,
                        batch=batch, shard=shard, seed=seed, device=device, dtype=dtype,
-                       limit=limit, hyper=hyper)  # fmt: skip
+                       limit=limit, labels=names, options=options, hyper=hyper)  # fmt: skip
     work = prepare(asked)
     root = Path(folder).expanduser()
     same_or_refuse(root, work.plan)
@@ -177,6 +201,8 @@ class RunRequest:
     device: str | None = None
     dtype: str | None = None
     limit: int | None = None
+    labels: tuple[str, ...] | None = None
+    options: PreprocessingOptions = field(default_factory=PreprocessingOptions)
     hyper: Mapping[str, Any] = field(default_factory=dict)
 
     def network(self) -> nn.Module:
@@ -191,15 +217,33 @@ def prepare(asked: RunRequest) -> Work:
     net = asked.network()
     rows = samples(asked.data)
     rows = rows if asked.limit is None else rows[: asked.limit]
-    bounds = tuple(bound_methods(asked.methods))
+    bounds = tuple(_with_paths(net, bound) for bound in bound_methods(asked.methods))
     wanted = flat_targets(asked.target)
-    sites = asked.sites
-    named = [sites] if isinstance(sites, str) or not isinstance(sites, Iterable) else list(sites)
-    used = preprocessing_of(net)
-    plan = make_plan(net, used, rows, bounds, [str(s) for s in named if s is not None], wanted,
-                     shard=asked.shard, seed=asked.seed)  # fmt: skip
+    sites = None if asked.sites is None else [named(net, s) for s in addresses(asked.sites)]
+    used = _preprocessing(net, rows, asked.options)
+    plan = make_plan(net, used, rows, bounds, [str(s) for s in sites or ()], wanted,
+                     shard=asked.shard, seed=asked.seed, labels=asked.labels)  # fmt: skip
     plan.told["data"] = list(rows.origin)
-    return Work(plan, net, used, rows, bounds, sites, tuple(wanted), asked.batch)
+    plan.told["options"] = {k: v for k, v in asked.options.said.items() if k != "transform"}
+    return Work(plan, net, used, rows, bounds, sites, tuple(wanted), asked.batch, asked.labels)
+
+
+def _preprocessing(net: nn.Module, rows: Samples, options: PreprocessingOptions) -> Preprocessing:
+    """How pictures become inputs; data that are inputs already need not be pictures."""
+    try:
+        return fitted(net, options)
+    except ImageError:
+        if options.said or not len(rows) or not is_ready(rows.open(0, rows[0])[0]):
+            raise
+        return preprocessing_of(net)
+
+
+def _with_paths(net: nn.Module, bound: BoundMethod) -> BoundMethod:
+    """A method whose own sites hold no modules, so that a plan can tell them in words."""
+    if bound.sites is None or isinstance(bound.sites, str):
+        return bound
+    paths = tuple(named(net, site) for site in addresses(bound.sites))
+    return replace(bound, sites=paths if len(paths) > 1 else paths[0])
 
 
 @contextmanager

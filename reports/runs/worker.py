@@ -24,6 +24,7 @@ _SAMPLES_A_CALL = 16
 class Work:
     """All that an engine needs to compute any shard of a plan.
 
+    labels  class names in place of the model's
     proven  holds something as soon as one sample has come through
     """
 
@@ -35,6 +36,7 @@ class Work:
     sites: Sites
     targets: tuple[RunTarget, ...]
     batch: int | str
+    labels: tuple[str, ...] | None = None
     proven: list[bool] = field(default_factory=list)
 
     def rows(self, loaded: Sequence[Loaded]) -> list[Row]:
@@ -85,6 +87,7 @@ class Work:
             batch=self.batch,
             seed=self.plan.seed,
             about=about_model(self.net, self.plan.seed),
+            labels=self.labels,
         )
         samples = {s.place: s for s in group}
         by_place: dict[int, list[Row]] = {place: [] for place in places}

@@ -10,12 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from ...methods.metrics import BoundMetric, Scorer
-from ...models.inputs import Preprocessing, input_for, prepare, preprocessing_of, read
+from ...models.inputs import (
+    Preprocessing,
+    PreprocessingOptions,
+    fitted,
+    input_for,
+    prepare,
+    read,
+)
 from ...models.weights import fingerprint
 from ...probe.engine import maps
 from ...probe.errors import LimelightError, OptionError
 from ...probe.targets import label
-from ..runs import Row, Run, is_ready
+from ..runs import Row, Run, RunPlan, describe_preprocessing, is_ready
 from .annotations import Annotations
 from .maps_on_input import InputMap
 
@@ -46,7 +53,8 @@ class ModelScores:
                 f"{names} asks the model of the run, whose weights are {run.plan.weights}, but "
                 f"those of the model given are {fingerprint(net)}: load the same weights"
             )
-        return ModelScores(net, preprocessing_of(net), annotations, metrics, run.plan.seed)
+        used = _preprocessing(net, run.plan, names)
+        return ModelScores(net, used, annotations, metrics, run.plan.seed)
 
     def rows(self, place: int, sample_maps: Sequence[InputMap]) -> Iterator[Row]:
         """The scores of one sample's maps; NaN with a note where one cannot be had."""
@@ -84,3 +92,15 @@ class ModelScores:
         site = m.source["site"]
         again = maps(self.net, x, m.source["method"], sites=site, target=target)
         return torch.stack([other.values for other in again.resize()])
+
+
+def _preprocessing(net: nn.Module, plan: RunPlan, names: str) -> Preprocessing:
+    """The preprocessing of the run. Raises OptionError where it cannot be had again."""
+    used = fitted(net, PreprocessingOptions(**plan.told.get("options", {})))
+    if describe_preprocessing(used) != plan.preprocessing:
+        raise OptionError(
+            f"{names} asks the model about the pictures of the run, which were prepared by "
+            f"{plan.preprocessing!r}; now they would be by {describe_preprocessing(used)!r}: "
+            "such a run can be scored by its maps alone"
+        )
+    return used

@@ -218,6 +218,13 @@ SENTENCES = {
     "resnet18": "Missing argument 'IMAGE'; see `limelight explain --help`",
     "resnet18 rose.png --mehtod x": "No such option: --mehtod",
     "resnet18 rose.png --seed x": "Invalid value for '--seed'",
+    "resnet18 rose.png --size 3.5": "size=3.5 is no size",
+    "resnet18 rose.png --size big": "--size 'big' is no number: write 32 or 32x48",
+    "resnet18 rose.png --mean 0.5,a": "--mean '0.5,a' is no number: write 0.5 or 0.5,0.4,0.3",
+    "resnet18 rose.png --std 0": "std=0.0: give positive numbers",
+    "resnet18 rose.png --labels lost.txt": "labels='lost.txt' cannot be read",
+    "resnet18 rose.png --interpolation no": "interpolation='no' is unknown: write bilinear",
+    "hf:./nets rose.png": "folder './nets' does not exist",
     "nowhere:net rose.png": "module 'nowhere' could not be imported",
     "collections:Contr rose.png": "holds no 'Contr'; did you mean 'Counter'",
     "collections:Counter rose.png": "gives a Counter, not a torch.nn.Module",
@@ -291,6 +298,37 @@ def test_a_model_of_ones_own(here, capsys, monkeypatch):
     assert "does not run on an image 1 x 3 x 224 x 224" in refused(capsys)
 
 
+FIXED = """
+from torch import nn
+
+def net():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, 3)
+    )
+"""
+
+
+def test_a_model_of_one_size(here, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(here))
+    Path("own_fixed.py").write_text(FIXED)
+    Path("names.json").write_text('{"0": "cat", "1": "dog", "2": "newt"}')
+    words = ["explain", "own_fixed:net", "rose.png", "-m", "gradcam", "-s", "1"]
+    assert main([*words, "--labels", "names.json", "-t", "newt"]) == 0
+    out = capsys.readouterr().out
+    assert {"cat", "dog", "newt"} <= set(out.split())
+    said = ["--size", "28x28", "--resize", "30", "--mean", "0.5", "--std", "0.5"]
+    assert main([*words, *said, "--interpolation", "nearest"]) == 0
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert "resize 30 nearest, crop 28 x 28; mean 0.500, std 0.500" in page
+    capsys.readouterr()
+    assert main([*words, "--size", "30"]) == 2
+    assert "refuses a photo of 1 x 30 x 30" in refused(capsys)
+    assert main(["sites", "own_fixed:net", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert "1 x 4 x 26 x 26" in out
+    assert "note: input size 28 x 28 found by trial" in err
+
+
 def test_weights_of_ones_own(here, capsys, monkeypatch):
     monkeypatch.syspath_prepend(str(here))
     Path("own_other.py").write_text(OWN)
@@ -309,6 +347,17 @@ def test_models_of_libraries(here, capsys, library):
     assert "1 x 512 x 7 x 7" in capsys.readouterr().out
     assert main(["sites", f"{library}:resnet81"]) == 2
     assert f"{library} has no model 'resnet81'; did you mean" in refused(capsys)
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_a_folder_of_hugging_face(here, capsys):
+    transformers = import_foreign("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=2)
+    transformers.ResNetForImageClassification(config).save_pretrained("net")
+    capsys.readouterr()
+    assert main(["explain", "hf:./net", "rose.png", "-m", "gradcam", "--size", "32"]) == 0
+    assert "report.html: 1 maps" in capsys.readouterr().out
 
 
 def test_pipes_are_plain_and_never_wrapped(tmp_path):

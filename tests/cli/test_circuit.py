@@ -80,6 +80,7 @@ def test_help_imports_nothing_heavy():
         (["--pairs", "a", "b"], "name them by --good and --bad"),
         (["--device", "moon"], "device 'moon' cannot be used here"),
         (["nomodel"], "nomodel"),
+        (["nowhere:net"], "module 'nowhere' could not be imported"),
     ],
 )
 def test_mistakes_are_one_sentence(here, capsys, words, told):

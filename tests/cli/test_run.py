@@ -82,6 +82,24 @@ def test_options_say_the_same_without_a_plan_and_overrule_one(here, capsys):
     assert "runs do not mix" in capsys.readouterr().err
 
 
+def test_preprocessing_and_names_of_ones_own(here, capsys):
+    names = "\n".join("abcdef")
+    Path("names.txt").write_text(names)
+    said = 'size = 24\nresize = [24, 24]\nmean = 0.5\nstd = [0.5, 1, 0.25]\nlabels = "names.txt"\n'
+    Path("plan.toml").write_text(said + PLAN.replace('["label", "top", "least"]', '"b"'))
+    assert main(["run", "plan.toml", "--out", "run"]) == 0
+    plan = Run(Path("run")).plan
+    assert plan.preprocessing == (
+        "resize (24, 24) bilinear, crop [24, 24], mean [0.5, 0.5, 0.5], std [0.5, 1.0, 0.25]"
+    )
+    assert set(Run(Path("run")).table()["target"]) == {"b (1)"}
+    words = ["--size", "24", "--resize", "24x24", "--mean", "0.5", "--std", "0.5,1,0.25"]
+    assert go("--out", "words", *words, "--labels", "names.txt", "-t", "b", "--limit", "1") == 0
+    assert Run(Path("words")).plan.preprocessing == plan.preprocessing
+    assert Run(Path("words")).plan.labels == plan.labels != ""
+    capsys.readouterr()
+
+
 def test_failed_samples_give_three(here, capsys):
     Path("photos/broken.png").write_bytes(b"no picture")
     assert go("--out", "run", "-m", "gradcam", "-s", "layer2") == 3
@@ -99,6 +117,12 @@ def test_failed_samples_give_three(here, capsys):
         ("limit = 'x'", "limit = 'x' must be a whole number"),
         ("seed = true", "must be a whole number"),
         ("shard = [", "cannot be read"),
+        ("size = 1.5", "size = 1.5 must be a whole number or a list"),
+        ("mean = 'x'", "must be a whole number or a number or a list"),
+        ("mean = ['x']", "must be a whole number or a number or a list"),
+        ("size = [2]", "size=[2] is no size"),
+        ("labels = 'lost.txt'", "labels='lost.txt' cannot be read"),
+        ("interpolation = 'cubic'", "did you mean 'bicubic'"),
     ],
 )
 def test_mistakes_in_a_plan_are_one_sentence(here, capsys, change, told):

@@ -119,7 +119,7 @@ def kept_metric(evidence: Evidence, kept: Tensor, by: By = "resample", pairs: in
             }
             x = feed(evidence.model, group.clean)
             with Probe(evidence.model, grad=False, whole=True) as probe:
-                output = probe.edit(edits)(x.repeat(len(part), *[1] * (x.ndim - 1)))  # type: ignore[arg-type]
+                output = probe.edit(edits)(x.repeat(len(part), *[1] * (x.ndim - 1)))
             target = group.pairs.target().take(list(range(len(x))) * len(part))
             with torch.no_grad():
                 metric = target(output).unflatten(0, (len(part), -1))

@@ -164,7 +164,7 @@ class Wiring:
 
             edits[Pattern(o.site.path[len(path) + 1 :], o.site.port)] = o.edit(change)
         with Probe(self.evidence.model.get_submodule(path), grad=False, whole=True) as probe:
-            result = state.call(probe.edit(edits), path, x)  # type: ignore[arg-type]
+            result = state.call(probe.edit(edits), path, x)
         return _first(result)
 
 

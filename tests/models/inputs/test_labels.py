@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from torch import nn
 
 from limelight.models import load
+from limelight.models.inputs import class_names
 from limelight.models.inputs import labels as names_of
 from limelight.models.inputs.labels import class_index, imagenet_names
-from limelight.probe.errors import TargetError
+from limelight.probe.errors import OptionError, TargetError
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +97,57 @@ def test_unknown_classes_are_refused(zoo):
         class_index(foreign(), "cat")
     with pytest.raises(TargetError, match="run from 0 to 2"):
         class_index(foreign(), 3)
+
+
+def test_names_that_a_network_declares():
+    for attribute in ("classes", "class_names"):
+        for names in (["cat", "dog"], ("cat", "dog"), {1: "dog", 0: "cat"}, {"cat": 0, "dog": 1}):
+            net = foreign(2, **{attribute: names})
+            assert names_of(net) == ("cat", "dog")
+            assert class_index(net, "dog") == 1
+    config = SimpleNamespace(id2label={0: "a", 1: "b"})
+    assert names_of(foreign(2, classes=["cat", "dog"], config=config)) == ("cat", "dog")
+    for other in (10, "cats", [1, 2], [], None, lambda: ["cat"]):
+        assert names_of(foreign(2, classes=other, config=config)) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["cat", " dog "], ("cat", "dog")),
+        ({0: "cat", 2: "dog"}, ("cat", "class 1", "dog")),
+        ({"1": "dog", "0": "cat"}, ("cat", "dog")),
+        ({"cat": 0, "dog": 1}, ("cat", "dog")),
+        ({"0": ["n02123045", "tabby"], "1": ["n02099712", "retriever"]}, ("tabby", "retriever")),
+    ],
+)
+def test_class_names(tmp_path: Path, given, names):
+    assert class_names(given) == names
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps(given))
+    assert class_names(path) == class_names(str(path)) == names
+
+
+def test_class_names_from_lines(tmp_path: Path):
+    path = tmp_path / "names.txt"
+    path.write_bytes("\ufeffcat\r\nStrauß\n\n".encode())
+    assert class_names(path) == ("cat", "Strauß")
+
+
+@pytest.mark.parametrize(
+    "given", [[], {}, [1, 2], {"a": "b"}, {0: "a", "0": "b"}, {0: 1.5}, 3, None, {"-1": "a"}]
+)
+def test_what_names_no_classes(given):
+    with pytest.raises(OptionError, match="names no classes: give a list of names, a dict"):
+        class_names(given)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path):
+    with pytest.raises(OptionError, match=r"cannot be read \(No such file"):
+        class_names("lost.txt")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(OptionError, match="it is no text"):
+        class_names(tmp_path / "bytes.txt")
+    (tmp_path / "half.json").write_text("[")
+    with pytest.raises(OptionError, match="is no JSON"):
+        class_names(tmp_path / "half.json")

@@ -131,7 +131,6 @@ def test_timm_configurations_are_read():
         ({"config": SimpleNamespace(image_size={"height": 16, "width": 24})}, (16, 24)),
         ({"config": SimpleNamespace(vision_config=SimpleNamespace(image_size=56))}, (56, 56)),
         ({"image_size": 48}, (48, 48)),
-        ({}, (224, 224)),
     ],
 )
 def test_foreign_models_without_a_configuration_are_guessed_and_noted(attributes, size):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,6 +139,78 @@ def own_reader() -> Iterator[None]:
 @pytest.mark.usefixtures("own_reader")
 def test_a_later_reader_overrules() -> None:
     assert adapt(Net()).family == "mine"
+
+
+@contextmanager
+def reading(told: Adapter, kind: type[nn.Module]) -> Iterator[None]:
+    """A reader of one's own for a class of models."""
+
+    @ll.adapter
+    def read(model: nn.Module) -> Adapter | None:
+        return told if isinstance(model, kind) else None
+
+    try:
+        yield
+    finally:
+        _readers.remove(read)
+
+
+def test_an_adapter_overrules_only_what_it_names() -> None:
+    net = Net()
+    plain = adapt(net)
+    with reading(Adapter("mine", labels=("cat", "dog")), Net):
+        assert adapt(net) == replace(plain, family="mine", labels=("cat", "dog"))
+        maps = ll.maps(net, picture(16), "gradcam", target=ll.label("dog"))
+        assert {str(m.site) for m in maps} == {"body.1.0"}
+        assert maps[0].target == "dog (1)"
+    with reading(Adapter("mine", prefix=1, notes=("by hand",)), Net):
+        assert adapt(net) == replace(
+            plain, family="mine", prefix=1, notes=("by hand", *plain.notes)
+        )
+    assert adapt(net) == plain
+
+
+def test_an_adapter_may_say_that_there_is_nothing() -> None:
+    with reading(Adapter("mine", hidden=(), heads=(), labels=()), Net):
+        told = adapt(Net())
+    assert (told.hidden, told.heads, told.labels, told.notes) == ((), (), (), ())
+
+
+@foreign
+def test_the_rest_comes_from_the_family() -> None:
+    net = tv("resnet18").build()
+    family = adapt(net)
+    with reading(Adapter("mine", labels=("cat", "dog")), type(net)):
+        assert adapt(net) == replace(family, family="mine", labels=("cat", "dog"))
+
+
+def test_the_meaning_of_last_belongs_to_the_layers() -> None:
+    net = ll.load("deit_tiny", img_size=32, depth=3)
+    assert adapt(net).final == ("blocks.2.norm1",)
+    with reading(Adapter("mine", hidden=("blocks.0", "blocks.1")), type(net)):
+        told = adapt(net)
+    assert (told.final, told.prefix, told.heads) == (("blocks.1.norm1",), 1, adapt(net).heads)
+    with reading(Adapter("mine", hidden=("blocks.0:add.0",)), type(net)):
+        assert adapt(net).final == ()
+
+
+def test_readers_are_asked_until_all_is_said() -> None:
+    asked: list[str] = []
+
+    def recorded(name: str, told: Adapter | None) -> Callable[[nn.Module], Adapter | None]:
+        return lambda model: asked.append(name) or told  # type: ignore[func-returns-value]
+
+    whole = Adapter("whole", ("stem",), (), None, False, (), ("a",))
+    readers = [recorded("first", None), recorded("labels", Adapter("some", labels=("b",))),
+               recorded("whole", whole), recorded("never", Adapter("never"))]  # fmt: skip
+    for read in reversed(readers):
+        ll.adapter(read)
+    try:
+        assert adapt(Net()) == replace(whole, family="some", labels=("b",))
+        assert asked == ["first", "labels", "whole"]
+    finally:
+        for read in readers:
+            _readers.remove(read)
 
 
 def test_zoo_sites_are_concrete_and_in_order() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 import limelight as ll
 from limelight.models.inputs import preprocessing
-from limelight.probe.errors import ImageError
+from limelight.probe.errors import ImageError, OptionError
 
 SIZES = [(40, 48), (90, 30), (64, 64)]
 
@@ -85,3 +85,168 @@ def test_what_cannot_be_read_is_named(net, photos, tmp_path):
         ll.explain(net, tmp_path / "bad.png", "gradcam")
     with pytest.raises(ImageError, match="no pictures were given"):
         ll.explain(net, [], "gradcam")
+
+
+def own(channels: int = 3, side: int | None = None) -> nn.Module:
+    """A network that nobody knows, of any size or of one."""
+    torch.manual_seed(0)
+    pool = nn.AdaptiveAvgPool2d(1) if side is None else nn.Identity()
+    width = 8 if side is None else 8 * (side - 2) ** 2
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3), nn.ReLU(), pool, nn.Flatten(), nn.Linear(width, 4)
+    ).eval()
+
+
+@pytest.mark.parametrize(("channels", "side"), [(1, None), (3, 32), (1, 28)])
+def test_a_network_of_ones_own(photos, channels, side):
+    model = own(channels, side)
+    explained = ll.explain(model, photos, "gradcam", target=2)
+    assert len(explained.maps) == 3
+    x = ll.preprocess(model, photos)
+    want = ll.maps(model, x, "gradcam", target=2)
+    for a, b in zip(explained.maps, want, strict=True):
+        torch.testing.assert_close(a.values, b.values)
+    notes = " | ".join(explained.about.notes)
+    assert "ImageNet's mean and std assumed" in notes
+    assert ("found by trial" in notes) == (side is not None)
+    assert explained.photos[0].image.size == (x.shape[3], x.shape[2])
+
+
+def test_said_preprocessing_is_the_one_that_is_used(photos):
+    model = own(side=32)
+    options = {"size": 32, "resize": 40, "mean": 0.5, "std": (0.5, 0.25, 0.5)}
+    explained = ll.explain(model, photos, "gradient", target=1, **options)
+    want = ll.maps(model, ll.preprocess(model, photos, **options), "gradient", target=1)
+    assert torch.equal(explained.maps[1].values, want[1].values)
+    assert explained.about.notes == ()
+    assert explained.about.preprocessing == (
+        "resize 40 bilinear, crop 32 x 32; mean 0.500 0.500 0.500, std 0.500 0.250 0.500"
+    )
+
+
+def test_what_the_network_wants_is_one_sentence(photos):
+    with pytest.raises(ImageError, match=r"refuses a photo of 3 x 224 x 224 .* or hand over tens"):
+        ll.explain(own(side=45), photos, "gradcam")
+    with pytest.raises(ImageError, match="refuses a photo of 3 x 30 x 30"):
+        ll.explain(own(side=32), photos, "gradcam", size=30)
+
+
+def quarter(image: Image.Image) -> torch.Tensor:
+    """A crop of a size that differs from photo to photo."""
+    side = image.height // 2
+    values = np.array(image.crop((0, 0, side, side)), np.float32) / 255
+    return (torch.from_numpy(values).permute(2, 0, 1) - 0.5) / 0.5
+
+
+def test_a_transform_makes_the_input(photos):
+    model = own()
+    explained = ll.explain(model, photos, "gradient", target=1, transform=quarter)
+    assert [m.values.shape for m in explained.maps] == [(24, 24), (15, 15), (32, 32)]
+    for photo, path, m in zip(explained.photos, photos, explained.maps, strict=True):
+        x = quarter(Image.open(path))[None]
+        assert torch.equal(m.values, ll.maps(model, x, "gradient", target=1)[0].values)
+        assert photo.image.size == (x.shape[3], x.shape[2])
+        assert photo.crop is None
+    assert "transform quarter" in explained.about.preprocessing
+    assert "drawn from the model's input, from its least value" in explained.about.notes[-1]
+    undone = ll.explain(model, photos[:1], "gradient", transform=quarter, mean=0.5, std=0.5)
+    pixels = np.asarray(Image.open(photos[0]).crop((0, 0, 24, 24)))
+    assert np.array_equal(np.asarray(undone.photos[0].image), pixels)
+    assert undone.about.notes == ("the picture is drawn from the model's input",)
+
+
+def test_a_transform_that_ends_in_normalize_is_undone(photos):
+    class Normalize:
+        mean, std = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]
+
+    class Compose:
+        def __init__(self) -> None:
+            self.transforms = [object(), Normalize()]
+
+        def __call__(self, image: Image.Image) -> torch.Tensor:
+            return quarter(image)
+
+    explained = ll.explain(own(), photos[0], "gradient", transform=Compose())
+    pixels = np.asarray(Image.open(photos[0]).crop((0, 0, 24, 24)))
+    assert np.array_equal(np.asarray(explained.photos[0].image), pixels)
+
+
+def test_inputs_are_taken_as_they_are(photos):
+    model = own(channels=5)
+    x = torch.randn(10, 5, 12, 9)
+    explained = ll.explain(model, methods="gradient", target=1, inputs=x)
+    want = ll.maps(model, x, "gradient", target=1)
+    assert len(explained.maps) == 10
+    for a, b in zip(explained.maps, want, strict=True):
+        torch.testing.assert_close(a.values, b.values)
+    assert explained.photos[9].image.size == (9, 12)
+    assert explained.about.preprocessing == "none: inputs as they are"
+    assert "drawn from the model's input" in explained.about.notes[-1]
+    single = ll.explain(model, methods="gradient", target=1, inputs=x[3])
+    torch.testing.assert_close(single.maps[0].values, want[3].values)
+
+
+def test_inputs_may_come_with_their_pictures(photos):
+    x = torch.randn(3, 3, 12, 9)
+    explained = ll.explain(own(), photos, "gradient", inputs=x)
+    assert [p.sample for p in explained.photos] == ["p0", "p1", "p2"]
+    shown = np.asarray(explained.photos[0].image)
+    assert np.array_equal(shown, np.asarray(Image.open(photos[0]).resize((9, 12))))
+    assert explained.about.notes[-1] == "the given pictures lie under the maps"
+    with pytest.raises(ImageError, match="1 pictures were given for 3 inputs"):
+        ll.explain(own(), photos[0], "gradient", inputs=x)
+    with pytest.raises(OptionError, match="size= prepares photos, and inputs= need none"):
+        ll.explain(own(), inputs=x, methods="gradient", size=12)
+    with pytest.raises(ImageError, match="for inputs of other kinds"):
+        ll.explain(own(), inputs=torch.randn(3, 12), methods="gradient")
+
+
+def test_arrays_and_tensors_are_pictures_still():
+    grey = np.random.default_rng(0).random((40, 50)).astype(np.float32)
+    assert len(ll.explain(own(), grey, "gradcam").maps) == 1
+    assert len(ll.explain(own(), torch.rand(2, 3, 40, 50), "gradcam").maps) == 2
+    with pytest.raises(ImageError, match=r"are no picture: give 0..1, and .* as inputs= of"):
+        ll.explain(own(), torch.randn(2, 3, 40, 50), "gradcam")
+
+
+NAMES = ["cat", "dog", "newt", "owl"]
+
+
+def test_labels_name_targets_and_guesses(photos, tmp_path):
+    model = own()
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    for labels in (NAMES, dict(enumerate(NAMES)), tmp_path / "names.txt"):
+        explained = ll.explain(model, photos, "gradcam", target=ll.label("newt"), labels=labels)
+        assert {m.target for m in explained.maps} == {"newt (2)"}
+        assert {m.about.of_class for m in explained.maps} == {2}
+        assert {guess.label for guess in explained.top["p0"]} == set(NAMES)
+    lrp = ll.explain(model, photos, "lrp", target=ll.label("owl"), labels=NAMES, ledger=True)
+    assert list(lrp.ledgers) == ["lrp of p0 for owl (3)"]
+    with pytest.raises(OptionError, match="names 3 classes, but the model tells 4 apart"):
+        ll.explain(model, photos, "gradcam", labels=NAMES[:3])
+
+
+def test_names_on_the_network_are_read(photos):
+    model = own()
+    model.classes = NAMES  # type: ignore[assignment]
+    explained = ll.explain(model, photos, "gradcam", target="owl")
+    assert {m.target for m in explained.maps} == {"owl (3)"}
+    assert {guess.label for guess in explained.top["p0"]} == set(NAMES)
+    assert {
+        m.target for m in ll.maps(model, ll.preprocess(model, photos), "gradcam", target=1)
+    } == {"dog (1)"}
+
+
+def test_a_module_is_a_site(photos):
+    model = own()
+    explained = ll.explain(model, photos, "gradcam", sites=[model[1]])
+    assert {str(m.site) for m in explained.maps} == {"1"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_traced_network(photos):
+    model = own(side=32)
+    traced = torch.jit.trace(model, torch.zeros(1, 3, 32, 32))
+    explained = ll.explain(traced, photos, "occlusion,window=8,stride=8", target=1, size=32)
+    want = ll.explain(model, photos, "occlusion,window=8,stride=8", target=1, size=32)
+    torch.testing.assert_close(explained.maps[2].values, want.maps[2].values)

@@ -108,12 +108,81 @@ def test_a_stopped_run_goes_on(tmp_path, net, folder):
         ({"target": "least"}, "targets was top, now least"),
         ({"shard": 4}, "shard was 3, now 4"),
         ({"limit": 5}, "samples was 10, now 5"),
+        ({"mean": 0.5}, "preprocessing was"),
+        ({"labels": list("abcdef")}, "labels was , now"),
     ],
 )
 def test_another_plan_is_refused(tmp_path, net, folder, change, told):
     go(tmp_path, net, folder, limit=None)
     with pytest.raises(LimelightError, match=told):
         go(tmp_path, net, folder, **change)
+
+
+def close(stored, m):
+    """Whether a map is that which was stored, in half precision."""
+    torch.testing.assert_close(
+        stored.values, m.values, atol=1e-3 * float(m.values.abs().max()), rtol=0
+    )
+
+
+def own(side=20):
+    """A network of one side only, which nobody knows."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 4, 5), torch.nn.ReLU(), torch.nn.Flatten()]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(4 * (side - 4) ** 2, 6)).eval()
+
+
+def test_a_network_of_ones_own(tmp_path, folder):
+    model, names = own(), list("uvwxyz")
+    options = {"size": 20, "resize": 30, "mean": 0.5, "std": [0.5, 0.25, 0.5]}
+    found = run(tmp_path / "top", model, folder, "gradcam", sites=model[1], target=["w", 1],
+                labels=names, workers=1, limit=2, **options)  # fmt: skip
+    assert found.failed() == {}
+    assert found.plan.sites == ("1",)
+    assert list(found.table()["target"]) == ["w (2)", "v (1)"] * 2
+    x = ll.preprocess(model, sorted(folder.rglob("*.png"))[:2], **options)
+    want = ll.maps(model, x, "gradcam", sites="1", target=[2, 1])
+    for stored, m in zip(found.maps(), want, strict=True):
+        close(stored, m)
+    assert list(ll.score(found, "deletion", model=model)["value"].notna()) == [True] * 4
+
+
+def test_a_method_s_own_module_is_told_by_its_path(tmp_path, net, folder):
+    bound = ll.use("gradcam", sites=[net.layer4[-1], net.layer3])
+    found = run(tmp_path, net, folder, bound, workers=0, limit=1)
+    assert found.plan.methods == ("gradcam at ('layer4.1', 'layer3')",)
+    assert [str(m.site) for m in found.maps()] == ["layer4.1", "layer3"]
+
+
+def halved(image):
+    """A photo at a quarter of its area, in 0..1."""
+    small = image.resize((image.width // 2, image.height // 2))
+    return torch.from_numpy(np.array(small, np.float32) / 255).permute(2, 0, 1)
+
+
+def test_a_transform_is_part_of_the_plan(tmp_path, net, folder):
+    found = run(tmp_path, net, folder, "gradient", target=1, workers=1, limit=2, transform=halved)
+    paths = sorted(folder.rglob("*.png"))[:2]
+    x = torch.stack([halved(Image.open(path).convert("RGB")) for path in paths])
+    for stored, m in zip(found.maps(), ll.maps(net, x, "gradient", target=1), strict=True):
+        close(stored, m)
+    assert found.plan.preprocessing.startswith("transform halved #")
+    assert all(len(crop) == 0 for crop in found.table()["crop"])
+    with pytest.raises(LimelightError, match="preprocessing was transform halved"):
+        run(tmp_path, net, folder, "gradient", target=1, workers=0, limit=2)
+    with pytest.raises(OptionError, match="can be scored by its maps alone"):
+        ll.score(found, "deletion", model=net)
+
+
+def test_inputs_in_the_data_need_no_pictures(tmp_path):
+    torch.manual_seed(0)
+    data = torch.utils.data.TensorDataset(torch.randn(3, 5, 11, 9), torch.arange(3))
+    model = torch.nn.Sequential(torch.nn.Conv2d(5, 4, 3), torch.nn.Flatten(),
+                                torch.nn.Linear(4 * 9 * 7, 3)).eval()  # fmt: skip
+    found = run(tmp_path / "run", model, data, "gradient", target=1, workers=0)
+    want = ll.maps(model, data.tensors[0], "gradient", target=1)
+    for stored, m in zip(found.maps(), want, strict=True):
+        close(stored, m)
 
 
 def test_other_weights_are_another_run(tmp_path, net, folder):
