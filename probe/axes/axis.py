@@ -128,6 +128,10 @@ def reshaped(dims: Dimensions, shape: Sequence[int]) -> Dimensions:
         if taken is None:
             return tuple(result) + dimensions(shape[len(result) :])
         result.append(_mended(taken))
+    left = [*waiting, *(factor for dim in reversed(todo) for factor in dim)]
+    batch = tuple(factor for factor in left if root(factor.axis).name == "b")
+    if batch and result:  # what is left are dimensions of size 1
+        result[-1] = (*result[-1], *batch)
     return tuple(result)
 
 

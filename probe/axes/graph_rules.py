@@ -202,7 +202,7 @@ def channels_last(node: Any, given: Given, nr: int) -> Dimensions:
 
 def mixed(dim: Dimension, others: Dimensions, size: int) -> Dimension:
     """What a linear map makes of a dimension: channels, unless it mixes places."""
-    places = any(root(f.axis).name in (*PLACES, "b") for f in dim)
+    places = all(root(f.axis).name in (*PLACES, "b") for f in dim if f.size != 1)
     return dimension(size, "" if places or _hold_channels(others) else "c")
 
 
@@ -515,8 +515,8 @@ _SAME = """
     ConjPhysical Cos Cosh Cumsum Cumprod Cummax Cummin Digamma Elu Erf Erfc Erfinv Exp Exp2 Expm1
     Flip Floor Frac Gelu Hardshrink Hardsigmoid Hardswish Hardtanh LeakyRelu Lgamma Log Log10 Log1P
     Log2 LogSigmoid LogSoftmax Logcumsumexp Logit Mish NanToNum NativeDropout Neg Reciprocal Relu
-    SafeSoftmax Rrelu RreluWithNoise Roll Round Rsqrt Selu Sgn Sigmoid Sign Silu Sin Sinc Sinh
-    Softmax Softplus Softshrink Sqrt Square Tan Tanh Threshold ToCopy Tril Triu Trunc Alias
+    SafeSoftmax RreluWithNoise Roll Round Rsqrt Sgn Sigmoid Sign Silu Sin Sinc Sinh
+    Softmax Softplus Softshrink Sqrt Tan Tanh Threshold ToCopy Tril Triu Trunc Alias
     MaskedFill MaskedScatter IndexFill IndexAdd IndexCopy IndexPut IndexPutImpl ScatterAdd
     Scatter ScatterReduce SelectScatter SliceScatter Fill Renorm FftC2C
 """
@@ -526,13 +526,13 @@ def _rules() -> dict[str, Rule]:
     table: dict[str, Rule] = dict.fromkeys((*_SAME.split(), "torch::autograd::CopySlices"), same)
     for rule, stems in (
         (broadcast, "Add Sub Rsub Mul Div Atan2 Addcmul Addcdiv Lerp Where Maximum Minimum Fmax "
-                    "Fmin PreluKernel Hypot Remainder Fmod Xlogy Logaddexp Copysign SWhere "
+                    "Fmin PreluKernel Hypot Remainder Fmod Xlogy Logaddexp Copysign "
                     "Complex Polar Copy Pow"),
         (expand, "Expand"),
-        (view, "View UnsafeView ReshapeAlias Reshape"),
+        (view, "View UnsafeView ReshapeAlias"),
         (permute, "Permute"),
         (transpose, "Transpose"),
-        (reversed_pair, "T NumpyT MT"),
+        (reversed_pair, "T"),
         (unsqueeze, "Unsqueeze"),
         (squeeze, "Squeeze"),
         (repeat, "Repeat"),
@@ -540,9 +540,9 @@ def _rules() -> dict[str, Rule]:
         (slice_of, "Slice"),
         (narrow, "Split UnsafeSplit SplitWithSizes UnsafeSplitWithSizes"),
         (index, "Index UnsafeIndex"),
-        (index_select, "IndexSelect Gather Topk Sort Argsort"),
+        (index_select, "IndexSelect Gather Topk Sort"),
         (reduce, "Mean Sum Nansum Amax Amin Max Min Aminmax Median Mode Kthvalue Prod Std Var "
-                 "StdMean VarMean Norm LinalgVectorNorm Logsumexp Any All"),
+                 "StdMean VarMean Norm LinalgVectorNorm Logsumexp"),
         (concatenate, "Cat"),
         (stack, "Stack"),
         (windows, "Unfold"),
@@ -551,10 +551,9 @@ def _rules() -> dict[str, Rule]:
         (shuffled, "PixelShuffle PixelUnshuffle"),
         (padded, "ConstantPadNd Glu FftR2C FftC2R"),
         (convolution, "Convolution ConvolutionOverrideable CudnnConvolution MkldnnConvolution "
-                      "MiopenConvolution SlowConv2D ThnnConv2D ConvDepthwise2D"),
-        (channels_second, "NativeBatchNorm CudnnBatchNorm MiopenBatchNorm NativeGroupNorm "
-                          "BatchNormLegit"),
-        (channels_last, "NativeLayerNorm FusedRmsNorm RmsNorm"),
+                      "MiopenConvolution SlowConv2D ConvDepthwise2D"),
+        (channels_second, "NativeBatchNorm CudnnBatchNorm MiopenBatchNorm NativeGroupNorm"),
+        (channels_last, "NativeLayerNorm FusedRmsNorm"),
         (product(0), "Mm Bmm Mv Dot"),
         (product(1), "Addmm Baddbmm Addmv"),
         (attention, "ScaledDotProductFlashAttentionForCpu ScaledDotProductFlashAttention "
@@ -568,11 +567,12 @@ def _rules() -> dict[str, Rule]:
     ):  # fmt: skip
         table.update(dict.fromkeys(stems.split(), rule))
     for d in (1, 2, 3):
-        names = (
-            f"MaxPool{d}DWithIndices AdaptiveAvgPool{d}D AdaptiveMaxPool{d}D AvgPool{d}D "
-            f"FractionalMaxPool{d}D MaxUnpool{d}D ReflectionPad{d}D ReplicationPad{d}D "
-            f"UpsampleNearest{d}D UpsampleNearestExact{d}D GridSampler{d}D MkldnnMaxPool{d}D"
-        )
+        names = f"ReflectionPad{d}D ReplicationPad{d}D UpsampleNearest{d}D UpsampleNearestExact{d}D"
+        if d > 1:  # of a series they work on a picture of one row
+            names += f" AdaptiveAvgPool{d}D AdaptiveMaxPool{d}D AvgPool{d}D GridSampler{d}D"
+            names += (
+                f" MaxPool{d}DWithIndices FractionalMaxPool{d}D MaxUnpool{d}D MkldnnMaxPool{d}D"
+            )
         table.update(dict.fromkeys(names.split(), over_places(d)))
     more = "UpsampleLinear1D UpsampleBilinear2D UpsampleBicubic2D UpsampleTrilinear3D"
     more += " UpsampleBilinear2DAa UpsampleBicubic2DAa"

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..errors import SiteError
 from .axis import Axis, Dimension, Dimensions, length, root, sole
 
+_RANK = {"z": 1, "y": 2, "x": 3}  # rows before columns, however a model keeps them
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -119,6 +121,7 @@ def layout(dims: Dimensions) -> Layout | None:
     nameless = [origin for origin in places if not origin.name]
     if not roles["b"] or len(nameless) > 1:
         return None
+    places = dict(sorted(places.items(), key=lambda item: _RANK.get(item[0].name, 0)))
     groups = [roles["b"], roles["c"], *places.values()]
     for group in groups:
         group.sort(key=lambda i: _parts(factors[i].axis))

@@ -200,7 +200,7 @@ def test_readers_are_asked_until_all_is_said() -> None:
     def recorded(name: str, told: Adapter | None) -> Callable[[nn.Module], Adapter | None]:
         return lambda model: asked.append(name) or told  # type: ignore[func-returns-value]
 
-    whole = Adapter("whole", ("stem",), (), None, False, (), ("a",))
+    whole = Adapter("whole", ("stem",), (), None, (), ("a",))
     readers = [recorded("first", None), recorded("labels", Adapter("some", labels=("b",))),
                recorded("whole", whole), recorded("never", Adapter("never"))]  # fmt: skip
     for read in reversed(readers):

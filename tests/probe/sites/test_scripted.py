@@ -126,7 +126,7 @@ def test_quantised_models_have_no_gradient_and_say_so(net, x, whole) -> None:
         ProbeError, match=r"a quantised op without a gradient|linear_dynamic.0 in 4 has no gradient"
     ):
         ll.maps(small, x, "gradient", target=2)
-    maps = ll.maps(small, x, "occlusion,window=8,stride=8", target=2)
+    maps = ll.maps(small, x, "occlusion,window=8,stride=8", target=2, axes={"input": "b c y x"})
     assert len(maps) == 2
     assert maps[0].values.abs().max() > 0
 
