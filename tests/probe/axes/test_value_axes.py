@@ -57,11 +57,10 @@ def test_a_transformer_without_batch_first_is_refused() -> None:
 
 
 def test_an_input_without_a_batch_is_refused() -> None:
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.Flatten(0), nn.Linear(144, 2), nn.Unflatten(0, (1, 2))
-    )
-    with pytest.raises(SiteError, match=r"a convolution takes it for channels: give a batch"):
-        ll.maps(net, torch.randn(3, 8, 8), "gradient", target=lambda out: out[:, 0].expand(3))
+    with ll.Probe(nn.Conv2d(3, 4, 3)) as probe:
+        probe.watch("input")(torch.randn(3, 8, 8))
+        with pytest.raises(SiteError, match=r"a convolution takes it for channels: give a batch"):
+            probe.layout(probe.trace["input"])
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 3, 4), (2, 4, 3, 3), (2, 3, 1, 9), (2, 3, 4, 3)])
@@ -75,9 +74,8 @@ def test_no_size_makes_a_convolution_channels_last(shape) -> None:
 
 def test_a_picture_that_is_only_flattened_has_to_be_named() -> None:
     net, x = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), torch.randn(2, 3, 4, 4)
-    with pytest.raises(
-        SiteError, match=r"read as 'b \? \? \?'; say it, as in axes=\{'input': 'b c y x'\}"
-    ):
+    message = r"read as 'b \? \? \?'; say it, as in axes=\{'input': 'b c y x'\}"
+    with pytest.raises(SiteError, match=message):
         ll.maps(net, x, "input_x_gradient", target=1)
     maps = ll.maps(net, x, "input_x_gradient", target=1, axes={"input": "b c y x"})
     want = (net[1].weight[1].reshape(3, 4, 4) * x).sum(1)
