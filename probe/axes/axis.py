@@ -117,6 +117,12 @@ def sliced(dim: Dimension, start: int, stop: int) -> Dimension:
 
 def reshaped(dims: Dimensions, shape: Sequence[int]) -> Dimensions:
     """What a view of another shape makes of the dimensions; new axes where it mixes them."""
+    if len(shape) == 2 and len(dims) > 2 and shape[1] == length(dims[-1]) and 0 not in shape:
+        return tuple(factor for dim in dims[:-1] for factor in dim), dims[-1]  # for a linear layer
+    return _regrouped(dims, shape)
+
+
+def _regrouped(dims: Dimensions, shape: Sequence[int]) -> Dimensions:
     result: list[Dimension] = []
     waiting: list[Factor] = []  # of dimensions of size 1, and remainders of those that were split
     todo = list(reversed(dims))
@@ -213,7 +219,7 @@ def sole(dim: Dimension) -> Factor | None:
     """The factor that a dimension consists of; None where it has several."""
     if len(dim) == 1:
         return dim[0]
-    wide = [factor for factor in dim if factor.size != 1]
+    wide = [factor for factor in dim if factor.size != 1] or dim[:1]
     return wide[0] if len(wide) == 1 else None
 
 

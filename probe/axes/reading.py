@@ -26,6 +26,7 @@ class AxesReading:
         self._known: dict[Edge, Dimensions] = {}
         self._starts: list[Dimensions] = []
         self._told: list[tuple[Edge, tuple[str, ...], str]] = []
+        self._followed = False  # to the end
         self.contradictions: dict[Axis, ContradictionError] = {}
 
     def start(self, edge: Edge, shape: Sequence[int], names: Iterable[str] = ("b",)) -> None:
@@ -77,13 +78,16 @@ class AxesReading:
                 name_all(self.of(edge), names, op)
             except ContradictionError as error:
                 self.contradictions.setdefault(error.axis, error)
-        if named(dims):
+        if self._followed or named(dims):
             return
+        followed = False
         for node in order:
             for nr in range(len(node._input_metadata)):
                 self.of((node, nr))
             if named(dims):
                 return
+            followed = True
+        self._followed = followed
 
 
 def named(dims: Dimensions) -> bool:

@@ -11,14 +11,13 @@ from torch.autograd.graph import Node
 
 from ..errors import SiteError
 from ..sites import Pattern, Site
-from .axis import Dimensions, dimensions, names_of, root
+from .axis import Axis, Dimensions, dimensions, names_of, root
 from .graph_rules import ContradictionError
 from .layout import Layout, find_grid, layout
 from .module_rules import axes_of_module
-from .reading import AxesReading, Edge
+from .reading import AxesReading, Edge, named
 
 Place = tuple[str, str, int, tuple[int, ...]]
-Known = tuple[str, Layout | None]
 _EXAMPLES = {1: "b", 2: "b c", 3: "b c t", 4: "b c y x", 5: "b c t y x"}
 _MEANINGS = {"c": "channels", "t": "time steps", "n": "tokens"}
 _CURE = "say which is the batch, as in axes={'input': 't b c'}"
@@ -47,6 +46,43 @@ class Input:
 
 
 INPUT = Site("", "in")
+
+
+class Known:
+    """The dimensions of a value, in words and as a layout once either is asked for.
+
+    said   what its port is always called, `b h n d`
+    wrong  axes that ops disagree about
+    """
+
+    __slots__ = ("_plan", "dims", "said", "wrong")
+
+    def __init__(
+        self, dims: Dimensions, said: str, wrong: Mapping[Axis, ContradictionError]
+    ) -> None:
+        self.dims, self.said, self.wrong = dims, said, wrong
+        self._plan: Layout | None = None
+
+    @property
+    def names(self) -> str:
+        return self.said or names_of(self.dims)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to find out."""
+        return named(self.dims) and not self.wrong
+
+    @property
+    def contradiction(self) -> ContradictionError | None:
+        """What an op says against one of the axes."""
+        axes = [root(axis) for dim in self.dims for axis, _ in dim] if self.wrong else []
+        return next((self.wrong[axis] for axis in axes if axis in self.wrong), None)
+
+    @property
+    def plan(self) -> Layout | None:
+        if self._plan is None and self.contradiction is None:
+            self._plan = layout(self.dims)
+        return self._plan
 
 
 class Declared:
@@ -132,11 +168,12 @@ class ValueAxes:
 
     def names(self, value: Located) -> str:
         """The axes in words, `?` for what is not known."""
-        return self._read(value)[0]
+        return self._of(value).names
 
     def layout(self, value: Located) -> Layout:
         """How methods read a value. Raises SiteError where its axes are not known."""
-        names, plan = self._read(value)
+        known = self._of(value)
+        plan = self._on_grid(known.plan)
         if plan is not None and plan.axes:
             return plan
         if plan is not None:
@@ -144,10 +181,10 @@ class ValueAxes:
                 f"{value.site} has shape {value.shape} and no positions to draw a map over; choose "
                 "a site before the pooling, or a token sequence"
             )
-        raise SiteError(self._unknown(value, names))
+        raise SiteError(self._unknown(value, known))
 
-    def _unknown(self, value: Located, names: str) -> str:
-        told = self._contradiction(value)
+    def _unknown(self, value: Located, known: Known) -> str:
+        told = known.contradiction
         if told is not None:
             return (
                 f"the first dimension of the input was taken for the batch, but {told.op} takes it "
@@ -156,51 +193,32 @@ class ValueAxes:
         example = _EXAMPLES.get(len(value.shape), "b c ...")
         return (
             f"what the dimensions of {value.site} mean is not known: shape {value.shape}, read as "
-            f"{names!r}; say it, as in axes={{{str(value.site)!r}: {example!r}}}"
+            f"{known.names!r}; say it, as in axes={{{str(value.site)!r}: {example!r}}}"
         )
 
-    def _contradiction(self, value: Located) -> ContradictionError | None:
-        """What an op says against the axes of a value."""
-        wrong = self.reading.contradictions
-        dims = self.reading.of(value.edge) if value.edge is not None else ()
-        return next((wrong[axis] for dim in dims for axis, _ in dim if axis in wrong), None)
-
-    def _read(self, value: Located) -> tuple[str, Layout | None]:
+    def _of(self, value: Located, *, settle: bool = True) -> Known:
         site, shape = value.site, value.shape
         place = (site.path, site.port, site.call, shape)
         known = self.cache.get(place)
-        if known is None:
-            known = self._look(value)
-            if known[1] is not None or "?" not in known[0]:
-                self.cache[place] = known
+        if known is None or not known.complete:
+            known = self.cache[place] = self._look(value, settle)
         return known
 
-    def _look(self, value: Located) -> tuple[str, Layout | None]:
+    def _look(self, value: Located, settle: bool) -> Known:
         site, shape = value.site, value.shape
         said = self.declared.of(site, shape)
         if said is None and value.edge is not None:
-            dims = self._settled(value.edge)
-            plan = None if self._doubtful(dims) else layout(dims)
-            return site.axes or names_of(dims), self._on_grid(plan, shape)
+            self._begin()
+            dims = self.reading.of(value.edge)
+            if settle:
+                self.reading.settle(dims, self.order())
+            return Known(dims, site.axes, self.reading.contradictions)
         if said is None:
             module = self.modules.get(site.path)
             said = tuple(site.axes.split()) or axes_of_module(module, site, shape)
-        if said is None:
-            return " ".join("?" * len(shape)), None
-        return " ".join(said), self._on_grid(layout(dimensions(shape, said)), shape)
+        return Known(dimensions(shape, said or ()), "", {})
 
-    def _settled(self, edge: Edge) -> Dimensions:
-        self._begin()
-        dims = self.reading.of(edge)
-        self.reading.settle(dims, self.order())
-        return dims
-
-    def _doubtful(self, dims: Dimensions) -> bool:
-        """Whether ops disagree about an axis."""
-        wrong = self.reading.contradictions
-        return bool(wrong) and any(root(f.axis) in wrong for dim in dims for f in dim)
-
-    def _on_grid(self, plan: Layout | None, shape: tuple[int, ...]) -> Layout | None:
+    def _on_grid(self, plan: Layout | None) -> Layout | None:
         """Tokens on the picture, where the graph lost them but the model's family is known."""
         prefix = self.prefix() if plan is not None and plan.axes == "n" else None
         if plan is None or prefix is None:
@@ -220,11 +238,8 @@ class ValueAxes:
             said = self.declared.of(INPUT, self.main_shape) or ("b", "c", "y", "x")
             self.sizes = dict(zip(said, self.main_shape, strict=True))
         if not self.sizes and self.main is not None:
-            shape = self.main_shape
-            place = ("", "in", 0, shape)
-            known = self.cache.get(place)
-            names = names_of(self._settled(self.main)) if known is None else known[0]
-            self.sizes = {n: s for n, s in zip(names.split(), shape, strict=True) if n != "?"}
+            names = self.names(Input(INPUT, self.main, self.main_shape)).split()
+            self.sizes = {n: s for n, s in zip(names, self.main_shape, strict=True) if n != "?"}
         return self.sizes
 
     def close(self, values: Iterable[Located]) -> None:
@@ -232,6 +247,6 @@ class ValueAxes:
         self.input_sizes()
         for value in values:
             if value.edge is not None:
-                self._read(value)
+                self._of(value, settle=False)
         self.reading, self.order, self._starts = AxesReading(), tuple, []
         self.main, self.main_shape = None, ()
