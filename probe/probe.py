@@ -9,6 +9,7 @@ with Probe(net) as p:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -256,11 +257,23 @@ class Probe:
             )
         try:
             self._drop_graph()
+            if not self.options.grad and self.capture.wants_axes:
+                self._learn_axes(function, args, kwargs)
             recording = self.capture.begin(args, kwargs)
             self._last, self._ledger = recording, None
             return self.capture.run(recording, function, args, kwargs)
         finally:
             self._busy.release()
+
+    def _learn_axes(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        """One run with a graph, which tells where the channels lie that are asked for by number."""
+        wanted = {replace(p, index=None) for p in self.requests.patterns() if p.index is not None}
+        learner = Probe(
+            self.model, adapter=self.adapter, axes=self._axes, explained=self.options.explained
+        )
+        with learner:
+            learner.watch(*wanted).run(function, *args, **kwargs)
+        self.capture.learn_axes(learner.capture)
 
     @property
     def trace(self) -> Trace:

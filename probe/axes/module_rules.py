@@ -20,6 +20,11 @@ _PLACES = {
 _LAST = (nn.Linear, nn.Embedding)
 
 
+def tells_axes(module: nn.Module | None) -> bool:
+    """Whether a module's type says what its result is."""
+    return isinstance(module, tuple(kind for kinds in _PLACES.values() for kind in kinds))
+
+
 def axes_of_module(
     module: nn.Module | None, site: Site, shape: Sequence[int]
 ) -> tuple[str, ...] | None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ..axes import Declared, Known, ValueAxes
+from ..axes import Declared, Known, ValueAxes, tells_axes
 from ..errors import ProbeError
-from ..sites import Site, no_match
+from ..sites import HEAD_PORTS, Site, no_match
 from .attention import fused_attention, matmul, multi_head, softmax
 from .embedding import BYTE_HANDLERS, embedding
 from .inputs import explained_input, input_tensors, is_bytes, is_tokens, lift
@@ -136,6 +136,26 @@ class ForwardCapture:
         if not recording.stopped:
             player.check()
         return output
+
+    @property
+    def wants_axes(self) -> bool:
+        """Whether channels are asked for by number where no module says which dimension they are.
+
+        Only a graph tells then; asked once for each version of the requests.
+        """
+        if self._axes_read[0] == self.requests.version:
+            return False
+        by_path = self.modules.by_path
+        return any(
+            pattern.index is not None
+            and pattern.port not in HEAD_PORTS
+            and not (pattern.port == "out" and tells_axes(by_path.get(pattern.path)))
+            for pattern in self.requests.patterns()
+        )
+
+    def learn_axes(self, other: ForwardCapture) -> None:
+        """Take over what a forward with a graph has read."""
+        self._axes_read = self.requests.version, other._axes_read[1]
 
     def close(self) -> None:
         """Leave the model: no hook stays on it, no forward is open."""

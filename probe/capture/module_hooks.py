@@ -195,8 +195,12 @@ def _visit_inputs(recording: Recording, path: str, call: int, args: Any, kwargs:
     if path == "" and (recording.tokens or recording.bytes):
         main = None  # its input is what the embeddings return, or the first floats
 
+    later = recording.whole_numbers.values() if path == "" else ()  # read once they are floats
+
     def look(place: str, x: Tensor) -> Tensor:
         name = _input_name(place, args)
+        if name in later:
+            return x
         x = recording.visit(path, "in", call, x) if name == main else x
         return recording.visit(path, f"in.{name}", call, x)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LimelightError
-from ..sites import Site, parse
+from ..sites import Site, parse, part_of_model
 from .rows import READABLE, row_of_map
 from .saliency_map import SaliencyMap, range_text
 
@@ -50,14 +50,17 @@ class Maps(Sequence[SaliencyMap]):
         sample: str = "*",
     ) -> Maps:
         """The maps whose labels match; wildcards allowed. Raises nothing when none do."""
-        pattern = None if site is None else parse(site)
+        asked = None if site is None else parse(site)
+        patterns = () if asked is None else (asked, part_of_model(asked))
         return Maps(
             m
             for m in self._maps
             if fnmatchcase(m.method, method)
             and fnmatchcase(m.target, target)
             and fnmatchcase(m.sample, sample)
-            and (pattern is None or (pattern.matches(m.site) and pattern.index == m.site.index))
+            and (
+                not patterns or any(p.matches(m.site) and p.index == m.site.index for p in patterns)
+            )
         )
 
     def stack(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -137,4 +137,10 @@ def index_dim(site: Site, ndim: int) -> int:
             raise SiteError(f"{site} has {ndim} dimensions and no head axis; index it yourself")
         return 1
     axes = site.axes.split()
-    return axes.index("c") if "c" in axes else min(1, ndim - 1)
+    if "c" not in axes:
+        whole = str(replace(site, index=None))
+        raise SiteError(
+            f"which dimension of {whole} holds its channels is not known (read as {site.axes!r}); "
+            f"say it, as in axes={{{whole!r}: 'b c y x'}}"
+        )
+    return axes.index("c")

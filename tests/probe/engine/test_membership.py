@@ -1,0 +1,95 @@
+"""Which inputs belong to samples and which serve all: said, or found by one sample apart."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import limelight as ll
+from limelight.probe.engine.batch import Batch
+from limelight.probe.engine.membership import settled
+from limelight.probe.errors import LimelightError
+
+
+class ZeroShot(nn.Module):
+    """Pictures against prompts: a score for each prompt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, image: Tensor, prompts: Tensor) -> Tensor:
+        seen = F.normalize(self.conv(image).mean((2, 3)), dim=1)
+        return seen @ F.normalize(prompts, dim=1).T
+
+
+class Pair(nn.Module):
+    """A picture and numbers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8 + 5, 2)
+
+    def forward(self, image: Tensor, row: Tensor) -> Tensor:
+        return self.head(torch.cat([self.conv(image).mean((2, 3)), row], 1))
+
+
+IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+PROMPTS = torch.randn(4, 8, generator=torch.Generator().manual_seed(2))
+ROWS = torch.randn(4, 5, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_what_serves_all_and_what_belongs_to_a_sample_is_found(count) -> None:
+    shared = settled(ZeroShot(), Batch.of((IMAGES[:count], PROMPTS[:count])))
+    assert set(shared.rows) == {"0"}
+    apiece = settled(Pair(), Batch.of((IMAGES[:count], ROWS[:count])))
+    assert set(apiece.rows) == {"0", "1"}
+    assert shared.doubtful == apiece.doubtful == ()
+
+
+def test_one_input_is_never_in_doubt() -> None:
+    batch = Batch.of(IMAGES)
+    assert batch.doubtful == ()
+    assert settled(nn.Identity(), batch) is batch
+
+
+@pytest.mark.parametrize("method", ["occlusion,window=4,stride=4", "smoothgrad,n=2", "rise,n=4"])
+def test_maps_of_samples_are_those_of_each_alone_with_all_prompts(method) -> None:
+    net = ZeroShot()
+    together = ll.maps(net, (IMAGES, PROMPTS), method, target=2)
+    said = ll.maps(net, ll.inputs(IMAGES, PROMPTS, shared="1"), method, target=2)
+    split = ll.maps(net, (IMAGES, PROMPTS), method, target=2, batch=1)
+    torch.testing.assert_close(together.stack(), said.stack())
+    torch.testing.assert_close(together.stack(), split.stack())
+    if method.startswith("occlusion"):
+        alone = [ll.maps(net, (IMAGES[i : i + 1], PROMPTS), method, target=2)[0] for i in range(4)]
+        torch.testing.assert_close(together.stack(), torch.stack([m.values for m in alone]))
+
+
+def test_what_cannot_be_told_is_asked_for() -> None:
+    class Mixes(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return (a + b.mean() + a.mean()).sum((1, 2, 3))[:, None]
+
+    with pytest.raises(LimelightError, match=r"whether 1 hold a row a sample .* shared=\['1'\]"):
+        ll.maps(Mixes(), (IMAGES, ROWS), "smoothgrad,n=2", target=0)
+    many = {str(n): ROWS for n in "abcdef"}
+    with pytest.raises(LimelightError, match="there are too many to try"):
+        settled(Pair(), Batch.of({"image": IMAGES, **many}))
+
+
+def test_what_was_said_must_fit() -> None:
+    with pytest.raises(
+        LimelightError, match="an input 'prompts' was spoken of, but the inputs are"
+    ):
+        ll.inputs(IMAGES, PROMPTS, shared="prompts")
+    with pytest.raises(LimelightError, match="the batch has 4 samples, but table holds 7 rows"):
+        ll.inputs(IMAGES, table=torch.zeros(7, 2))
+    assert set(ll.inputs(IMAGES, table=torch.zeros(7, 2), shared="table").rows) == {"0"}
+    with pytest.raises(LimelightError, match=r"axes 'b c' were said for input '0'"):
+        ll.inputs(IMAGES, axes={"0": "b c"})
