@@ -46,7 +46,7 @@ def sites(
         preprocessing = fitted(net)
     except ImageError:
         preprocessing = preprocessing_of(net)  # the run below says what the model does not take
-    with Probe(net, grad=False) as probe:
+    with Probe(net, axes={"input": "b c y x"}) as probe:
         _watch(probe, pattern, ops)
         _run_zero(probe, model, (1, len(preprocessing.mean), *preprocessing.size))
     words = {w: [parse(s) for s in _word(probe, w)] for w in ("hidden", "heads", "last")}
@@ -54,7 +54,7 @@ def sites(
     for site, value in probe.trace.items():
         named = [w for w, patterns in words.items() if any(p.matches(site) for p in patterns)]
         shape = " x ".join(map(str, value.act.shape)) or "1"
-        table.add_row(str(site), site.axes, shape, ", ".join(named))
+        table.add_row(str(site), value.axes, shape, ", ".join(named))
     console_for().print(table)
     for note in (*probe.adapter.notes, *preprocessing.notes):
         say(f"note: {note}")
