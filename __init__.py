@@ -13,7 +13,8 @@ _HOMES = {
     "probe.sites": "Adapter Site adapter",
     "probe.mark": "mark",
     "probe.trace": "add freeze mean scale swap zero",
-    "probe.targets": "Target contrast label margin pixel ranked region similar token top",
+    "probe.targets": "Target box choice contrast difference label margin peak pixel ranked region "
+    "similar token top",
     "probe.results": "Maps SaliencyMap",
     "probe.attribution": "head_method list_methods method pass_method path_method use",
     "probe.errors": "LimelightError",
@@ -53,9 +54,13 @@ if TYPE_CHECKING:
     from .probe.sites import Adapter, Site, adapter
     from .probe.targets import (
         Target,
+        box,
+        choice,
         contrast,
+        difference,
         label,
         margin,
+        peak,
         pixel,
         ranked,
         region,

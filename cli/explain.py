@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -76,14 +77,15 @@ def explain(
     from ..probe.attribution.registry import use
     from ..probe.targets.parse import target_in
     from ..reports.explanation import explain as run
-    from .inputs import hyper, model_of, pictures, preparing, writable
+    from .inputs import embedding, hyper, model_of, pictures, preparing, unseen, writable
 
     writable(out, "-o", (".html", ".htm"))
     if maps is not None:
         writable(maps, "--maps", (".parquet", ".safetensors", ".png"))
 
     how = combine and convert("explain", "--combine", combine, Literal["product", "sum"])
-    what = [target_in(t) for t in target or ("top",)]
+    wanted = target or ("top",)
+    what = [target_in(t, unseen) for t in wanted]  # what is not understood is refused at once
     bound = [use(m) for m in method or ("gradcam", "normgrad")]
     many = int(batch) if batch.isdecimal() else batch
     names = labels if labels is None else class_names(labels)
@@ -91,6 +93,7 @@ def explain(
     files = pictures(image)
     with progress(f"loading {model}") as tell:
         net = model_of(model, weights, hyper(settings), device)
+        what = [target_in(t, partial(embedding, net)) for t in wanted]
         options: dict[str, Any] = {"combine": how, "batch": many, "seed": seed, "progress": tell}
         options |= {"ledger": ledger, "labels": names, **prepare}
         explanation = run(net, files, bound, sites=site, target=what, **options)

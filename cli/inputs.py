@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..models import load
-from ..models.inputs import PreprocessingOptions, images
+from ..models.inputs import PreprocessingOptions, images, preprocess
 from ..models.registry import usual_weights
+from ..probe.capture import guarded
 from ..probe.errors import ImageError, OptionError
-from ..probe.targets import value_in
+from ..probe.targets import Reading, value_in
 
 
 def writable(path: Path, option: str, endings: tuple[str, ...]) -> None:
@@ -47,6 +48,20 @@ def pictures(words: Sequence[str]) -> list[Path]:
         else:
             paths.append(path)
     return list(dict.fromkeys(paths))
+
+
+@torch.no_grad()
+def embedding(net: nn.Module, path: str, at: str) -> Tensor:
+    """What a model returns for a picture, or a part of it: what `similar:PICTURE` compares with."""
+    with guarded(net, grad=False, evaluate=True):
+        return Reading("part", at)(net(preprocess(net, path)), 1)
+
+
+def unseen(path: str, at: str) -> Tensor:
+    """What stands for an embedding before there is a model. Raises ImageError for no file."""
+    if not Path(path).expanduser().is_file():
+        raise ImageError(f"picture {path!r} does not exist")
+    return torch.ones(1)
 
 
 def hyper(settings: Sequence[str] | None) -> dict[str, object]:

@@ -43,9 +43,11 @@ Targets = Annotated[
     typer.Option(
         "--target",
         "-t",
-        metavar="CLASS|top[:N]|margin:A,B",
-        help="What to explain: a class by number or name, the N likeliest, or one class "
-        "against another; repeatable. [default: top]",
+        metavar="CLASS|top[:N]|WORD:VALUES[,OPTION=VALUE]",
+        help="What to explain: a class by number or name, the N likeliest, margin:A,B (one class "
+        "against another), label:A,at=out (of a part of the output), token:A,POSITION, "
+        "pixel:Y,X,A, region:MASK.png,A, box:LEVEL,Y,X,A, peak:KEYPOINT, similar:PICTURE; "
+        "options: of=probability, at=PART, ...; repeatable. [default: top]",
     ),
 ]
 Weights = Annotated[

@@ -177,13 +177,13 @@ def captum(
 class Scores(nn.Module):
     """The model with its target: one score a sample, as captum wants it."""
 
-    def __init__(self, model: nn.Module, target: Callable[[Any], Tensor]) -> None:
+    def __init__(self, model: nn.Module, target: Callable[[Any, int], Tensor]) -> None:
         super().__init__()
         self.model = model
         self.target = target
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.target(self.model(x))
+        return self.target(self.model(x), len(x))
 
 
 def _find(name: str) -> Algorithm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.func import functional_call
 from ..probe.attribution import pass_method, use
 from ..probe.capture import guarded
 from ..probe.errors import MethodError, OptionError
-from ..probe.trace import first_tensor
+from ..probe.targets import Reading
 
 
 @pass_method("meta", sites="hidden")
@@ -41,7 +42,9 @@ def meta(
     for i in range(len(x)):
         sample, weights = x[i : i + 1], None
         for _ in range(steps):
-            weights = inner_step(runner.model, sample, classes[i : i + 1], lr, negate, weights)
+            weights = inner_step(
+                runner.model, sample, classes[i : i + 1], lr, negate, weights, target.reading
+            )
         maps = runner.maps(sample, target.take([i]), [bound], runner.site, weights=weights)
         _finite(f"the map of {bound.name!r}", maps[0], lr)
         meta_maps += maps
@@ -55,17 +58,20 @@ def inner_step(
     lr: float,
     negate: bool = False,
     weights: dict[str, Tensor] | None = None,
+    reading: Reading | None = None,
 ) -> dict[str, Tensor]:
     """Parameters by name after one step of gradient descent from `weights`, or the model's own.
 
-    Outputs `b c`; of `b c y x` every position counts as one sample of the same class, of `b n c`
-    the last position is read. Raises MethodError when a new value is not finite.
+    reading  how a target reads the outputs; of dense ones every place counts as one sample of the
+             same class
+    Raises MethodError when a new value is not finite.
     """
     start = dict(model.named_parameters()) if weights is None else weights
     leaves = {n: p.detach().requires_grad_(p.is_floating_point()) for n, p in start.items()}
     asked = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     with guarded(model, grad=False, evaluate=True), torch.enable_grad():
-        loss = _loss(first_tensor(functional_call(model, leaves, (x.detach().clone(),))), classes)
+        output = functional_call(model, leaves, (x.detach().clone(),))
+        loss = _loss(output, classes, reading or Reading())
         slopes = torch.autograd.grad(
             -loss if negate else loss, list(asked.values()), allow_unused=True
         )
@@ -77,17 +83,12 @@ def inner_step(
     return new
 
 
-def _loss(logits: Tensor, classes: Tensor) -> Tensor:
-    classes = classes.to(logits.device)
-    if logits.ndim == 3:
-        logits = logits[:, -1]
-    if logits.ndim < 2:
-        raise MethodError(
-            f"meta needs class scores b c, but the model's output is {tuple(logits.shape)}; "
-            "choose a method without an inner step"
-        )
-    places = logits.shape[2:]
-    return F.cross_entropy(logits, classes.reshape(-1, *(1,) * len(places)).expand(-1, *places))
+def _loss(output: Any, classes: Tensor, reading: Reading) -> Tensor:
+    """The cross entropy, mean over samples and places."""
+    logs = replace(reading, of="log_probability").places(output, len(classes))
+    places = logs.shape[2:]
+    wanted = classes.to(logs.device).reshape(-1, *(1,) * len(places))
+    return F.nll_loss(logs, wanted.expand(-1, *places))
 
 
 def _finite(what: str, values: Tensor, lr: float) -> None:

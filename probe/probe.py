@@ -47,7 +47,7 @@ from .sites import (
     resolve,
     sealed,
 )
-from .targets import Target, by_name, targets
+from .targets import Given, Target, by_name, targets
 from .trace import Edit, Trace, Value, exchange
 
 if TYPE_CHECKING:
@@ -293,6 +293,11 @@ class Probe:
         """How methods read a captured value. Raises SiteError where its axes are not known."""
         return self._ran().axes.layout(value)
 
+    @property
+    def given(self) -> Given:
+        """What the model was given last: how many samples, how many token ids each."""
+        return self._ran().given
+
     def _ran(self) -> Recording:
         if self._last is None:
             raise ProbeError("nothing has run under this probe yet; call it on an input first")
@@ -345,7 +350,8 @@ class Probe:
             raise _no_graph(recording)
         backward = backward_of(regime)
         with inference_mode(False), enable_grad():
-            score = target(recording.trace.output)
+            target = target.settle(recording.trace.output, recording.given)
+            score = target(recording.trace.output, recording.given.samples)
             ledger = backward(recording, target, score, values, receive, retain=retain)
         self._ledger = ledger or self._ledger
         return score.detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -74,6 +75,7 @@ def relevance_backward(preset: Preset) -> Backward:
         *,
         retain: bool,
     ) -> Ledger | None:
-        return propagate(recording, target, values, receive, preset)
+        scores = partial(target, samples=recording.given.samples)
+        return propagate(recording, scores, values, receive, preset)
 
     return run

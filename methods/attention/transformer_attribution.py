@@ -16,7 +16,7 @@ from ...probe.errors import MethodError
 from ...probe.probe import Probe
 from ...probe.relevance import preset, ratio
 from ...probe.sites import is_script, sealed
-from ...probe.trace import Value, first_tensor
+from ...probe.trace import Value
 
 PORTS = ("map", "heads", "v")
 
@@ -117,7 +117,7 @@ def _grown(part: Tensor, whole: int, probe: Probe) -> Tensor:
     batch, rows, columns = part.shape
     more = whole - columns
     sensible = rows == columns and more in (0, probe.adapter.prefix or 0)
-    if not sensible or batch != first_tensor(probe.trace.output).shape[0]:
+    if not sensible or batch != probe.given.samples:
         raise MethodError(
             "attention was to be followed through all blocks, but they mix different tokens "
             f"(a map of {rows} x {columns} among {whole} tokens); this model attends in windows, "

@@ -90,10 +90,13 @@ Sites: TypeAlias = str | Site | nn.Module | Sequence[str | Site | nn.Module] | N
 """Where to read: addresses with wildcards, `hidden`, `last`, `heads`, `input`, modules of the
 model; None: as usual."""
 
-TargetLike: TypeAlias = Target | int | str | Callable[[Any], Tensor]
-"""What is explained: `limelight.top()`, a class by number or name, a function of the output."""
+TargetLike: TypeAlias = (
+    "Target | int | str | np.integer | np.ndarray | Tensor | Callable[[Any], Tensor]"
+)
+"""What is explained: `limelight.top()`, a class by number or name, a function of the output; a
+number of numpy or torch is a class, an array or tensor of them a class per sample."""
 
-Targets: TypeAlias = TargetLike | Sequence[TargetLike | Sequence[TargetLike]] | None
+Targets: TypeAlias = "TargetLike | Sequence[TargetLike | Sequence[TargetLike]] | None"
 
 Axes: TypeAlias = Mapping[str, str] | None
 """What dimensions mean, by site: `{"input": "b c t", "stem": "b y x c"}`; the batch is `b`."""

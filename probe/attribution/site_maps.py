@@ -14,7 +14,7 @@ from ..axes import Layout
 from ..errors import MethodError, SiteError
 from ..results import About, Maps, SaliencyMap
 from ..sites import Pattern, Site, addresses, parse
-from ..targets import Target, by_name, targets, top
+from ..targets import Given, Target, by_name, targets, top
 from ..trace import Value
 from .forward import Forward
 from .registry import BoundMethod, Method, bound_methods
@@ -59,12 +59,17 @@ class ScoredTarget:
     classes: list[int | None]
 
     @staticmethod
-    def of(target: Target, output: Any, labels: Sequence[str]) -> ScoredTarget:
+    def of(
+        target: Target, output: Any, labels: Sequence[str], given: Given | None = None
+    ) -> ScoredTarget:
+        given = given or Given()
         with torch.no_grad():
-            fixed, scores = target.fix(output), target(output).tolist()
+            fixed = target.fix(output, given)
+            scores = fixed(output, given.samples).tolist()
             rows = None if fixed.pick is None else fixed.rows
             classes = [None] * len(scores) if rows is None else rows.expand(len(scores)).tolist()
-            return ScoredTarget(fixed, target.titles(output, labels), scores, classes)
+            titles = fixed.titles(output, labels, given.samples)
+            return ScoredTarget(fixed, titles, scores, classes)
 
 
 RAW = Method("raw", lambda grad: grad, "site", "input", needs=("grad",))
@@ -203,6 +208,7 @@ def _one_per_sample(
 ) -> list[SaliencyMap]:
     name, site = raw.source.bound.name, raw.source.value.site
     extent = extent_of(raw.axes, raw.sizes, raw.values.shape[1:])
+    about = replace(about, notes=about.notes + scored.target.notes)
     saliency_maps = []
     for i, sample in enumerate(samples):
         score, of_class, title = scored.scores[i], scored.classes[i], scored.titles[i]
@@ -246,7 +252,7 @@ def probe_maps(probe: Forward, methods: Any, target: Any, sites: Any, *, retain:
     about = About(versions=(("torch", torch.__version__),), notes=probe.adapter.notes)
     saliency_maps: list[SaliencyMap] = []
     for i, one in enumerate(wanted):
-        scored = ScoredTarget.of(one, output, labels)
+        scored = ScoredTarget.of(one, output, labels, probe.given)
         raw_maps = gather(probe, sources, scored.target, retain=retain or i < len(wanted) - 1)
         samples = [str(n) for n in range(len(scored.scores))]
         saliency_maps += results(raw_maps, scored, samples, about)

@@ -166,6 +166,13 @@ class ValueAxes:
             raise SiteError("the input is no float tensor and no embedding of one: it has no axes")
         return self.layout(Input(INPUT, self.main, self.main_shape))
 
+    def batch_dimension(self, ndim: int) -> int:
+        """Which dimension of an input of so many counts samples: the first, or the one called b."""
+        for pattern, names in self.declared.axes.items():
+            if pattern.matches(INPUT) and len(names.split()) == ndim:
+                return names.split().index("b")
+        return 0
+
     def names(self, value: Located) -> str:
         """The axes in words, `?` for what is not known."""
         return self._of(value).names

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..axes import ValueAxes
 from ..backward import Tape
 from ..sites import Site
+from ..targets import Given
 from ..trace import ModuleCall, Trace, Value, any_stale, apply, name_of
 from .requests import Place, Request, Requests
 
@@ -67,6 +68,7 @@ class Recording:
         self.enough = sys.maxsize if pending is None else len(pending)
         self.stopped = False
         self.seen: set[Site] = set()
+        self.shape = shape  # of the input that is explained
         self.explained = ""  # the name of the input that is explained
         self.tokens = False  # gradients start at embeddings, not at float inputs
         self.bytes = False  # ... or where the model makes floats of bytes
@@ -84,6 +86,14 @@ class Recording:
         self.wanting = self.enough  # how many may be kept before a site could be the last
         self._fresh: list[Value] = []
         self._held: dict[int, list[Value]] = defaultdict(list)
+
+    @property
+    def given(self) -> Given:
+        """What the model was given: how many samples, how many token ids each."""
+        if not self.shape:
+            return Given()
+        count = self.shape[self.axes.batch_dimension(len(self.shape) + self.tokens)]
+        return Given(count, self.shape[1] if self.tokens and len(self.shape) == 2 else 0)
 
     def input_site(self, name: str) -> Site:
         """The site of an input: `input` for the one that is explained, else `input.mask`."""

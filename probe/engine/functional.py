@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..attribution import (
     Axes,
@@ -20,7 +20,6 @@ from ..attribution import (
     MethodLike,
     Methods,
     Output,
-    ScoredTarget,
     Sites,
     Targets,
     bound_methods,
@@ -33,13 +32,18 @@ from ..relevance import Ledger, Preset
 from ..results import About, Maps, SaliencyMap
 from ..sites import Adapter, AddressLike, adapt, addresses, is_script
 from ..targets import Target, by_name, targets, top
-from ..trace import Edit, Trace, first_tensor
+from ..trace import Edit, Trace
 from .batch import Batch, chunks
-from .membership import settled
+from .membership import told_apart
 from .plan import ALONE, MANY, Plan, Split, is_out_of_memory, make_plan, split_of
 from .runner import Runner
+from .settled import given_to, settled
 
 T = TypeVar("T")
+
+
+def _nothing(output: Output, samples: int) -> None:
+    """What `maps` reads of outputs."""
 
 
 def maps(
@@ -97,21 +101,22 @@ def maps_and_output(
     about: About | None = None,
     axes: Axes = None,
     labels: Sequence[str] | None = None,
-) -> tuple[Maps, Tensor]:
-    """As `maps`, and the model's main output, detached.
+    read: Callable[[Output, int], T | None] = _nothing,
+) -> tuple[Maps, list[T | None]]:
+    """As `maps`, and what `read(output, samples)` makes of the model's output, part by part.
 
     labels  class names in place of those that the model tells
     """
     whole, bounds, wanted, adapter = _prepare(model, x, methods, target, axes, labels)
     if batch != "auto" or len(whole) > MANY or any(b.method.kind in ALONE for b in bounds):
-        whole = settled(model, whole)
+        whole = told_apart(model, whole)
     names = [str(i) for i in range(len(whole))] if samples is None else list(samples)
     if len(names) != len(whole):
         raise LimelightError(f"{len(names)} sample names were given for {len(whole)} samples")
     about = about or about_model(model, seed)
     split = split_of(model, whole, bounds) if batch == "auto" else _split(batch)
     saliency_maps: list[SaliencyMap] = []
-    outputs: list[Tensor] = []
+    readings: list[T | None] = []
 
     def run(places: range, limit: int) -> None:
         part = whole.take(places)
@@ -119,12 +124,12 @@ def maps_and_output(
         of_part = [t.take(places) for t in wanted]
         part_maps, output = _run(runner, bounds, of_part, names[places.start : places.stop])
         saliency_maps.extend(part_maps)
-        outputs.append(first_tensor(output).detach())
+        readings.append(read(output, len(part)))
 
     _each(len(whole), split, run)
     place = {name: i for i, name in enumerate(names)}
     by_sample = sorted(saliency_maps, key=lambda m: place[m.sample])
-    return Maps(by_sample), torch.cat(outputs)
+    return Maps(by_sample), readings
 
 
 @keeps_model
@@ -141,7 +146,7 @@ def plan(
     Runs one sample forward to measure.
     """
     whole, bounds, wanted, _ = _prepare(model, x, methods, target)
-    return make_plan(model, settled(model, whole), bounds, len(wanted), sites)
+    return make_plan(model, told_apart(model, whole), bounds, len(wanted), sites)
 
 
 @keeps_model
@@ -207,7 +212,10 @@ def patch(
         output = probe.edit(edits)(*batch.args, **batch.kwargs)
         if target is None:
             return output
-        return targets(target)[0].resolve(by_name(probe.adapter.labels))(output)
+        chosen = targets(target)[0].resolve(by_name(probe.adapter.labels))
+        given = given_to(batch)
+    (chosen,) = settled(model, batch, [chosen])
+    return chosen.settle(output, given)(output, given.samples)
 
 
 def about_model(model: nn.Module, seed: int = 0) -> About:
@@ -269,8 +277,7 @@ def _run(
     if kinds["site"]:
         at_sites, scored, output = runner.site_maps(kinds["site"], wanted, names, alone)
     else:
-        output = runner.look_for(alone) if alone else runner.output(runner.batch)
-        scored = [ScoredTarget.of(t, output, runner.labels) for t in wanted]
+        scored, output = runner.scored(wanted, alone)
     turn = {b.name: i for i, b in reversed(list(enumerate(bounds)))}
     ordered: list[SaliencyMap] = []
     each = len(at_sites) // len(scored)

@@ -18,7 +18,7 @@ from .batch import Batch
 _MOST = 4  # doubtful inputs; every set of them is a forward
 
 
-def settled(model: nn.Module, batch: Batch) -> Batch:
+def told_apart(model: nn.Module, batch: Batch) -> Batch:
     """The batch with its doubtful inputs told apart.
 
     One sample alone must give what it gives among the others: for inputs that belong to samples

@@ -35,6 +35,7 @@ from ..targets import Target
 from .batch import Batch, chunks
 from .passes import Passes
 from .path_walk import bases_of, walk
+from .settled import given_to, settled
 
 INPUT = Site("", "in")
 
@@ -85,20 +86,12 @@ class Runner:
             raise known
         return known
 
-    def look_for(self, bounds: Sequence[BoundMethod]) -> Any:
-        """The model's output, and how what some methods read is laid out."""
-        return self.look([site for bound in bounds for site in self._sites_of(bound)])
-
-    def look(self, sites: Sequence[Site] = ()) -> Any:
-        """One forward with a graph that reads how the input and some sites are laid out.
-
-        Returns the model's output, detached.
-        """
+    def look(self, sites: Sequence[Site] = ()) -> None:
+        """One forward with a graph that reads how the input and some sites are laid out."""
         with self.probe() as probe:
             self._watch(probe, sites)
             probe(*self.batch.args, **self.batch.kwargs)
             self._learn(probe, sites)
-        return probe.trace.output
 
     def _watch(self, probe: Probe, sites: Sequence[Site]) -> None:
         probe.watch(*(replace(site, index=None) for site in sites if site != INPUT))
@@ -128,7 +121,7 @@ class Runner:
         whole, parts = self.batch.with_x(x), []
         for places in chunks(len(whole), self.limit):
             part = whole.take(places)
-            parts.append(target.take(places)(self.output(part)))
+            parts.append(target.take(places)(self.output(part), len(part)))
         return torch.cat(parts)
 
     def output(self, batch: Batch) -> Any:
@@ -143,7 +136,9 @@ class Runner:
             raise MethodError(f"target {target.name!r} is no class, and this method needs one")
         if target.rows is not None:
             return target.rows.expand(len(x))
-        return target.pick(self.output(self.batch.with_x(x)), None)
+        batch = self.batch.with_x(x)
+        rows = target.fix(self.output(batch), given_to(batch)).rows
+        return rows.expand(len(x))  # type: ignore[union-attr]
 
     def maps(
         self,
@@ -206,12 +201,33 @@ class Runner:
             if also:
                 self._learn(probe, more)
             output = probe.trace.output
-            scored = [ScoredTarget.of(t, output, self.labels) for t in wanted]
+            scored = [ScoredTarget.of(t, output, self.labels, given_to(self.batch)) for t in wanted]
             about = replace(self.about, notes=self.about.notes + _remarks(probe))
             for i, one in enumerate(scored):
                 raw_maps = gather(probe, sources, one.target, retain=i < len(wanted) - 1)
                 saliency_maps += results(raw_maps, one, samples, about)
             return saliency_maps, scored, output
+
+    def scored(
+        self, wanted: Sequence[Target], also: Sequence[BoundMethod] = ()
+    ) -> tuple[list[ScoredTarget], Any]:
+        """The targets scored; the output.
+
+        also  methods that will run on their own: the forward has a graph then, which tells how
+              what they read is laid out, and what the output is
+        """
+        given = given_to(self.batch)
+        if not also:
+            known = settled(self.model, self.batch, wanted, self.adapter)
+            output = self.output(self.batch)
+            return [ScoredTarget.of(t, output, self.labels, given) for t in known], output
+        sites = [site for bound in also for site in self._sites_of(bound)]
+        with self.probe() as probe:
+            self._watch(probe, sites)
+            output = probe(*self.batch.args, **self.batch.kwargs)
+            self._learn(probe, sites)
+            scored = [ScoredTarget.of(t, output, self.labels, given) for t in wanted]
+        return scored, probe.trace.output
 
     def path_maps(
         self, bounds: Sequence[BoundMethod], scored: ScoredTarget, samples: Sequence[str]

@@ -1,17 +1,11 @@
 """What is explained: one scalar a sample."""
 
-from .class_scores import Of, by_name, scores
+from .class_scores import by_name, picked, scores
+from .comparison import difference, similar
 from .parse import class_in, target_in, value_in
-from .target import (
-    Target,
-    contrast,
-    label,
-    margin,
-    pixel,
-    ranked,
-    region,
-    similar,
-    targets,
-    token,
-    top,
-)
+from .parts import part_at
+from .places import box, peak, pixel, region
+from .reading import Given, Reading
+from .scalar import Target
+from .scale import Of, scaled
+from .target import choice, contrast, label, margin, ranked, targets, token, top

@@ -1,71 +1,81 @@
-"""Classes by number and by name, and their scores in whatever a model returns."""
+"""Classes by number and by name, and the scores of some of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..errors import TargetError, near
-from ..trace import first_tensor
+from .reading import Given, Reading
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Names = Callable[[str], int]
-Which = int | str | Sequence[int | str] | Tensor
-Of = Literal["logit", "probability", "log_probability"]
+Which: TypeAlias = "int | str | np.integer | Sequence[int | str] | np.ndarray | Tensor"
 
 
-def scores(output: Any) -> Tensor:
-    """The class scores `b c` in whatever a model returns."""
-    logits = first_tensor(output)
-    if logits.ndim == 1:
-        return logits[:, None]
-    if logits.ndim == 3:
-        return logits[:, -1]
-    if logits.ndim > 3:
-        return logits.flatten(2).sum(2)
-    if logits.ndim == 2:
-        return logits
-    raise TargetError("a class was asked for, but the model returns a single number for the batch")
-
-
-def dense(output: Any) -> Tensor:
-    dense = first_tensor(output)
-    if dense.ndim != 4:
-        raise TargetError(
-            f"a place needs a dense output b c y x, but the output is {tuple(dense.shape)}"
-        )
-    return dense
-
-
-def scaled(logits: Tensor, of: Of) -> Tensor:
-    if of == "logit":
-        return logits
-    return logits.softmax(1) if of == "probability" else logits.log_softmax(1)
+def scores(output: Any, given: Given | None = None) -> Tensor:
+    """The class scores `b c` in whatever a model returns, as it returns them."""
+    given = given or Given()
+    return Reading().told(given)(output, given.samples)
 
 
 def picked(logits: Tensor, rows: Tensor | None) -> Tensor:
+    """The score of a class for each sample: `b c`, or `b c ...` to `b ...`."""
     classes = rows.to(logits.device).expand(len(logits))  # type: ignore[union-attr]
     wrong = classes[(classes >= logits.shape[1]) | (classes < 0)]
     if len(wrong):
         raise TargetError(
             f"class {wrong[0].item()} was asked, but the model has {logits.shape[1]} classes"
         )
-    return logits.gather(1, classes[:, None])[:, 0]
+    places = logits.shape[2:]
+    chosen = classes.view(-1, 1, *[1] * len(places)).expand(-1, 1, *places)
+    return logits.gather(1, chosen)[:, 0]
 
 
 def read_classes(which: Which) -> tuple[Tensor, tuple[str, ...]]:
-    if isinstance(which, Tensor):
-        return which.reshape(-1).long().cpu(), ()
-    listed: list[Any] = list(which) if isinstance(which, Iterable) else [which]
-    listed = [which] if isinstance(which, str) else listed
-    valid = [isinstance(w, str) or (isinstance(w, Integral) and int(w) >= 0) for w in listed]
+    """Classes as indices, -1 where a name stands; and the names.
+
+    A class is an int of Python or numpy, a tensor or array of integers, or a name; no bool is one.
+    """
+    listed = _listed(which)
+    valid = [isinstance(w, str) or (_counts(w) and int(w) >= 0) for w in listed]
     if not listed or not all(valid):
         raise TargetError(f"classes are named or counted from 0, not {which!r}")
     words = tuple(w for w in listed if isinstance(w, str))
     return torch.tensor([-1 if isinstance(w, str) else int(w) for w in listed]), words
+
+
+def _listed(which: Any) -> list[Any]:
+    if hasattr(which, "tolist"):  # a tensor, an array, a number of numpy
+        return list(which.reshape(-1).tolist())
+    if isinstance(which, str) or not isinstance(which, Iterable):
+        return [which]
+    return [w for part in which for w in (_listed(part) if hasattr(part, "tolist") else [part])]
+
+
+def _counts(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def is_class(spec: Any) -> bool:
+    """Whether something is a class or a class per sample: a number, a name, integers in a row."""
+    if hasattr(spec, "tolist"):
+        return spec.ndim < 2 and all(map(_counts, _listed(spec)))
+    return isinstance(spec, str) or _counts(spec)
+
+
+def said(which: Which) -> str:
+    """How a class is called in the name of a target."""
+    rows, words = read_classes(which)
+    if len(rows) > 1:
+        return "each sample's class"
+    return words[0] if words else str(int(rows))
 
 
 def interleave(

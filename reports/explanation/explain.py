@@ -25,13 +25,13 @@ from ...models.inputs import (
 from ...models.weights import fingerprint
 from ...probe.attribution import Methods, Pictures, Sites, Targets, bound_methods
 from ...probe.capture import keeps_model
-from ...probe.engine import about_model, maps_and_output
+from ...probe.engine import Batch, about_model, maps_and_output, settled
 from ...probe.engine import ledger as ledger_of
-from ...probe.errors import OptionError
+from ...probe.errors import OptionError, TargetError
 from ...probe.relevance import Ledger, Preset
 from ...probe.results import Maps
 from ...probe.sites import adapt
-from ...probe.targets import by_name, scores, targets, top
+from ...probe.targets import Reading, Target, by_name, picked, targets, top
 from .contents import Guess
 from .explanation import Explanation
 from .photos import Photos, free_name, given, prepared
@@ -89,6 +89,8 @@ def explain(
     about = replace(about, weights=fingerprint(model), preprocessing=words, notes=notes)
     wanted = [t.resolve(by_name(names)) for t in targets(top() if target is None else target)]
     options = {"target": wanted, "sites": sites, "batch": batch, "seed": seed, "about": about}
+    if transform is None and inputs is None:
+        options["axes"] = {"input": "b c y x"}  # as photos are prepared
     check = _check_count if labels is not None else None
     maps, guesses = _explained(model, samples, methods, names, check, progress, **options)
     if combine is not None:
@@ -107,16 +109,21 @@ def _explained(
     progress: Progress | None,
     **options: Any,
 ) -> tuple[Maps, dict[str, list[Guess]]]:
-    """Maps and guesses, a few samples at a time; `check` sees each output with the names."""
+    """Maps and guesses, a few samples at a time; `check` sees probabilities with the names."""
     maps = Maps()
     guesses: dict[str, list[Guess]] = {}
+    read: Callable[[Any, int], list[Tensor]] | None = None
     for group in samples.groups():
         x = torch.stack([samples.inputs[name] for name in group])
-        more, output = maps_and_output(model, x, methods, samples=group, labels=names, **options)
-        if check is not None:
-            check(names, output)
+        read = read or _guesser(model, x[:1], options["target"])
+        more, parts = maps_and_output(
+            model, x, methods, samples=group, labels=names, read=read, **options
+        )
+        rows = [row for part in parts for row in part or ()]
+        for row in rows if check is not None else ():
+            check(names, row)
         maps += more
-        guesses.update(zip(group, _guesses(output, names), strict=True))
+        guesses.update(zip(group, (_guesses(row, names) for row in rows), strict=True))
         if progress is not None:
             progress(len(guesses), len(samples.photos), group[-1])
     return maps, guesses
@@ -145,9 +152,9 @@ def _described(used: Preprocessing) -> str:
     return f"{size}; mean {_numbers(used.mean)}, std {_numbers(used.std)}"
 
 
-def _check_count(names: Sequence[str], output: Tensor) -> None:
+def _check_count(names: Sequence[str], probabilities: Tensor) -> None:
     """Raise OptionError where as many names were given as the model has no classes."""
-    classes = output.shape[1] if output.ndim in (2, 4) else 0
+    classes = len(probabilities)
     if classes > 1 and classes != len(names):
         raise OptionError(
             f"labels= names {len(names)} classes, but the model tells {classes} apart: give a "
@@ -159,16 +166,34 @@ def _numbers(values: Sequence[float]) -> str:
     return " ".join(f"{v:.3f}" for v in values)
 
 
-def _guesses(output: Any, names: Sequence[str]) -> list[list[Guess]]:
-    """The five most probable classes of each sample; nothing where outputs are no classes."""
-    logits = scores(output).float()
-    if logits.shape[1] < 2:
-        return [[] for _ in logits]
-    best = logits.softmax(1).topk(min(_BEST, logits.shape[1]))
+def _guesser(model: nn.Module, x: Tensor, target: Targets) -> Callable[[Any, int], list[Tensor]]:
+    """What reads the probabilities of all classes, sample by sample, off an output.
+
+    The part that the first target reads is read, as that target reads it. Nothing is read where
+    outputs are no classes, or classes of places.
+    """
+    first = targets(top() if target is None else target)[0]
+    reading = first.reading if first.pick is not None and first.reading else Reading()
+    asked = Target("probabilities", picked, reading=replace(reading, of="probability"))
+
+    def read(output: Any, samples: int) -> list[Tensor]:
+        nonlocal asked
+        try:
+            if asked.reading.part(output).grad_fn is None:  # it does not show what made it
+                (asked,) = settled(model, Batch.of(x), [asked])
+            places = asked.reading.places(output, samples).detach().float()
+        except TargetError:
+            return [torch.empty(0)] * samples
+        usable = places.ndim == 2 and places.shape[1] > 1
+        return list(places) if usable else [torch.empty(0)] * samples
+
+    return read
+
+
+def _guesses(probabilities: Tensor, names: Sequence[str]) -> list[Guess]:
+    """The five most probable classes of a sample."""
+    best = probabilities.topk(min(_BEST, len(probabilities)))
     return [
-        [
-            Guess(names[c] if c < len(names) else f"class {c}", c, p)
-            for p, c in zip(ps, cs, strict=True)
-        ]
-        for ps, cs in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        Guess(names[c] if c < len(names) else f"class {c}", c, p)
+        for p, c in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...models.inputs import Preprocessing, transform_name
 from ...models.weights import fingerprint
@@ -163,18 +163,24 @@ def _code(function: Any) -> str:
 def describe_target(target: RunTarget) -> str:
     """A target in words that change when what it means changes."""
     if not isinstance(target, Target):
-        return str(target)
+        read = target_in(target) if isinstance(target, str) else None
+        mask = read.mask if isinstance(read, Target) else None
+        return str(target) if mask is None else f"{target}#{_digest([mask])}"  # read from a file
+    name = target.name + ("" if target.reading is None else target.reading.told_of)
     if target.rows is None and target.mask is None:
-        return target.name
+        return name
     tensors = [part for part in (target.rows, target.mask) if part is not None]
     if any(len(part) > 1 for part in tensors):
         raise OptionError(
             f"target {target.name!r} is given per sample; in a run the classes come from the data: "
             f"write target='{LABEL}'"
         )
-    held = b"".join(part.double().numpy().tobytes() for part in tensors)
-    digest = hashlib.sha256(held).hexdigest()[:8]
-    return f"{target.name} {' '.join(target.words)}#{digest}"
+    return f"{name} {' '.join(target.words)}#{_digest(tensors)}"
+
+
+def _digest(tensors: Sequence[Tensor]) -> str:
+    held = b"".join(part.double().cpu().numpy().tobytes() for part in tensors)
+    return hashlib.sha256(held).hexdigest()[:8]
 
 
 def target_of(target: RunTarget, labels: Sequence[int | str | None]) -> Target:

@@ -20,7 +20,7 @@ from ...models.inputs import (
 )
 from ...models.weights import fingerprint
 from ...probe.engine import maps
-from ...probe.errors import LimelightError, OptionError
+from ...probe.errors import LimelightError, OptionError, TargetError
 from ...probe.targets import label
 from ..runs import Row, Run, RunPlan, describe_preprocessing, is_ready
 from .annotations import Annotations
@@ -74,7 +74,11 @@ class ModelScores:
                 if m.values.shape != x.shape[1:]:
                     yield m.row(bound.name, note="the map covers a part of the input only")
                     continue
-                value = float(bound(m.values, scorer))
+                try:
+                    value = float(bound(m.values, scorer))
+                except TargetError as error:  # a class of another part, or of places
+                    yield m.row(bound.name, note=str(error))
+                    continue
                 note = "" if value == value else "a constant map, or undefined here"
                 yield m.row(bound.name, value, note=note)
 

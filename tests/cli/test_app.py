@@ -159,6 +159,21 @@ def test_explain_writes_the_page_and_the_maps(here, capsys):
     assert len(out.splitlines()) == 1 + 5 + 2
 
 
+def test_targets_of_every_kind_can_be_written(here, capsys):
+    words = ("-t", "label:daisy,of=probability", "-t", "similar:rose.png", "-t", "207")
+    assert explain("-m", "gradcam", *words, "--maps", "a.safetensors") == 0
+    assert capsys.readouterr().err == ""
+    daisy, similar, label = ll.Maps.load("a.safetensors")
+    assert [daisy.target, similar.target] == ["daisy (985)", "similarity"]
+    assert 0 < daisy.about.score < 1
+    assert similar.about.score == pytest.approx(1.0)
+    assert label.about.of_class == 207
+    assert explain("-t", "similar:none.png") == 2
+    assert refused(capsys) == "picture 'none.png' does not exist"
+    assert explain("-t", "label:daisy,at=out") == 2
+    assert refused(capsys).startswith("at='out' names no part: the model returns one tensor, (1, 1")
+
+
 def test_defaults_of_explain(here, capsys):
     assert explain() == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("report.html: 9 maps")

@@ -151,7 +151,7 @@ def test_packed_outputs_and_keyword_inputs(kind, logits, hidden):
     with ll.Probe(net) as p:
         p.watch("output", f":{logits}", f":{hidden}", ":in.gain", "input", "b:in")
         out = p(x, gain=gain)
-        p.backward(1)
+        p.backward(ll.label(1, at="0") if kind == "tuple" else 1)
         assert type(out) is type(net(x, gain=gain))
         assert torch.equal(p.trace["output"].act, expected)
         assert torch.equal(p.trace[f":{logits}"].act, expected)

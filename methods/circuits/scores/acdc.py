@@ -94,7 +94,7 @@ class Wiring:
                 sides = self.evidence.clean.metric, self.evidence.corrupt.metric
                 fall = (sides[0] - sides[1]).mean()
                 return (sides[0][state.group.places] - target(output).float().cpu()) / fall
-            new = scores(output).float().log_softmax(-1)
+            new = scores(output, state.group.pairs.given).float().log_softmax(-1)
             old = state.clean.float().log_softmax(-1)
             return (old.exp() * (old - new)).sum(-1).cpu()
 
@@ -177,7 +177,7 @@ class _State:
         trace = watched_calls(evidence.model, self.x, paths)
         other = watched_calls(evidence.model, feed(evidence.model, group.corrupt), paths[:1])
         self.calls = {path: trace.calls[path, 0] for path in paths}
-        self.clean = scores(trace.output).detach()
+        self.clean = scores(trace.output, group.pairs.given).detach()
         self.entry, self.other = (_first(t.calls[paths[0], 0].given) for t in (trace, other))
         rows = evidence.rows(group.places)
         self.corrupt = evidence.corrupt.z[rows].unflatten(0, (len(group.places), -1))

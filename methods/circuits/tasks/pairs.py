@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ....probe.errors import OptionError
-from ....probe.targets import Of, Target, contrast
+from ....probe.targets import Given, Of, Target, contrast
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,14 @@ class Pairs(Sequence[Pair]):
 
     def target(self) -> Target:
         """The metric, one number per pair: good minus bad."""
-        return contrast([p.good for p in self], [p.bad for p in self], of=self.of)
+        good_minus_bad = contrast([p.good for p in self], [p.bad for p in self], of=self.of)
+        return good_minus_bad.told(self.given)
+
+    @property
+    def given(self) -> Given:
+        """What a model is given with one side of the pairs."""
+        ids = self.pairs[0].clean if self.pairs else None
+        return Given(len(self), len(ids) if ids is not None and ids.ndim == 1 else 0)
 
     def batches(self, size: int) -> Iterator[PairBatch]:
         """Pairs of one shape together, at most `size` at a time, so that nothing is padded."""

@@ -207,7 +207,7 @@ def test_a_lazy_map_alone_stops_early_and_survives_overwriting():
     with ll.Probe(Fused().double()) as p:
         p.watch(":map@0")
         p(x)
-        p.backward(1)
+        p.backward(ll.label(1, position=-1))
         with pytest.raises(SiteError) as error:
             _ = p.trace[":map"].grad
     assert str(error.value) == (

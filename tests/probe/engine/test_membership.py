@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import limelight as ll
 from limelight.probe.engine.batch import Batch
-from limelight.probe.engine.membership import settled
+from limelight.probe.engine.membership import told_apart
 from limelight.probe.errors import LimelightError
 
 
@@ -45,9 +45,9 @@ ROWS = torch.randn(4, 5, generator=torch.Generator().manual_seed(3))
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_what_serves_all_and_what_belongs_to_a_sample_is_found(count) -> None:
-    shared = settled(ZeroShot(), Batch.of((IMAGES[:count], PROMPTS[:count])))
+    shared = told_apart(ZeroShot(), Batch.of((IMAGES[:count], PROMPTS[:count])))
     assert set(shared.rows) == {"0"}
-    apiece = settled(Pair(), Batch.of((IMAGES[:count], ROWS[:count])))
+    apiece = told_apart(Pair(), Batch.of((IMAGES[:count], ROWS[:count])))
     assert set(apiece.rows) == {"0", "1"}
     assert shared.doubtful == apiece.doubtful == ()
 
@@ -55,7 +55,7 @@ def test_what_serves_all_and_what_belongs_to_a_sample_is_found(count) -> None:
 def test_one_input_is_never_in_doubt() -> None:
     batch = Batch.of(IMAGES)
     assert batch.doubtful == ()
-    assert settled(nn.Identity(), batch) is batch
+    assert told_apart(nn.Identity(), batch) is batch
 
 
 @pytest.mark.parametrize("method", ["occlusion,window=4,stride=4", "smoothgrad,n=2", "rise,n=4"])
@@ -80,7 +80,7 @@ def test_what_cannot_be_told_is_asked_for() -> None:
         ll.maps(Mixes(), (IMAGES, ROWS), "smoothgrad,n=2", target=0)
     many = {str(n): ROWS for n in "abcdef"}
     with pytest.raises(LimelightError, match="there are too many to try"):
-        settled(Pair(), Batch.of({"image": IMAGES, **many}))
+        told_apart(Pair(), Batch.of({"image": IMAGES, **many}))
 
 
 def test_what_was_said_must_fit() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import limelight as ll
-from limelight.probe.errors import TargetError
+from limelight.probe.errors import ImageError, TargetError
 from limelight.probe.targets import class_in, target_in, value_in
 from limelight.probe.targets.class_scores import by_name
 
@@ -110,3 +110,99 @@ def test_labels_of_a_listing_are_read_alike(tmp_path):
     (tmp_path / "rows.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
     labels = [row.label for row in ll.samples(tmp_path / "rows.csv").rows]
     assert labels == ["--5", "²", 7, 3, "daisy"]
+
+
+FIELD = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5).sin()
+CLASSES = by_name(["cat", "dog", "Paris, France", " Paris"])
+
+
+@pytest.mark.parametrize(
+    ("text", "same", "output"),
+    [
+        ("label:1,of=probability", ll.label(1, of="probability"), FIELD),
+        ("label:dog, at=up5", ll.label(1, at="up5"), {"up5": FIELD, "up6": LOGITS}),
+        ("label:1,at=0", ll.label(1, at="0"), (LOGITS, FIELD)),
+        ("label:Paris, France,of=sigmoid", ll.label(2, of="sigmoid"), FIELD),
+        ("label:1,dense=true", ll.label(1, dense=True), FIELD[0]),
+        ("top,at=1", ll.top(at="1"), (FIELD, LOGITS)),
+        ("ranked:-1", ll.ranked(-1), LOGITS),
+        ("margin:dog,cat,of=probability", ll.margin(1, 0, of="probability"), LOGITS),
+        ("token:dog,-1", ll.token(1, -1), FIELD[0].transpose(1, 2)),
+        ("token: Paris", ll.token(3, -1), FIELD[:, 0]),
+        ("token:Paris, France,2", ll.token(2, 2), FIELD[0]),
+        ("token:2,3", ll.token(2, 3), FIELD[0].transpose(1, 2)),
+        ("choice:2,dog", ll.choice(2, 1), FIELD[0]),
+        ("pixel:1,2,dog", ll.pixel(1, 2, 1), FIELD),
+        ("pixel:1,-2,2,of=probability", ll.pixel(1, -2, 2, of="probability"), FIELD),
+        ("pixel:1,2", ll.pixel(1, 2), FIELD[0]),
+        ("box:0,1,2,2", ll.box(0, 1, 2, 2), [FIELD, FIELD]),
+        ("box:p3,1,2,left,at=boxes", ll.box("p3", 1, 2, "left", at="boxes"),
+         {"boxes": {"p3": FIELD.transpose(1, 2)}}),
+        ("peak:1", ll.peak(1), FIELD),
+        ("peak:dog,soft=2", ll.peak(1, soft=2), FIELD),
+    ],
+)  # fmt: skip
+def test_every_target_can_be_written(text, same, output):
+    found = target_in(text).resolve(CLASSES)
+    torch.testing.assert_close(found(output), same(output))
+
+
+def test_masks_are_read_from_files(tmp_path):
+    pytest.importorskip("PIL")
+    import numpy as np
+    from PIL import Image
+
+    white = np.zeros((4, 5), dtype=np.uint8)
+    white[1:3, 2:] = 255
+    Image.fromarray(white).save(tmp_path / "mask.png")
+    np.save(tmp_path / "mask.npy", white > 0)
+    expected = (FIELD[:, 2] * torch.from_numpy(white > 0)).sum((1, 2))
+    for name in ("mask.png", "mask.npy"):
+        found = target_in(f"region:{tmp_path / name},2")
+        torch.testing.assert_close(found(FIELD), expected)
+        assert found.name == "2 in a region"
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    for name in ("broken.png", "none.png", "none.npy"):
+        with pytest.raises(ImageError, match=f"mask '.*{name}' cannot be read"):
+            target_in(f"region:{tmp_path / name},2")
+
+
+def test_a_picture_is_embedded_by_who_has_the_model():
+    asked = []
+
+    def embed(path, at):
+        asked.append((path, at))
+        return LOGITS[0, :3]
+
+    found = target_in("similar:a, b.jpg,at=pooled", embed)
+    assert asked == [("a, b.jpg", "pooled")]
+    assert found({"pooled": LOGITS[:, :3], "more": LOGITS}).item() == pytest.approx(1.0)
+    with pytest.raises(TargetError, match="needs the model to embed the picture"):
+        target_in("similar:query.jpg")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("pixel:1", "target 'pixel:1' is not understood: write pixel:12,7,daisy"),
+        ("pixel:1,dog,2,3", None),
+        ("pixel:1,2,3,4,5", "target 'pixel:1,2,3,4,5' is not understood: write pixel:12,7,daisy"),
+        ("region:mask.png", "is not understood: write region:mask.png,2"),
+        ("box:0", "write box:0,12,7,3, a level, a place and a class or a side"),
+        ("token:", "is not understood: write token:Paris,-1"),
+        ("choice:dog,2", "write choice:2,5, a step and what is chosen"),
+        ("peak:", "is not understood: write peak:5"),
+        ("similar:", "is not understood: write similar:query.jpg"),
+        ("ranked:worst", "write ranked:-1 for the least probable"),
+        ("label:", "is not understood: write label:daisy"),
+        ("top:3,off=probability", "no option 'off' here .*did you mean 'of'"),
+        ("label:3,of=probable", "of='probable' is unknown"),
+        ("peak:1,soft=much", "peak takes soft above 0, not 'much'"),
+    ],
+)
+def test_what_is_not_understood(text, error):
+    if error is None:  # a name may hold commas: its class is looked up later
+        assert target_in(text).words == ("dog,2,3",)
+        return
+    with pytest.raises(TargetError, match=error):
+        target_in(text)

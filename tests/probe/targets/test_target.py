@@ -15,8 +15,6 @@ from limelight.probe.targets.target import targets
 LOGITS = torch.tensor([[1.0, 5.0, 2.0], [7.0, 0.0, 3.0]])
 TEXT = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
 DENSE = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-EMBEDDING = torch.randn(3, generator=torch.Generator().manual_seed(0))
-MASK = torch.rand(4, 5, generator=torch.Generator().manual_seed(0))
 MASKS = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(0))
 NAMES = by_name(["cat", "dog", "Tea pot"])
 
@@ -32,11 +30,46 @@ NAMES = by_name(["cat", "dog", "Tea pot"])
         (ll.label(["dog", 0]), LOGITS, torch.tensor([5.0, 7.0])),
         (ll.label(1, of="probability"), LOGITS, LOGITS.softmax(1)[:, 1]),
         (ll.label(1, of="log_probability"), LOGITS, LOGITS.log_softmax(1)[:, 1]),
-        (ll.label(1), TEXT, TEXT[:, -1, 1]),
+        (ll.label(torch.tensor(2)), LOGITS, LOGITS[:, 2]),
+        (ll.label(np.array([2, 0])), LOGITS, torch.tensor([2.0, 7.0])),
+        (ll.label([torch.tensor(2), np.int64(0)]), LOGITS, torch.tensor([2.0, 7.0])),
+        (np.int64(2), LOGITS, LOGITS[:, 2]),
+        (torch.tensor(2), LOGITS, LOGITS[:, 2]),
+        (torch.tensor([2, 0]), LOGITS, torch.tensor([2.0, 7.0])),
+        (np.array([2, 0], dtype=np.uint8), LOGITS, torch.tensor([2.0, 7.0])),
+        (ll.label(1, position=-1), TEXT, TEXT[:, -1, 1]),
+        (ll.label(1, dense=True), TEXT, TEXT[:, 1].sum(1)),
+        (ll.label(1, dense=True), DENSE, DENSE[:, 1].sum((1, 2))),
+        (ll.label(1, of="probability"), DENSE, DENSE.softmax(1)[:, 1].sum((1, 2))),
+        (ll.label(1, of="log_probability"), DENSE, DENSE.log_softmax(1)[:, 1].sum((1, 2))),
+        (ll.label(1, of="sigmoid"), LOGITS, LOGITS[:, 1].sigmoid()),
+        (ll.label(1, of="sigmoid"), DENSE, DENSE[:, 1].sigmoid().sum((1, 2))),
+        (ll.label(0, of="probability"), LOGITS[:, :1], LOGITS[:, 0].sigmoid()),
+        (ll.label(0, of="probability"), LOGITS[:, 0], LOGITS[:, 0].sigmoid()),
+        (ll.label(0, of="log_probability"), LOGITS[:, :1], LOGITS[:, 0].sigmoid().log()),
+        (ll.top(position=1), TEXT, TEXT[:, 1].amax(1)),
+        (ll.ranked(0, dense=True), TEXT, TEXT.sum(2).amax(1)),
+        (ll.ranked(-1, of="probability"), LOGITS, LOGITS.softmax(1).amin(1)),
+        (ll.margin(1, 0, of="probability"), LOGITS, LOGITS.softmax(1) @ torch.tensor([-1.0, 1, 0])),
+        (ll.margin(np.int64(1), torch.tensor(0)), LOGITS, torch.tensor([4.0, -7.0])),
+        (ll.contrast([[1, 2], [0]], [[0], [1, 2]]), LOGITS, torch.tensor([2.5, 5.5])),
+        (
+            ll.contrast([[1, 2], [0]], [[0], [1, 2]], of="probability"),
+            LOGITS,
+            LOGITS.softmax(1) @ torch.tensor([-1.0, 1, 1]) * torch.tensor([1.0, -1]),
+        ),
+        (
+            ll.contrast([[1], [2]], [[0], [0]], position=2),
+            TEXT,
+            TEXT[[0, 1], 2, [1, 2]] - TEXT[:, 2, 0],
+        ),
         (ll.label(1), DENSE, DENSE[:, 1].sum((1, 2))),
         (ll.label(0), LOGITS[:, 1], LOGITS[:, 1]),
         (ll.label(1), {"loss": LOGITS[0, 0], "logits": LOGITS}, LOGITS[:, 1]),
-        (ll.label(1), (LOGITS, DENSE), LOGITS[:, 1]),
+        (ll.label(1, at="0"), (LOGITS, DENSE), LOGITS[:, 1]),
+        (ll.label(1, at="1"), (LOGITS, DENSE), DENSE[:, 1].sum((1, 2))),
+        (ll.top(at="out"), {"aux": DENSE, "out": LOGITS}, torch.tensor([5.0, 7.0])),
+        (ll.margin(1, 0, at="out"), {"aux": DENSE, "out": LOGITS}, torch.tensor([4.0, -7.0])),
         (ll.top(), LOGITS, torch.tensor([5.0, 7.0])),
         (ll.ranked(1), LOGITS, torch.tensor([2.0, 3.0])),
         (ll.ranked(-1), LOGITS, torch.tensor([1.0, 0.0])),
@@ -45,10 +78,12 @@ NAMES = by_name(["cat", "dog", "Tea pot"])
         (ll.margin(["dog", "cat"], ["cat", 2]), LOGITS, torch.tensor([4.0, 4.0])),
         (ll.token(3), TEXT, TEXT[:, -1, 3]),
         (ll.token([3, 1], 2), TEXT, torch.stack([TEXT[0, 2, 3], TEXT[1, 2, 1]])),
-        (ll.pixel(1, -1, 2), DENSE, DENSE[:, 2, 1, -1]),
-        (ll.region(MASK, 2), DENSE, (DENSE[:, 2] * MASK).sum((1, 2))),
-        (ll.region(MASKS > 0.5, "dog"), DENSE, (DENSE[:, 1] * (MASKS > 0.5)).sum((1, 2))),
-        (ll.similar(EMBEDDING), LOGITS, torch.cosine_similarity(LOGITS, EMBEDDING[None])),
+        (ll.token([3, 1], [0, -1]), TEXT, torch.stack([TEXT[0, 0, 3], TEXT[1, -1, 1]])),
+        (ll.token("dog", torch.tensor([2, 1])), TEXT, TEXT[[0, 1], [2, 1], 1]),
+        (ll.token(3, [1, 2], of="probability"), TEXT, TEXT.softmax(2)[[0, 1], [1, 2], 3]),
+        (ll.token(3, 0, of="probability"), TEXT, TEXT[:, 0].softmax(1)[:, 3]),
+        (ll.choice(2, 5), TEXT, TEXT[:, 2, 5]),
+        (ll.choice(-1, [5, 0], of="probability"), TEXT, TEXT[:, -1].softmax(1)[[0, 1], [5, 0]]),
         (lambda out: out.square().sum(1), LOGITS, LOGITS.square().sum(1)),
     ],
 )
@@ -61,6 +96,7 @@ def test_values(target, output, expected):
     ("target", "output"),
     [
         (ll.label([2, 0]), LOGITS),
+        (ll.token([2, 0], [1, 3]), TEXT),
         (ll.margin([1, 2], [0, 0]), LOGITS),
         (ll.region(MASKS, [1, 0]), DENSE),
         (ll.region(MASKS, 1), DENSE),
@@ -91,6 +127,21 @@ def test_several_targets_and_their_names():
     assert ll.label(2).titles(LOGITS, []) == ["class 2", "class 2"]
     assert ll.label(2).titles(LOGITS, ["a", "b", "c"]) == ["c (2)", "c (2)"]
     assert ll.margin(1, 0).titles(LOGITS, []) == ["1 - 0", "1 - 0"]
+    assert [t.name for t in targets([np.int64(2), torch.tensor([0, 1])])] == ["class 2", "label"]
+    assert targets(torch.tensor([2, 0]))[0].titles(LOGITS, []) == ["class 2", "class 0"]
+    assert ll.token("x", 2).name == "token 'x' at 2"
+    assert ll.choice(2, 5).name == "5 at step 2"
+
+
+def test_names_say_which_part_is_read():
+    output = {"up5": LOGITS, "out": LOGITS}
+    assert ll.label(2, at="up5").titles(output, ["a", "b", "c"]) == ["c (2) of up5"] * 2
+    assert ll.top(at="up5").titles(output, []) == ["top 1: class 1 of up5", "top 1: class 0 of up5"]
+    assert ll.margin(1, 0, at="up5").titles(output, []) == ["1 - 0 of up5"] * 2
+    assert (
+        ll.label("top hat").resolve(by_name(["top hat"])).titles(LOGITS, ["top hat"])
+        == ["top hat (0)"] * 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,24 +176,81 @@ def test_several_targets_and_their_names():
         (
             lambda: ll.token(1, 9),
             TEXT,
-            "token(position=9) needs an output b n v with that position, but the output is "
-            "(2, 4, 6)",
+            "position=9 needs an output b n c with that position, but the output is (2, 4, 6)",
         ),
-        (lambda: ll.pixel(9, 0, 1), DENSE, "pixel (9, 0) lies outside the output of (4, 5)"),
         (
-            lambda: ll.pixel(0, 0, 1),
+            lambda: ll.choice(1, 9),
+            TEXT,
+            "class 9 was asked, but the model has 6 classes",
+        ),
+        (lambda: ll.token(1, [0, 4]), TEXT, "position 4 was asked, but the output has 4 positions"),
+        (
+            lambda: ll.token(1, [0, 1, 2]),
+            TEXT,
+            'target "token 1 at each sample\'s position" is given for 3 samples, but the batch has '
+            "2",
+        ),
+        (
+            lambda: ll.token(1, [0.5]),
+            TEXT,
+            "positions are whole numbers, one per sample, not [0.5]",
+        ),
+        (
+            lambda: ll.token(1, [0, 1]),
             LOGITS,
-            "a place needs a dense output b c y x, but the output is (2, 3)",
+            "positions need an output b n c, but the output is (2, 3)",
         ),
         (
-            lambda: ll.region(MASK[:2], 1),
-            DENSE,
-            "a mask of (2, 5) does not fit an output (2, 3, 4, 5)",
-        ),
-        (
-            lambda: ll.similar(torch.ones(4)),
+            lambda: lambda out: out + torch.ones(5),
             LOGITS,
-            "an embedding of 4 numbers does not compare with an output (2, 3)",
+            "target '<lambda>' fails on this output (The size of tensor a (3) must match the size "
+            "of tensor b (5) at non-singleton dimension 1); samples may pass a few or one at a "
+            "time: a function must find what it needs of each in the output",
+        ),
+        (lambda: ll.label(True), LOGITS, "classes are named or counted from 0, not True"),
+        (
+            lambda: ll.label(torch.tensor([1.0])),
+            LOGITS,
+            "classes are named or counted from 0, not tensor([1.])",
+        ),
+        (
+            lambda: ll.label(np.array([-1])),
+            LOGITS,
+            "classes are named or counted from 0, not array([-1])",
+        ),
+        (
+            lambda: ll.label(1, of="prob"),
+            LOGITS,
+            "of='prob' is unknown: write one of logit, probability, log_probability, sigmoid; "
+            "did you mean 'probability'?",
+        ),
+        (
+            lambda: ll.label(1, dense=True, position=1),
+            TEXT,
+            "dense=True means b c and places, position= means b n c: give one",
+        ),
+        (
+            lambda: ll.label(1, position="last"),
+            TEXT,
+            "dense is true or false and position a whole number, not False and 'last'",
+        ),
+        (
+            lambda: ll.label(1, dense=True),
+            LOGITS,
+            "a place needs a dense output b c and t, y x or z y x, but the output is (2, 3)",
+        ),
+        (
+            lambda: 1,
+            TEXT,
+            "a class was asked for, but an output (2, 4, 6) may be positions b n c or classes over "
+            "places, b c t: write position=-1 (or limelight.token) or dense=True, name another "
+            "part by at=, or give a function of the output",
+        ),
+        (
+            lambda: 1,
+            (LOGITS, {"more": DENSE}),
+            "the model returned several parts, 0 (2, 3), 1.more (2, 3, 4, 5): name the one that is "
+            "meant, at='0' say, or give a function of the output",
         ),
         (
             lambda: lambda out: out.sum(),
@@ -164,6 +272,17 @@ def test_several_targets_and_their_names():
             lambda: None,
             LOGITS,
             "None is no target: give a class, limelight.top(), or a function of the output",
+        ),
+        (
+            lambda: True,
+            LOGITS,
+            "True is no target: give a class, limelight.top(), or a function of the output",
+        ),
+        (
+            lambda: torch.tensor([0.5]),
+            LOGITS,
+            "tensor([0.5000]) is no target: give a class, limelight.top(), or a function of the "
+            "output",
         ),
         (
             lambda: [],

@@ -393,3 +393,27 @@ def test_the_plan_is_readable(tmp_path, net, folder):
     assert raw["told"]["versions"]["torch"] == str(torch.__version__)
     with pytest.raises(LimelightError, match="holds no run"):
         _ = Run(tmp_path / "nothing").plan
+
+
+def test_a_run_tells_targets_apart_by_all_that_they_mean(tmp_path):
+    from limelight.reports.runs.plan import describe_target
+
+    ways = [
+        ll.label(1),
+        ll.label(1, of="probability"),
+        ll.label(1, at="out"),
+        ll.label(1, dense=True),
+        ll.token(1, 3),
+        ll.pixel(0, 1, 1),
+        ll.peak(1),
+        ll.peak(1, soft=2),
+    ]
+    assert len({describe_target(target) for target in ways}) == len(ways)
+    mask = np.zeros((4, 5), dtype=bool)
+    told = []
+    for _ in range(2):
+        np.save(tmp_path / "mask.npy", mask)
+        told.append(describe_target(f"region:{tmp_path / 'mask.npy'},1"))
+        mask[1, 2] = True
+    assert told[0] != told[1]
+    assert describe_target("label:1,of=probability") == "label:1,of=probability"

@@ -285,3 +285,26 @@ def test_the_model_must_be_that_of_the_run(tmp_path):
         other.fc.bias += 1
     with pytest.raises(OptionError, match="load the same weights"):
         score(found, "deletion", data=small_runs.things(found), model=other)
+
+
+class TwoHeads(torch.nn.Module):
+    """A small net whose classes are one of two parts of its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = the_net()
+
+    def forward(self, x):
+        logits = self.net(x)
+        return {"out": logits, "twice": 2 * logits}
+
+
+def test_classes_of_a_part_say_why_they_have_no_score(tmp_path):
+    small_runs.photos(tmp_path)
+    options = {"sites": ["net.layer4"], "target": ["label:1,at=out"], "workers": 0}
+    found = run(tmp_path / "run", TwoHeads(), tmp_path / "things.csv", ["gradcam"], **options)
+    assert {row["target"] for row in found.rows()} == {"class 1 of out"}
+    table = score(found, "average_drop", model=TwoHeads())
+    own = table[table["method"] == "gradcam"]
+    assert own["value"].isna().all()
+    assert own["note"].str.contains("several parts, out .*, twice").all()
