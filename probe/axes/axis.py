@@ -117,9 +117,27 @@ def sliced(dim: Dimension, start: int, stop: int) -> Dimension:
 
 def reshaped(dims: Dimensions, shape: Sequence[int]) -> Dimensions:
     """What a view of another shape makes of the dimensions; new axes where it mixes them."""
-    if len(shape) == 2 and len(dims) > 2 and shape[1] == length(dims[-1]) and 0 not in shape:
-        return tuple(factor for dim in dims[:-1] for factor in dim), dims[-1]  # for a linear layer
+    if shape[-1:] == (length(dims[-1]),) if dims else False:  # around a linear layer
+        if len(shape) == 2 and len(dims) > 2:
+            return tuple(factor for dim in dims[:-1] for factor in dim), dims[-1]
+        if len(dims) == 2 and (parts := _taken_apart(dims[0], shape[:-1])) is not None:
+            return (*parts, dims[1])
     return _regrouped(dims, shape)
+
+
+def _taken_apart(dim: Dimension, sizes: Sequence[int]) -> list[Dimension] | None:
+    """The factors of a dimension as dimensions of these sizes; None where one would be split."""
+    parts, at = [], 0
+    for size in sizes:
+        end, product = at, 1
+        while end < len(dim) and (product < size or end == at):
+            product *= dim[end][1]
+            end += 1
+        if product != size:
+            return None
+        parts.append(dim[at:end])
+        at = end
+    return parts if at == len(dim) else None
 
 
 def _regrouped(dims: Dimensions, shape: Sequence[int]) -> Dimensions:

@@ -92,11 +92,11 @@ def _aligned(candidates: list[Dimension], size: int) -> Dimension:
     if not fitting:
         return dimension(size)
     best = max(fitting, key=_known)
-    factor = sole(best)
-    for dim in fitting if factor is not None else ():
-        other = sole(dim)
-        if other is not None and not other.axis.name:
-            other.axis.name = factor.axis.name
+    named = sole(best)
+    for dim in fitting:
+        factor = sole(dim)
+        if named is not None and factor is not None and not factor.axis.name:
+            factor.axis.name = named.axis.name
     return best
 
 
@@ -264,9 +264,9 @@ def recurrent(node: Any, given: Given, nr: int) -> Dimensions:
 
 def view(node: Any, given: Given, nr: int) -> Dimensions:
     shape, x = shape_of(node, nr), given[0]
-    if x is None or 0 in shape or len(x) != len(node._saved_self_sym_sizes):
+    if x is None or 0 in shape:
         return dimensions(shape)
-    return reshaped(x, shape)
+    return reshaped(x, tuple(shape))
 
 
 def permute(node: Any, given: Given, nr: int) -> Dimensions:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from ..errors import SiteError
@@ -141,13 +141,14 @@ class ValueAxes:
     def declared(self) -> Declared:
         return self._declared()
 
-    def start(
-        self, edge: Edge, shape: Sequence[int], site: Site | None = None, *, ids: bool = False
-    ) -> None:
+    def start(self, x: Tensor, site: Site | None = None, *, ids: bool = False) -> None:
         """A value that enters the graph: at the input's site, as an embedding of ids, or beside."""
+        if x.grad_fn is None:
+            return
+        edge = x.grad_fn, x.output_nr
         if site == INPUT and self.main is None:
-            self.main, self.main_shape = edge, tuple(shape)
-        self._starts.append((edge, shape, site, ids))
+            self.main, self.main_shape = edge, tuple(x.shape)
+        self._starts.append((edge, x.shape, site, ids))
 
     def _begin(self) -> None:
         """Name what entered the graph, by what was said of it; a batch comes first."""

@@ -59,6 +59,6 @@ def _start(recording: Recording, out: Tensor, site: Site, *, ids: bool = False) 
     if recording.grad and not out.requires_grad:
         out = out.detach().requires_grad_().clone()
         recording.tape.claim([out], set(), "the embedding" if ids else "the input")
-        recording.axes.start((out.grad_fn, out.output_nr), out.shape, site, ids=ids)
+        recording.axes.start(out, site, ids=ids)
     call = recording.count("", "embedded" if site.port == "in" else site.port)
     return recording.visit("", site.port, call, out)

@@ -74,8 +74,7 @@ def lift(recording: Recording, args: Any, kwargs: Any) -> tuple[Any, Any]:
             return x
         copy = x.detach().requires_grad_().clone()
         recording.tape.claim([copy], set(), "the input")
-        edge = (copy.grad_fn, copy.output_nr)
-        recording.axes.start(edge, x.shape, recording.input_site(input_name(place)))
+        recording.axes.start(copy, recording.input_site(input_name(place)))
         return copy
 
     lifted: tuple[Any, Any] = exchange((args, kwargs), change)

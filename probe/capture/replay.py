@@ -128,7 +128,7 @@ def _lifted(recording: Recording, held: Held) -> Any:
             return x
         copy = x.detach().requires_grad_().clone()
         recording.tape.claim([copy], set(), "a replayed value")
-        recording.axes.start((copy.grad_fn, copy.output_nr), copy.shape)
+        recording.axes.start(copy)
         return copy
 
     return exchange(held.whole, lift)

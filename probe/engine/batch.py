@@ -132,8 +132,11 @@ def batch_of(
                 f"an input {name!r} was spoken of, but the inputs are {', '.join(tensors)}"
             )
     main = explained or explained_input(tensors, fixed=fixed, names=names)
-    rows = {name: _batch_dim(name, t, name == main, axes) for name, t in tensors.items() if t.ndim}
-    rows = {name: dim for name, dim in rows.items() if dim is not None}
+    rows = {
+        name: dim
+        for name, t in tensors.items()
+        if t.ndim and (dim := _batch_dim(name, t, name == main, axes)) is not None
+    }
     lengths = {n: tensors[n].shape[d] for n, d in rows.items() if n not in (shared or ())}
     count = lengths.get(main, next(iter(lengths.values()), 0))
     if not count:

@@ -40,5 +40,5 @@ def patches(circuit: Circuit, x: Tensor, tokens: int) -> list[int] | None:
     """Rows, columns and leading tokens of a map's keys on a picture, if they lie on one."""
     if not is_photo(x):
         return None
-    grid = find_grid(tokens, tuple(x.shape[1:]), circuit.evidence.outputs.adapter.prefix)
+    grid = find_grid(tokens, tuple(x.shape[1:]), circuit.evidence.outputs.adapter.prefix or 0)
     return None if grid is None else [grid.rows, grid.columns, grid.prefix]

@@ -88,7 +88,13 @@ def explain(
     notes = about.notes + samples.notes
     about = replace(about, weights=fingerprint(model), preprocessing=words, notes=notes)
     wanted = [t.resolve(by_name(names)) for t in targets(top() if target is None else target)]
-    options = {"target": wanted, "sites": sites, "batch": batch, "seed": seed, "about": about}
+    options: dict[str, Any] = {
+        "target": wanted,
+        "sites": sites,
+        "batch": batch,
+        "seed": seed,
+        "about": about,
+    }
     if transform is None and inputs is None:
         options["axes"] = {"input": "b c y x"}  # as photos are prepared
     check = _check_count if labels is not None else None
@@ -120,8 +126,9 @@ def _explained(
             model, x, methods, samples=group, labels=names, read=read, **options
         )
         rows = [row for part in parts for row in part or ()]
-        for row in rows if check is not None else ():
-            check(names, row)
+        if check is not None:
+            for row in rows:
+                check(names, row)
         maps += more
         guesses.update(zip(group, (_guesses(row, names) for row in rows), strict=True))
         if progress is not None:
@@ -174,14 +181,15 @@ def _guesser(model: nn.Module, x: Tensor, target: Targets) -> Callable[[Any, int
     """
     first = targets(top() if target is None else target)[0]
     reading = first.reading if first.pick is not None and first.reading else Reading()
-    asked = Target("probabilities", picked, reading=replace(reading, of="probability"))
+    reading = replace(reading, of="probability")
 
     def read(output: Any, samples: int) -> list[Tensor]:
-        nonlocal asked
+        nonlocal reading
         try:
-            if asked.reading.part(output).grad_fn is None:  # it does not show what made it
-                (asked,) = settled(model, Batch.of(x), [asked])
-            places = asked.reading.places(output, samples).detach().float()
+            if reading.open and reading.part(output).grad_fn is None:  # it hides what made it
+                asked = Target("probabilities", picked, reading=reading)
+                reading = settled(model, Batch.of(x), [asked])[0].reading or reading
+            places = reading.places(output, samples).detach().float()
         except TargetError:
             return [torch.empty(0)] * samples
         usable = places.ndim == 2 and places.shape[1] > 1

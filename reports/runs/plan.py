@@ -165,7 +165,7 @@ def describe_target(target: RunTarget) -> str:
     if not isinstance(target, Target):
         read = target_in(target) if isinstance(target, str) else None
         mask = read.mask if isinstance(read, Target) else None
-        return str(target) if mask is None else f"{target}#{_digest([mask])}"  # read from a file
+        return str(target) if mask is None else f"{target}#{_digest_of([mask])}"  # read from a file
     name = target.name + ("" if target.reading is None else target.reading.told_of)
     if target.rows is None and target.mask is None:
         return name
@@ -175,10 +175,10 @@ def describe_target(target: RunTarget) -> str:
             f"target {target.name!r} is given per sample; in a run the classes come from the data: "
             f"write target='{LABEL}'"
         )
-    return f"{name} {' '.join(target.words)}#{_digest(tensors)}"
+    return f"{name} {' '.join(target.words)}#{_digest_of(tensors)}"
 
 
-def _digest(tensors: Sequence[Tensor]) -> str:
+def _digest_of(tensors: Sequence[Tensor]) -> str:
     held = b"".join(part.double().cpu().numpy().tobytes() for part in tensors)
     return hashlib.sha256(held).hexdigest()[:8]
 

@@ -77,6 +77,7 @@ class Work:
         places = tuple(s.place for s in group)
         x = input_for(self.net, torch.stack([s.tensor for s in group]))  # type: ignore[misc]
         labels = [s.sample.label for s in group]
+        photos = self.preprocessing.transform is None and all(s.box for s in group)
         maps, _ = maps_and_output(
             self.net,
             Batch.of(x).numbered(places),
@@ -88,6 +89,7 @@ class Work:
             seed=self.plan.seed,
             about=about_model(self.net, self.plan.seed),
             labels=self.labels,
+            axes={"input": "b c y x"} if photos else None,
         )
         samples = {s.place: s for s in group}
         by_place: dict[int, list[Row]] = {place: [] for place in places}
