@@ -1,5 +1,5 @@
 """Reports: explanations as pages that open anywhere, without a network."""
 
-from .explanation import Explanation, Guess, Photo, explain, render
+from .explanation import Areas, Explanation, Guess, Photo, Sample, explain, render
 
-__all__ = ["Explanation", "Guess", "Photo", "explain", "render"]
+__all__ = ["Areas", "Explanation", "Guess", "Photo", "Sample", "explain", "render"]

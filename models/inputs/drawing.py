@@ -1,37 +1,12 @@
-"""Inputs that are given as they are, and pictures of them for the eye."""
+"""Inputs as pictures for the eye."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-
-from ...probe.errors import ImageError
-
-
-def inputs_of(given: Any) -> list[Tensor]:
-    """Tensors or arrays as inputs `c y x`: a batch `b c y x`, one `c y x`, or several of those.
-
-    Raises ImageError for what is no picture's input.
-    """
-    whole = torch.as_tensor(given) if isinstance(given, (Tensor, np.ndarray)) else None
-    if whole is not None:
-        parts = [whole] if whole.ndim == 3 else list(whole) if whole.ndim == 4 else []
-    else:
-        listed = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else []
-        known = all(isinstance(part, (Tensor, np.ndarray)) for part in listed)
-        parts = [torch.as_tensor(part) for part in listed] if known else []
-    if not parts or any(part.ndim != 3 or 0 in part.shape for part in parts):
-        shape = f"shape {tuple(whole.shape)}" if whole is not None else type(given).__name__
-        raise ImageError(
-            f"inputs= is the model's input of pictures, `b c y x` or `c y x`, not {shape}: call "
-            "limelight.maps for inputs of other kinds"
-        )
-    return [part.detach().cpu() for part in parts]
 
 
 def drawn(x: Tensor, mean: Sequence[float] = (), std: Sequence[float] = ()) -> Image.Image:

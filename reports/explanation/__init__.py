@@ -1,6 +1,6 @@
-"""Explanations of single inputs, and their page."""
+"""Explanations of single samples, and their page."""
 
-from .contents import Guess, Photo
+from .contents import Areas, Guess, Photo, Sample
 from .explain import explain
 from .explanation import Explanation
 from .page import SCRIPTS, render

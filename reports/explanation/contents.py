@@ -1,4 +1,4 @@
-"""What a page of an explanation shows: maps, photos, guesses, words, ledgers."""
+"""What a page of an explanation shows: maps, samples, guesses, words, ledgers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ...probe.errors import OptionError
 from ...probe.relevance import Ledger
 from ...probe.results import About, Maps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
+
+KINDS = {"c": "table", "c t": "series", "c t y x": "volume", "c z y x": "volume"}
+"""What the page draws samples as that are no pictures, by their axes."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,68 @@ class Photo:
 
 
 @dataclass(frozen=True, eq=False)
+class Sample:
+    """A series, the row of a table or a volume, as the model sees it.
+
+    values    channels and places
+    axes      what these are: `c t`, `c`, `c z y x`
+    features  names along `c`
+    """
+
+    sample: str
+    values: Tensor
+    axes: str
+    features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.values.shape)
+        if self.axes not in KINDS or len(shape) != len(self.axes.split()):
+            raise OptionError(
+                f"a sample of shape {shape} over {self.axes!r} cannot be drawn: give one over "
+                f"{', '.join(map(repr, KINDS))}"
+            )
+        if self.features and self.kind == "volume":
+            raise OptionError("features= names channels of a series or columns of a table")
+        if self.features and len(self.features) != shape[0]:
+            raise OptionError(
+                f"features= gives {len(self.features)} names, but {self.sample!r} has {shape[0]} "
+                f"{'channels' if self.kind == 'series' else 'features'}: give a name for each"
+            )
+
+    @property
+    def kind(self) -> str:
+        """`table`, `series` or `volume`."""
+        return KINDS[self.axes]
+
+
+@dataclass(frozen=True, eq=False)
+class Areas:
+    """The class that a model predicts at each place of a photo.
+
+    classes  `y x`, as numbers
+    names    of the classes, by number; a class without one is "class 7"
+    """
+
+    classes: Tensor
+    names: Sequence[str] = ()
+
+    def name(self, number: int) -> str:
+        return self.names[number] if number < len(self.names) else f"class {number}"
+
+
+@dataclass(frozen=True, eq=False)
 class Contents:
     """What a model looks at in some samples.
 
-    top    the likeliest classes by sample, best first
-    words  the tokens by sample, for maps over `n`
-    title  the headline; by default it names the model
-    about  what holds for all maps; by default each map's own
-    skipped  pictures that could not be read, each with the reason
-    ledgers  where the relevance of a method goes, by its name
+    samples   those that are no photos: series, rows of a table, volumes
+    top       the likeliest classes by sample, best first
+    words     the tokens by sample, for maps over `n`
+    title     the headline; by default it names the model
+    about     what holds for all maps; by default each map's own
+    skipped   pictures that could not be read, each with the reason
+    ledgers   where the relevance of a method goes, by its name
+    areas     the class at each place, by photo
+    restored  the picture that the model makes of a photo, by photo
     """
 
     maps: Maps
@@ -58,3 +116,6 @@ class Contents:
     about: About | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     ledgers: Mapping[str, Ledger] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+    areas: Mapping[str, Areas] = field(default_factory=dict)
+    restored: Mapping[str, Image] = field(default_factory=dict)

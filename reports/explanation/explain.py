@@ -1,10 +1,10 @@
-"""From photos to an explanation in one call."""
+"""From photos, or inputs of any kind, to an explanation in one call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from ...models.inputs import (
     transform_name,
 )
 from ...models.weights import fingerprint
-from ...probe.attribution import Methods, Pictures, Sites, Targets, bound_methods
+from ...probe.attribution import Axes, Methods, Pictures, Sites, Targets, bound_methods
 from ...probe.capture import keeps_model
 from ...probe.engine import Batch, about_model, maps_and_output, settled
 from ...probe.engine import ledger as ledger_of
@@ -32,11 +32,17 @@ from ...probe.relevance import Ledger, Preset
 from ...probe.results import Maps
 from ...probe.sites import adapt
 from ...probe.targets import Reading, Target, by_name, picked, targets, top
-from .contents import Guess
+from .contents import Areas, Guess
+from .dense_outputs import DenseOutput, areas_of, check_kind, restored_of
 from .explanation import Explanation
-from .photos import Photos, free_name, given, prepared
+from .given_inputs import given_inputs
+from .samples import PICTURE, Samples, free_name, given, prepared
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _BEST = 5
+_ON_SCALE = "the output is drawn as a picture on the scale of the input"
 Progress = Callable[[int, int, str], None]
 
 
@@ -60,9 +66,12 @@ def explain(
     std: Numbers | None = None,
     transform: Transform | None = None,
     inputs: Any = None,
+    axes: Axes = None,
+    features: Sequence[str] = (),
+    output: DenseOutput | None = None,
     progress: Progress | None = None,
 ) -> Explanation:
-    """Maps of photos with all that a reader needs, as a page: `explain(...).save("dog.html")`.
+    """Maps of samples with all that a reader needs, as a page: `explain(...).save("dog.html")`.
 
     images     one picture or several: paths, PIL images, arrays or bytes
     combine    `product` or `sum`: also one map per method over all its sites
@@ -72,82 +81,175 @@ def explain(
                `std` in place of what the model tells of itself, see `limelight.preprocess`
     transform  a function that makes the model's input `c y x` of a photo, such as torchvision's;
                the maps then lie over the input as it is drawn from the tensor
-    inputs     tensors that the model takes as they are, `b c y x` or `c y x`; `images`, if given,
-               are the pictures that its maps lie over
+    inputs     tensors that the model takes as they are, with or without a batch: pictures
+               `b c y x`, series `b c t`, rows of a table `b c`, volumes `b c z y x` or films
+               `b c t y x`; `images`, if given, are the pictures that maps of pictures lie over
+    axes       what the dimensions of inputs mean where the model does not tell:
+               `{"input": "b c t"}`
+    features   names of a table's columns, or of a series' channels
+    output     what a dense output `b c y x` holds: "classes", whose areas are outlined on the
+               photo, or a "picture", shown beside the photo
     The other options are those of `limelight.maps`. A picture that cannot be read is left out and
     named in `.skipped`; ImageError is raised when none can.
     """
     asked = PreprocessingOptions(size, resize, interpolation, mean, std, transform)
-    if inputs is None:
-        preprocessing = fitted(model, asked)
-        samples, words = prepared(model, preprocessing, images), _described(preprocessing)
-    else:
-        samples, words = given(model, inputs, images, asked), "none: inputs as they are"
+    axes = dict(axes or {})
+    samples, words, scale = _samples(model, images, inputs, asked, axes, features)
+    check_kind(output, pictures=bool(samples.photos))
     names = adapt(model).labels if labels is None else class_names(labels)
     about = about_model(model, seed)
-    notes = about.notes + samples.notes
+    notes = about.notes + samples.notes + (() if output != "picture" else (_ON_SCALE,))
     about = replace(about, weights=fingerprint(model), preprocessing=words, notes=notes)
     wanted = [t.resolve(by_name(names)) for t in targets(top() if target is None else target)]
-    options: dict[str, Any] = {
-        "target": wanted,
-        "sites": sites,
-        "batch": batch,
-        "seed": seed,
-        "about": about,
-    }
-    if transform is None and inputs is None:
-        options["axes"] = {"input": "b c y x"}  # as photos are prepared
-    check = _check_count if labels is not None else None
-    maps, guesses = _explained(model, samples, methods, names, check, progress, **options)
+    options = {"target": wanted, "sites": sites, "batch": batch, "seed": seed, "about": about}
+    answers = _Answers(model, names, wanted[0], output, scale, strict=labels is not None)
+    maps = _explained(model, samples, methods, answers, progress, axes=axes, **options)
     if combine is not None:
         maps += combine_maps(maps, combine)
     ledgers = _ledgers(model, samples, methods, wanted, maps) if ledger else {}
-    photos, skipped = tuple(samples.photos), tuple(samples.skipped)
-    return Explanation(maps, photos, guesses, about=about, skipped=skipped, ledgers=ledgers)
+    return Explanation(
+        maps,
+        tuple(samples.photos),
+        answers.guesses,
+        about=about,
+        skipped=tuple(samples.skipped),
+        ledgers=ledgers,
+        samples=tuple(samples.others),
+        areas=answers.areas,
+        restored=answers.restored,
+    )
+
+
+def _samples(
+    model: nn.Module,
+    images: Pictures | None,
+    inputs: Any,
+    asked: PreprocessingOptions,
+    axes: dict[str, str],
+    features: Sequence[str],
+) -> tuple[Samples, str, tuple[Any, Any]]:
+    """The samples, how they came about in words, and the mean and std of their pictures.
+
+    Photos are prepared as `b c y x`, which goes into `axes`: a network that only flattens its
+    input tells nothing of it.
+    """
+    if inputs is not None:
+        if images is not None:
+            axes.setdefault("input", PICTURE)
+        taken = given_inputs(model, inputs, axes.get("input"))
+        samples = given(model, taken, images, asked, features)
+        words = "none: inputs as they are"
+        words += "" if taken.is_picture else f", {taken.axes}"
+        return samples, words, (asked.mean or (), asked.std or ())
+    if features:
+        raise OptionError("features= names what is no picture: give it with inputs=")
+    if axes.setdefault("input", PICTURE) != PICTURE:
+        raise OptionError(
+            f"photos are prepared as {PICTURE!r}, but axes={axes!r} were said: give inputs= for a "
+            "model that takes others"
+        )
+    preprocessing = fitted(model, asked)
+    scale = preprocessing.mean, preprocessing.std
+    return prepared(model, preprocessing, images), _described(preprocessing), scale
+
+
+@dataclass
+class _Answers:
+    """What the model says of each sample, by name.
+
+    target   whose part of the output is read, and how
+    strict   whether names were given for classes, and must be as many
+    example  one input, in case an output hides what made it
+    """
+
+    model: nn.Module
+    names: Sequence[str]
+    target: Target
+    output: DenseOutput | None
+    scale: tuple[Any, Any]
+    strict: bool
+    example: Tensor | None = None
+    guesses: dict[str, list[Guess]] = field(default_factory=dict)
+    areas: dict[str, Areas] = field(default_factory=dict)
+    restored: dict[str, Image] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        usable = self.target.pick is not None and self.target.reading is not None
+        self.reading = (self.target.reading if usable else None) or Reading()
+
+    def read(self, output: Any, samples: int) -> list[Any]:
+        """What an output says, sample by sample: areas, a picture, or probabilities of classes.
+
+        Raises OptionError where it is not as was said.
+        """
+        if self.output == "classes":
+            return list(areas_of(self.reading.part(output).detach(), self.names))
+        if self.output == "picture":
+            return list(restored_of(self.reading.part(output).detach(), *self.scale))
+        return self._probabilities(output, samples)
+
+    def _probabilities(self, output: Any, samples: int) -> list[Tensor]:
+        """Of all classes, as the first target reads them; nothing where there are none."""
+        reading = replace(self.reading, of="probability")
+        try:
+            if reading.open and reading.part(output).grad_fn is None:  # it hides what made it
+                asked = Target("probabilities", picked, reading=reading)
+                reading = settled(self.model, Batch.of(self.example), [asked])[0].reading or reading
+                self.reading = replace(self.reading, made=reading.made)
+            places = reading.places(output, samples).detach().float()
+        except TargetError:
+            return [torch.empty(0)] * samples
+        usable = places.ndim == 2 and places.shape[1] > 1
+        return list(places) if usable else [torch.empty(0)] * samples
+
+    def add(self, samples: Sequence[str], rows: Sequence[Any]) -> None:
+        """Keep what was read of some samples. Raises OptionError for names of other classes."""
+        if self.output is not None:
+            kept: dict[str, Any] = self.areas if self.output == "classes" else self.restored
+            kept.update(zip(samples, rows, strict=True))
+            return
+        for row in rows if self.strict else ():
+            _check_count(self.names, row)
+        self.guesses.update(zip(samples, (_guesses(r, self.names) for r in rows), strict=True))
 
 
 def _explained(
     model: nn.Module,
-    samples: Photos,
+    samples: Samples,
     methods: Methods,
-    names: Sequence[str],
-    check: Callable[[Sequence[str], Tensor], None] | None,
+    answers: _Answers,
     progress: Progress | None,
     **options: Any,
-) -> tuple[Maps, dict[str, list[Guess]]]:
-    """Maps and guesses, a few samples at a time; `check` sees probabilities with the names."""
-    maps = Maps()
-    guesses: dict[str, list[Guess]] = {}
-    read: Callable[[Any, int], list[Tensor]] | None = None
+) -> Maps:
+    """Maps, a few samples at a time; the answers are told what the model says."""
+    maps, done, labels = Maps(), 0, answers.names
     for group in samples.groups():
-        x = torch.stack([samples.inputs[name] for name in group])
-        read = read or _guesser(model, x[:1], options["target"])
+        x = samples.batch(group)
+        answers.example = x[:1]
         more, parts = maps_and_output(
-            model, x, methods, samples=group, labels=names, read=read, **options
+            model, x, methods, samples=group, labels=labels, read=answers.read, **options
         )
-        rows = [row for part in parts for row in part or ()]
-        if check is not None:
-            for row in rows:
-                check(names, row)
+        answers.add(group, [row for part in parts for row in part or ()])
         maps += more
-        guesses.update(zip(group, (_guesses(row, names) for row in rows), strict=True))
+        done += len(group)
         if progress is not None:
-            progress(len(guesses), len(samples.photos), group[-1])
-    return maps, guesses
+            progress(done, len(samples.inputs), group[-1])
+    return maps
 
 
 def _ledgers(
-    model: nn.Module, samples: Photos, methods: Any, target: Any, maps: Maps
+    model: nn.Module, samples: Samples, methods: Any, target: Any, maps: Maps
 ) -> dict[str, Ledger]:
-    """The ledger of each relevance method on the first picture and its first target."""
-    sample, x = next(iter(samples.inputs.items()))
+    """The ledger of each relevance method on the first sample and its first target."""
+    sample = next(iter(samples.inputs))
+    x = samples.batch([sample])
     first = targets(top() if target is None else target)[0].take([0])
     title = next((m.target for m in maps), first.name)
     ledgers: dict[str, Ledger] = {}
     for bound in bound_methods(methods):
         if isinstance(bound.regime, Preset):
             name = free_name(f"{bound.name} of {sample} for {title}", ledgers)
-            ledgers[name] = ledger_of(model, x[None], bound, target=first)
+            ledgers[name] = ledger_of(model, x, bound, target=first)
     return ledgers
 
 
@@ -171,31 +273,6 @@ def _check_count(names: Sequence[str], probabilities: Tensor) -> None:
 
 def _numbers(values: Sequence[float]) -> str:
     return " ".join(f"{v:.3f}" for v in values)
-
-
-def _guesser(model: nn.Module, x: Tensor, target: Targets) -> Callable[[Any, int], list[Tensor]]:
-    """What reads the probabilities of all classes, sample by sample, off an output.
-
-    The part that the first target reads is read, as that target reads it. Nothing is read where
-    outputs are no classes, or classes of places.
-    """
-    first = targets(top() if target is None else target)[0]
-    reading = first.reading if first.pick is not None and first.reading else Reading()
-    reading = replace(reading, of="probability")
-
-    def read(output: Any, samples: int) -> list[Tensor]:
-        nonlocal reading
-        try:
-            if reading.open and reading.part(output).grad_fn is None:  # it hides what made it
-                asked = Target("probabilities", picked, reading=reading)
-                reading = settled(model, Batch.of(x), [asked])[0].reading or reading
-            places = reading.places(output, samples).detach().float()
-        except TargetError:
-            return [torch.empty(0)] * samples
-        usable = places.ndim == 2 and places.shape[1] > 1
-        return list(places) if usable else [torch.empty(0)] * samples
-
-    return read
 
 
 def _guesses(probabilities: Tensor, names: Sequence[str]) -> list[Guess]:

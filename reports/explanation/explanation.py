@@ -30,7 +30,8 @@ class Explanation(Contents):
         return write(path, render(self).encode("utf-8"))
 
     def __repr__(self) -> str:
-        return f"Explanation({self.maps!r}, {len(self.photos)} photos)"
+        others = f", {len(self.samples)} other samples" if self.samples else ""
+        return f"Explanation({self.maps!r}, {len(self.photos)} photos{others})"
 
     def _repr_html_(self) -> str:
         from ...probe.results.sheet import html

@@ -8,10 +8,19 @@ from typing import Any
 from ...probe.results import About
 from ..html import fill, joined, nonempty
 from .contents import Contents
-from .page_data import page_data, photo_uri
+from .page_data import page_data, photo_uri, picture_uri
 from .waterfall import waterfalls
 
-SCRIPTS = ("paint.js", "choice.js", "show.js", "page.js")
+SCRIPTS = (
+    "paint.js",
+    "choice.js",
+    "ground.js",
+    "series.js",
+    "bars.js",
+    "volume.js",
+    "show.js",
+    "page.js",
+)
 _MOST_NAMED = 4
 
 
@@ -27,6 +36,8 @@ def render(contents: Contents) -> str:
         asked=_asked(contents, data),
         samples=data["samples"],
         photos={p.sample: photo_uri(p) for p in reversed(contents.photos)},
+        restored={name: picture_uri(image) for name, image in contents.restored.items()},
+        kinds={m["kind"] for m in data["maps"]},
         waterfalls=waterfalls(contents.ledgers),
         provenance=provenance(contents),
     )

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ...methods.context_aware import foci
 from ...probe.results import STEPS, SaliencyMap, extremes, plane, span, steps, table
 from .contents import Contents, Photo
+from .sample_data import areas_data, base64_text, drawn_sample, in_blocks, seen_sample
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Json = dict[str, Any]
-_KINDS = {"y x": "image", "n": "tokens"}
+_KINDS = {
+    "y x": "image",
+    "f t": "image",
+    "n": "tokens",
+    "t": "series",
+    "c": "bars",
+    "t y x": "volume",
+    "z y x": "volume",
+}
 _QUALITY = 84
 _WITH_FOCI, _THRESHOLD = "salient_relevance", 0.8
 
@@ -23,7 +35,7 @@ def page_data(contents: Contents) -> Json:
     """Names, maps and colours, ready for JSON; the photos are pictures of the page itself."""
     methods, targets = _Names(), _Names()
     sites = _Names(sorted((str(m.site) for m in contents.maps), key=lambda s: s != "input"))
-    samples = _Names([p.sample for p in contents.photos])
+    samples = _Names([p.sample for p in contents.photos] + [s.sample for s in contents.samples])
     maps, taken = [], set()
     for m in contents.maps:
         place = (samples[m.sample], targets[m.target], sites[str(m.site)])
@@ -39,7 +51,7 @@ def page_data(contents: Contents) -> Json:
         "sites": list(sites.known),
         "methods": list(methods.known),
         "maps": maps,
-        "scales": {name: _text(table(name).tobytes()) for name in _SCALES},
+        "scales": {name: base64_text(table(name).tobytes()) for name in _SCALES},
     }
 
 
@@ -58,11 +70,12 @@ class _Names:
 
 def _map(m: SaliencyMap) -> Json:
     """A map as steps of `step` from `base`, 255 for no number; zero of a signed map stays zero."""
-    values = plane(m)
+    kind = _kind(m)
+    values, block = _drawn(m) if kind == "volume" else (plane(m), {})
     ends = extremes(values)
     base, top, _ = span(*ends) if ends else (0.0, 0.0, "")
     return {
-        "kind": _KINDS.get(m.axes, "matrix"),
+        "kind": kind,
         "axes": m.axes,
         "shape": list(m.values.shape),
         "size": list(values.shape),
@@ -71,11 +84,32 @@ def _map(m: SaliencyMap) -> Json:
         "step": top / (STEPS - 1) - base / (STEPS - 1),
         "bad": int((~np.isfinite(m.values.double().numpy())).sum()),
         "extent": [float(edge) for edge in m.extent],
+        **block,
         **_foci(m),
         "score": _number(m.about.score),
         "kept": _number(m.about.kept),
-        "bytes": _text(steps(values, base, top).tobytes()),
+        **_values(kind, values, base, top),
     }
+
+
+def _values(kind: str, values: NDArray[np.float64], base: float, top: float) -> Json:
+    """Bars are read as numbers and kept as such; what is seen in colours, in their steps."""
+    if kind == "bars":
+        return {"numbers": [_number(v) for v in values.flatten().tolist()]}
+    return {"bytes": base64_text(steps(values, base, top).tobytes())}
+
+
+def _kind(m: SaliencyMap) -> str:
+    """What the page draws a map as: of channels over time, those of the input alone have names."""
+    if m.axes == "c t" and str(m.site) == "input":
+        return "series"
+    return _KINDS.get(m.axes, "matrix")
+
+
+def _drawn(m: SaliencyMap) -> tuple[NDArray[np.float64], Json]:
+    """The values of a volume, and the sides of the blocks whose means they are if they are any."""
+    values, block = in_blocks(m.values.detach().double().cpu())
+    return values.numpy(), {} if block == [1, 1, 1] else {"block": block}
 
 
 def _foci(m: SaliencyMap) -> Json:
@@ -88,16 +122,20 @@ def _foci(m: SaliencyMap) -> Json:
     if not mask.any():
         return {}
     level = (share * values.max()).item()
-    return {"outline": level, "foci": _text(np.packbits(mask.numpy()).tobytes())}
+    return {"outline": level, "foci": base64_text(np.packbits(mask.numpy()).tobytes())}
 
 
 def _sample(contents: Contents, name: str) -> Json:
     photo = next((p for p in contents.photos if p.sample == name), None)
+    other = next((s for s in contents.samples if s.sample == name), None)
+    areas = contents.areas.get(name)
     return {
         "name": name,
-        "seen": _seen(photo) if photo else "",
+        "seen": _seen(photo) if photo else seen_sample(other) if other else "",
         "top": [[g.label, g.index, g.probability] for g in contents.top.get(name, ())],
         "words": list(contents.words.get(name, ())),
+        **({} if other is None else {"drawn": drawn_sample(other)}),
+        **({} if areas is None else {"areas": areas_data(areas)}),
     }
 
 
@@ -114,14 +152,15 @@ def _seen(photo: Photo) -> str:
 
 def photo_uri(photo: Photo) -> str:
     """The picture as a WebP data address."""
+    return picture_uri(photo.image)
+
+
+def picture_uri(image: Image) -> str:
+    """Pixels as a WebP data address."""
     sink = BytesIO()
-    photo.image.convert("RGB").save(sink, "WEBP", quality=_QUALITY, method=4)
-    return "data:image/webp;base64," + _text(sink.getvalue())
+    image.convert("RGB").save(sink, "WEBP", quality=_QUALITY, method=4)
+    return "data:image/webp;base64," + base64_text(sink.getvalue())
 
 
 def _number(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
-
-
-def _text(content: bytes) -> str:
-    return b64encode(content).decode("ascii")

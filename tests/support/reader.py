@@ -80,6 +80,34 @@ class Page:
         text = self.find("#readout").text.replace("−", "-")
         return text, float(text.rsplit(": ", 1)[1])
 
+    def rect(self, selector: str, index: int = 0) -> list[float]:
+        """Left, top, width and height of an element in the window."""
+        found: list[float] = self.driver.execute_script(
+            "const e = document.querySelectorAll(arguments[0])[arguments[1]];"
+            "const b = e.getBoundingClientRect(); return [b.left, b.top, b.width, b.height]",
+            selector,
+            index,
+        )
+        return found
+
+    def point(self, x: float, y: float, *, press: bool = False) -> str:
+        """Point at a place of the window; what is read out."""
+        from selenium.webdriver import ActionChains
+
+        actions = ActionChains(self.driver)
+        actions.w3c_actions.pointer_action.move_to_location(round(x), round(y))
+        if press:
+            actions.w3c_actions.pointer_action.click()
+        actions.perform()
+        self.settle()
+        text: str = self.find("#readout").text
+        return text.replace("−", "-")
+
+    def point_in(self, selector: str, index: int, across: float, down: float) -> str:
+        """Point at a place of an element, in shares of its sides; what is read out."""
+        left, top, width, height = self.rect(selector, index)
+        return self.point(left + across * width, top + down * height)
+
 
 def contrast(page: Page, selector: str) -> float:
     """The contrast ratio of a text with the nearest painted ground (WCAG 2.1)."""

@@ -10,6 +10,7 @@ const byPlace = new Map(data.maps.map((map) => [map.at.join(), map]));
 const chosen = {
   sample: 0, target: 0, method: 0, site: data.sites.length - 1, view: "picture",
   opacity: 0.8, sign: "both", scale: "auto", range: "method", smooth: true, fade: true, foci: true,
+  areas: true, wipe: 0.5, point: [0.5, 0.5, 0.5],
 };
 let shown = null; // the map of the picture
 let waiting = false;

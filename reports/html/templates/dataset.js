@@ -3,8 +3,7 @@
 function paintGallery(gallery) {
   for (const button of gallery.querySelectorAll(".shown:not(.painted)")) {
     const map = data.maps[Number(button.dataset.map)];
-    const look = lookOf(map);
-    drawOver(button.firstElementChild, photos[map.at[0]], map, look, palettes[look.scale.name], 256);
+    drawSmall(button.firstElementChild, map, 256);
     button.classList.add("painted");
   }
 }

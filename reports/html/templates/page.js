@@ -1,22 +1,36 @@
 // The events: pointer, keys and controls.
 
+// Where a point lies in the picture, in shares of its sides.
+function sharesOf(event) {
+  const frame = $("picture").getBoundingClientRect();
+  return [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
+}
+
+function pointAtPicture(event) {
+  const [across, down] = sharesOf(event);
+  const ground = groundOf(shown);
+  const [rows, columns] = shown.size;
+  const { width, height } = ground ?? { width: columns, height: rows };
+  const box = ground ? boxOf(shown, width, height) : { x: 0, y: 0, width, height };
+  const x = (across * width - box.x) / box.width;
+  const y = (down * height - box.y) / box.height;
+  if (!(x >= 0 && y >= 0 && x < 1 && y < 1)) return readOut(null);
+  const area = ground && data.samples[shown.at[0]].areas ? ` · ${areaAt(shown.at[0], across, down)}` : "";
+  return readOut(Math.floor(y * rows) * columns + Math.floor(x * columns), area);
+}
+
 function pointAt(event) {
-  if (!shown) return;
+  if (!shown || shown.kind === "bars") return;
+  if (shown.kind === "series") return pointAtSeries(shown, event);
   if (shown.kind === "tokens") {
     const at = event.target.dataset.at;
     return readOut(at === undefined ? null : Number(at));
   }
-  const canvas = $("picture");
-  const frame = canvas.getBoundingClientRect();
-  const photo = shown.kind === "image" ? photos[shown.at[0]] : null;
-  const [rows, columns] = shown.size;
-  const width = photo ? photo.naturalWidth : columns;
-  const height = photo ? photo.naturalHeight : rows;
-  const box = photo ? boxOf(shown, width, height) : { x: 0, y: 0, width, height };
-  const x = (((event.clientX - frame.left) / frame.width) * width - box.x) / box.width;
-  const y = (((event.clientY - frame.top) / frame.height) * height - box.y) / box.height;
-  const inside = x >= 0 && y >= 0 && x < 1 && y < 1;
-  return readOut(inside ? Math.floor(y * rows) * columns + Math.floor(x * columns) : null);
+  if (shown.kind !== "volume") return pointAtPicture(event);
+  const point = pointInVolume(shown, ...sharesOf(event));
+  if (!point) return readOut(null);
+  if (event.type === "pointerdown" || event.buttons) return choose({ point });
+  return readVolume(shown, point);
 }
 
 function step(dimension, by) {
@@ -37,8 +51,34 @@ const KEYS = {
   s: () => choose({ smooth: !chosen.smooth }),
 };
 
+// Through what is shown itself: the cursor of a series, the point of a volume.
+const INNER = {
+  series: {
+    ArrowLeft: () => moveCursor(shown, -1, 0),
+    ArrowRight: () => moveCursor(shown, 1, 0),
+    ArrowUp: () => moveCursor(shown, 0, -1),
+    ArrowDown: () => moveCursor(shown, 0, 1),
+    PageUp: () => moveCursor(shown, -Math.ceil(seriesOf(shown).steps / 20), 0),
+    PageDown: () => moveCursor(shown, Math.ceil(seriesOf(shown).steps / 20), 0),
+  },
+  volume: {
+    ArrowLeft: () => movePoint(shown, 2, -1),
+    ArrowRight: () => movePoint(shown, 2, 1),
+    ArrowUp: () => movePoint(shown, 1, -1),
+    ArrowDown: () => movePoint(shown, 1, 1),
+    PageUp: () => movePoint(shown, 0, -1),
+    PageDown: () => movePoint(shown, 0, 1),
+  },
+};
+
+function actOf(event) {
+  const inner = event.shiftKey || event.key.startsWith("Page");
+  if (inner && chosen.view === "picture" && INNER[shown?.kind]) return INNER[shown.kind][event.key];
+  return KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+}
+
 function onKey(event) {
-  const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  const act = actOf(event);
   if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   act();
@@ -63,15 +103,21 @@ function listen() {
     $(id).addEventListener("change", (event) => choose({ [id]: event.target.value }));
   }
   $("opacity").addEventListener("input", (event) => choose({ opacity: event.target.value / 100 }));
-  for (const id of ["smooth", "fade", "foci"]) {
+  $("wipe").addEventListener("input", (event) => choose({ wipe: event.target.value / 100 }));
+  $("slice").addEventListener("input", (event) => {
+    const [z] = volumeOf(shown).size;
+    choose({ point: [(Number(event.target.value) + 0.5) / z, ...chosen.point.slice(1)] });
+  });
+  for (const id of ["smooth", "fade", "foci", "areas"]) {
     $(id).addEventListener("change", (event) => choose({ [id]: event.target.checked }));
   }
   for (const id of ["stage", "grid"]) $(id).addEventListener("keydown", onKey);
   $("stage").addEventListener("pointermove", pointAt);
   $("stage").addEventListener("pointerdown", pointAt);
-  $("stage").addEventListener("pointerleave", () => readOut(null));
+  $("stage").addEventListener("pointerleave", () => (shown?.kind === "series" ? setCursor(shown, null) : readOut(null)));
+  window.addEventListener("resize", () => { if (shown?.kind === "series") choose({}); });
   window.addEventListener("beforeprint", () => { if (shown) showGrid(settled()); });
 }
 
 listen();
-Promise.all(photos.filter(Boolean).map((photo) => photo.decode().catch(() => null))).then(show);
+Promise.all([...photos, ...restored].filter(Boolean).map((photo) => photo.decode().catch(() => null))).then(show);

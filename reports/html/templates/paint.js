@@ -9,7 +9,7 @@ function fromBase64(text) {
 
 function valuesOf(map) {
   if (!map.values) {
-    map.values = Float64Array.from(fromBase64(map.bytes), (code) =>
+    map.values = map.numbers ? Float64Array.from(map.numbers, (v) => v ?? NaN) : Float64Array.from(fromBase64(map.bytes), (code) =>
       code === NO_NUMBER ? NaN : map.base + code * map.step);
   }
   return map.values;
@@ -67,11 +67,16 @@ function neighbours(source, target, smooth) {
   return { first, second, weight };
 }
 
-// How much of the colour to lay over a photo: weak values let it shine through.
-function cover(step, look) {
-  if (!look.fade) return 255;
-  const strength = look.scale.name === "diverging" ? Math.abs(step - LAST / 2) / (LAST / 2) : step / LAST;
-  return Math.round(255 * (0.22 + 0.78 * Math.sqrt(strength)));
+// The step of the palette for a value's step, and how much of it to lay over the ground: over a
+// photo weak values let it shine through, behind a line they leave the page as it is.
+function colourAndCover(step, look) {
+  if (!look.fade) return [step, 255];
+  const middle = LAST / 2;
+  const diverging = look.scale.name === "diverging";
+  const strength = diverging ? Math.abs(step - middle) / middle : step / LAST;
+  if (!look.tint) return [step, Math.round(255 * (0.22 + 0.78 * Math.sqrt(strength)))];
+  const tint = diverging ? middle + Math.sign(step - middle) * 100 : 152;
+  return [tint, Math.round(255 * strength ** 0.75)];
 }
 
 // A canvas of the map in colours; what is no number stays clear.
@@ -98,11 +103,11 @@ function paintMap(map, look, palette, width, height) {
         (values[lower + left] * (1 - u) + values[lower + right] * u) * v;
       if (Number.isNaN(value)) value = values[(v < 0.5 ? upper : lower) + (u < 0.5 ? left : right)];
       if (Number.isNaN(value)) continue;
-      const step = stepOf(value, look.scale);
+      const [step, cover] = colourAndCover(stepOf(value, look.scale), look);
       image.data[at] = palette[step * 3];
       image.data[at + 1] = palette[step * 3 + 1];
       image.data[at + 2] = palette[step * 3 + 2];
-      image.data[at + 3] = cover(step, look);
+      image.data[at + 3] = cover;
     }
   }
   context.putImageData(image, 0, 0);
@@ -115,35 +120,8 @@ function boxOf(map, width, height) {
   return { y: box[0], x: box[1], height: box[2] - box[0], width: box[3] - box[1] };
 }
 
-// The boundary of the foci along the edges of the map's cells, between `box` on the canvas.
-function outlineOf(map, box) {
-  const [rows, columns] = map.size;
-  const bits = fromBase64(map.foci);
-  const inside = (y, x) => {
-    if (y < 0 || x < 0 || y >= rows || x >= columns) return false;
-    const at = y * columns + x;
-    return Boolean((bits[at >> 3] >> (7 - (at & 7))) & 1);
-  };
-  const across = (x) => box.x + (x / columns) * box.width;
-  const down = (y) => box.y + (y / rows) * box.height;
-  const path = new Path2D();
-  const edge = (x, y, toX, toY) => {
-    path.moveTo(across(x), down(y));
-    path.lineTo(across(toX), down(toY));
-  };
-  for (let y = 0; y <= rows; y += 1) {
-    for (let x = 0; x <= columns; x += 1) {
-      if (inside(y, x) !== inside(y - 1, x)) edge(x, y, x + 1, y);
-      if (inside(y, x) !== inside(y, x - 1)) edge(x, y, x, y + 1);
-    }
-  }
-  return path;
-}
-
-// The outline of the foci in the accent colour, a dark halo around it.
-function drawFoci(context, map, box) {
-  const path = outlineOf(map, box);
-  const thin = Math.max(1.5, Math.max(box.width, box.height) / 280);
+// A line in the accent colour, a dark halo around it.
+function strokeTwice(context, path, thin) {
   const colour = getComputedStyle(document.documentElement).getPropertyValue("--outline").trim();
   context.lineCap = "round";
   for (const [stroke, width] of [["rgb(0 0 0 / .8)", thin * 2], [colour, thin]]) {
@@ -153,27 +131,61 @@ function drawFoci(context, map, box) {
   }
 }
 
-// Photo and map on one canvas whose longer side has `side` pixels at least.
-function drawOver(canvas, photo, map, look, palette, side) {
-  const over = photo && map.kind === "image";
+// The edges between cells of `box` that differ: differs(y, x, y and x of the cell before).
+function drawEdges(context, [rows, columns], box, differs) {
+  const across = (x) => box.x + (x / columns) * box.width;
+  const down = (y) => box.y + (y / rows) * box.height;
+  const path = new Path2D();
+  const edge = (x, y, toX, toY) => {
+    path.moveTo(across(x), down(y));
+    path.lineTo(across(toX), down(toY));
+  };
+  for (let y = 0; y <= rows; y += 1) {
+    for (let x = 0; x <= columns; x += 1) {
+      if (differs(y, x, y - 1, x)) edge(x, y, x + 1, y);
+      if (differs(y, x, y, x - 1)) edge(x, y, x, y + 1);
+    }
+  }
+  strokeTwice(context, path, Math.max(1.5, Math.max(box.width, box.height) / 280));
+}
+
+// The boundary of the foci along the edges of the map's cells, between `box` on the canvas.
+function drawFoci(context, map, box) {
+  const [rows, columns] = map.size;
+  const bits = fromBase64(map.foci);
+  const inside = (y, x) => {
+    if (y < 0 || x < 0 || y >= rows || x >= columns) return false;
+    const at = y * columns + x;
+    return Boolean((bits[at >> 3] >> (7 - (at & 7))) & 1);
+  };
+  drawEdges(context, map.size, box, (y, x, yy, xx) => inside(y, x) !== inside(yy, xx));
+}
+
+// Maps of one row, and of channels, are drawn as strips where they are small.
+const STRIPS = ["tokens", "series", "bars"];
+
+// Ground and map on one canvas whose longer side has `side` pixels at least.
+function drawOver(canvas, ground, map, look, palette, side) {
+  const over = ground && map.kind === "image";
   const [rows, columns] = map.size;
   const bare = map.kind === "image" ? boxOf(map, columns, rows) : { width: columns, height: rows };
-  const width = over ? photo.naturalWidth : bare.width;
-  const height = over ? photo.naturalHeight : map.kind === "tokens" ? Math.max(1, columns / 4) : bare.height;
+  const width = over ? ground.width : bare.width;
+  const height = over ? ground.height : STRIPS.includes(map.kind) ? Math.max(1, columns / 4) : bare.height;
   const scale = side / Math.max(width, height, 1);
   canvas.width = Math.max(1, Math.round(width * scale));
   canvas.height = Math.max(1, Math.round(height * scale));
   if (!rows || !columns) return;
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
-  if (over) context.drawImage(photo, 0, 0, canvas.width, canvas.height);
+  if (over) ground.paint(context, canvas.width, canvas.height);
   const box = over ? boxOf(map, width, height) : { x: 0, y: 0, width, height };
   const w = Math.max(1, Math.round(box.width * scale));
   const h = Math.max(1, Math.round(box.height * scale));
-  const how = { ...look, smooth: look.smooth && map.kind === "image", fade: look.fade && over };
+  const how = { ...look, smooth: look.smooth && map.kind === "image", fade: look.fade && (over || look.tint) };
   context.globalAlpha = over ? look.opacity : 1;
   context.drawImage(paintMap(map, how, palette, w, h), Math.round(box.x * scale), Math.round(box.y * scale));
   context.globalAlpha = 1;
   const place = { x: Math.round(box.x * scale), y: Math.round(box.y * scale), width: w, height: h };
   if (map.foci && look.foci) drawFoci(context, map, place);
+  if (over && look.areas) drawAreas(context, map.at[0], { x: 0, y: 0, width: canvas.width, height: canvas.height });
 }

@@ -4,7 +4,8 @@ function lookOf(map) {
   const group = chosen.range === "map" ? [map] : data.maps.filter((m) => m.at[3] === map.at[3]);
   const scale = scaleOf(chosen.scale, limits(group, chosen.sign));
   const { sign, smooth, fade, foci, opacity } = chosen;
-  return { sign, smooth, fade, foci, opacity, scale };
+  const areas = chosen.areas && Boolean(data.samples[map.at[0]].areas);
+  return { sign, smooth, fade, foci, opacity, scale, areas, group, tint: map.kind === "series" };
 }
 
 function describe(map) {
@@ -37,8 +38,10 @@ function fillSample(at) {
   const sample = data.samples[at.sample];
   $("name").textContent = sample?.name ?? "";
   $("seen").textContent = sample?.seen ?? "";
-  const top = sample?.top ?? [];
+  const { areas } = sample ?? {};
+  const top = areas ? areas.classes.map(([name, i], n) => [name, i, areas.shares[n]]) : sample?.top ?? [];
   $("answers").hidden = !top.length;
+  $("says").textContent = areas ? "Where the model sees what" : "What the model says";
   $("top").replaceChildren(...top.map(([label, index, probability]) => {
     const row = make("li", "", { title: `class ${index}` });
     const track = make("div", "", { class: "track", "aria-hidden": "true" });
@@ -52,11 +55,13 @@ function fillSample(at) {
 }
 
 function fillLegend(map) {
-  const { scale, sign } = lookOf(map);
+  const look = lookOf(map);
+  const { scale, sign } = look;
   const context = $("bar").getContext("2d");
   const image = context.createImageData(LAST + 1, 1);
   for (let i = 0; i <= LAST; i += 1) {
-    image.data.set([...palettes[scale.name].subarray(i * 3, i * 3 + 3), 255], i * 4);
+    const [at, cover] = look.tint ? colourAndCover(i, look) : [i, 255];
+    image.data.set([...palettes[scale.name].subarray(at * 3, at * 3 + 3), cover], i * 4);
   }
   context.putImageData(image, 0, 0);
   const minus = sign === "negative" ? -1 : 1;
@@ -69,6 +74,7 @@ function fillLegend(map) {
   else if (map.range[0] === map.range[1]) facts.push(`constant ${short(map.range[0])}`);
   else facts.push(`this map ${map.range.map((v) => short(v)).join(" to ")}`);
   if (map.bad && map.range) facts.push(`${map.bad} values are no numbers and left clear`);
+  if (map.block) facts.push(`drawn as means of blocks of ${map.block.join(" × ")}`);
   if (map.foci && chosen.foci) facts.push(`outlined above ${short(map.outline)}`);
   if (map.score !== null) facts.push(`score ${short(map.score)}`);
   if (map.kept !== null) facts.push(`relevance kept ${short(map.kept)}`);
@@ -93,18 +99,35 @@ function showTokens(map) {
   }));
 }
 
+// The element that a kind of map is drawn on, and how.
+const VIEWS = {
+  image: ["picture", showImage],
+  matrix: ["picture", showImage],
+  volume: ["picture", showVolume],
+  tokens: ["tokens", showTokens],
+  series: ["chart", showSeries],
+  bars: ["bars", showBars],
+};
+
+function showImage(map) {
+  const look = lookOf(map);
+  drawOver($("picture"), groundOf(map), map, look, palettes[look.scale.name], 672);
+  $("picture").setAttribute("aria-label", describe(map));
+}
+
 function showPicture(map) {
-  $("picture").hidden = !map || map.kind === "tokens";
-  $("tokens").hidden = !map || map.kind !== "tokens";
-  $("empty").hidden = Boolean(map);
-  if (!map) return;
-  if (map.kind === "tokens") showTokens(map);
-  else {
-    const look = lookOf(map);
-    drawOver($("picture"), photos[map.at[0]], map, look, palettes[look.scale.name], 672);
-    $("picture").classList.toggle("crisp", map.kind === "matrix");
-    $("picture").setAttribute("aria-label", describe(map));
-  }
+  const [on, drawIt] = map ? VIEWS[map.kind] : ["empty"];
+  for (const id of ["picture", "tokens", "chart", "bars", "empty"]) $(id).hidden = id !== on;
+  $("picture").classList.toggle("crisp", map?.kind === "matrix");
+  if (map) drawIt(map);
+}
+
+// A map as it is drawn where it is small.
+function drawSmall(canvas, map, side) {
+  const look = lookOf(map);
+  const small = { volume: () => mapOfPlane(map, "across"), series: () => shorter(map, side) };
+  const flat = small[map.kind]?.() ?? map;
+  drawOver(canvas, groundOf(map), flat, look, palettes[look.scale.name], side);
 }
 
 function gridCell(at, site, method) {
@@ -114,8 +137,7 @@ function gridCell(at, site, method) {
   const current = map === at.map;
   const button = make("button", "", { type: "button", "aria-label": describe(map), "aria-pressed": current });
   const canvas = make("canvas", "", { "aria-hidden": "true" });
-  const look = lookOf(map);
-  drawOver(canvas, photos[at.sample], map, look, palettes[look.scale.name], 176);
+  drawSmall(canvas, map, 176);
   button.append(canvas);
   button.addEventListener("click", () => choose({ site, method, view: "picture" }));
   const range = map.range ? map.range.map((v) => short(v, 3)).join(" .. ") : "no number";
@@ -143,6 +165,16 @@ function showGrid(at) {
   }
 }
 
+// Only the settings that do something for what is shown.
+function fillSettings(at) {
+  $("focal").hidden = !shown?.foci;
+  $("outlines").hidden = !data.samples[at.sample]?.areas;
+  $("beside").hidden = !restored[at.sample];
+  $("slices").hidden = shown?.kind !== "volume";
+  for (const id of ["opacity", "smooth", "fade"]) $(id).closest(".field").hidden = shown?.kind === "bars";
+  for (const id of ["smooth", "fade", "foci", "areas"]) $(id).checked = chosen[id];
+}
+
 function show() {
   waiting = false;
   const at = settled();
@@ -156,8 +188,8 @@ function show() {
   $("grid").hidden = !grid;
   $("percent").textContent = `${Math.round(chosen.opacity * 100)} %`;
   document.querySelector(`[name=view][value=${chosen.view}]`).checked = true;
-  $("focal").hidden = !shown?.foci;
-  for (const id of ["smooth", "fade", "foci"]) $(id).checked = chosen[id];
+  fillSettings(at);
+  cursor = null;
   readOut(null);
   if (grid && shown) showGrid(at);
   else showPicture(shown);
@@ -171,16 +203,20 @@ function choose(change) {
   requestAnimationFrame(show);
 }
 
-function readOut(index) {
-  if (index === null || !shown) {
-    $("readout").textContent = chosen.view === "grid" ? "Choose a map to see it large." : "Point at the map to read a value.";
-    return;
+function say(place, value, more = "") {
+  $("readout").replaceChildren(`${place}: `, make("strong", Number.isNaN(value) ? "no number" : short(value)), more);
+}
+
+function readOut(index, more = "") {
+  if (index !== null && shown) {
+    const columns = shown.size[1];
+    const word = data.samples[shown.at[0]].words[index];
+    const place = shown.kind === "tokens"
+      ? `Token ${index}${word === undefined ? "" : ` “${word.trim()}”`}`
+      : `Row ${Math.floor(index / columns)}, column ${index % columns}`;
+    return say(place, valuesOf(shown)[index], more);
   }
-  const columns = shown.size[1];
-  const value = valuesOf(shown)[index];
-  const word = data.samples[shown.at[0]].words[index];
-  const place = shown.kind === "tokens"
-    ? `Token ${index}${word === undefined ? "" : ` “${word.trim()}”`}`
-    : `Row ${Math.floor(index / columns)}, column ${index % columns}`;
-  $("readout").replaceChildren(`${place}: `, make("strong", Number.isNaN(value) ? "no number" : short(value)));
+  if (chosen.view === "grid") $("readout").textContent = "Choose a map to see it large.";
+  else if (shown?.kind === "volume") readVolume(shown, chosen.point);
+  else $("readout").textContent = shown?.kind === "bars" ? "Strongest first." : "Point at the map to read a value.";
 }

@@ -1,13 +1,11 @@
-"""Inputs as they are given, and the pictures drawn from them."""
+"""Inputs as pictures for the eye."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
-from limelight.models.inputs import drawn, inputs_of
-from limelight.probe.errors import ImageError
+from limelight.models.inputs import drawn
 
 
 def test_mean_and_std_are_undone():
@@ -27,13 +25,3 @@ def test_else_the_range_is_black_to_white():
     assert not np.asarray(drawn(torch.full((3, 2, 2), 7.0))).any()
     four = np.asarray(drawn(torch.stack([torch.eye(2)] * 4)))
     assert four[..., 1].tolist() == [[255, 0], [0, 255]]
-
-
-def test_forms_of_inputs():
-    x = torch.rand(2, 3, 4, 5)
-    for given in (x, x.numpy(), list(x), tuple(x.numpy())):
-        assert torch.equal(torch.stack(inputs_of(given)), x)
-    assert len(inputs_of(x[0])) == 1
-    for given in (x[0, 0], torch.rand(2, 3, 4, 5, 6), [], "x", [x], 3, torch.rand(2, 0, 4, 5)):
-        with pytest.raises(ImageError, match="for inputs of other kinds"):
-            inputs_of(given)

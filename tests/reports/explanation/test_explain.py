@@ -197,7 +197,7 @@ def test_inputs_may_come_with_their_pictures(photos):
         ll.explain(own(), photos[0], "gradient", inputs=x)
     with pytest.raises(OptionError, match="size= prepares photos, and inputs= need none"):
         ll.explain(own(), inputs=x, methods="gradient", size=12)
-    with pytest.raises(ImageError, match="for inputs of other kinds"):
+    with pytest.raises(OptionError, match=r"runs on inputs= of shape .* neither as a batch"):
         ll.explain(own(), inputs=torch.randn(3, 12), methods="gradient")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kinds import mixed
 from pages import EVIL, elements, explanation, maps_of, picture
 from PIL import Image
 
@@ -24,7 +25,7 @@ from limelight.probe.results.colour_scales import table
 from limelight.probe.results.maps import Maps
 from limelight.probe.results.saliency_map import About, SaliencyMap
 from limelight.probe.sites.site import Site
-from limelight.reports import Explanation, Guess, Photo, render
+from limelight.reports import Areas, Explanation, Guess, Photo, Sample, render
 from limelight.reports.explanation.page import provenance
 from limelight.reports.explanation.page_data import page_data
 from limelight.reports.html.document import embed
@@ -70,6 +71,35 @@ def test_names_from_outside_are_text() -> None:
     assert data["samples"][0]["name"] == EVIL
     assert data["methods"] == [EVIL]
     assert data["samples"][0]["top"][0][0] == EVIL
+
+
+def test_names_of_features_and_classes_are_text() -> None:
+    m = one(torch.rand(1), "c", sample="s")
+    areas = {"dog.jpg": Areas(torch.tensor([[0]]), (EVIL,))}
+    sample = Sample("s", torch.rand(1), "c", (EVIL,))
+    photo = Photo("dog.jpg", picture(0, 32))
+    page = render(Explanation(Maps([m]), (photo,), samples=(sample,), areas=areas))
+    assert page.count("<script") == page.count("</script>") == 2
+    assert elements(page)[0] <= elements(render(explanation()))[0]
+    first, second = data_of(page)["samples"]
+    assert first["areas"]["classes"] == [[EVIL, 0]]
+    assert second["drawn"]["names"] == [EVIL]
+
+
+def test_samples_of_other_kinds_load_nothing_either() -> None:
+    page = render(replace(mixed(), restored={"photo": picture(1, 32)}))
+    assert "://" not in page
+    sources = re.findall(r'\bsrc="([^"]{0,30})', page)
+    assert len(sources) == 2
+    assert all(source.startswith("data:image/webp;base64,") for source in sources)
+    assert not re.search(r"\sstyle=|\son\w+=", page), "the policy would block inline styles"
+
+
+def test_photos_carry_no_word_of_other_kinds() -> None:
+    data = page_data(explanation())
+    keys = {key for sample in data["samples"] for key in sample}
+    assert keys == {"name", "seen", "top", "words"}
+    assert not any({"block", "numbers"} & set(m) for m in data["maps"])
 
 
 def test_embedded_json_holds_no_markup() -> None:
@@ -189,6 +219,22 @@ def test_budgets() -> None:
     photos = tuple(Photo(f"{k}.jpg", picture(k)) for k in range(24))
     size = len(render(Explanation(Maps(many), photos)).encode())
     assert 1_000_000 < size < 8_000_000, size
+
+
+def test_budgets_of_other_kinds() -> None:
+    """A minute of a 12-lead ECG at 500 Hz, a scan of 128 cubed, each with four maps of its size."""
+    kinds = {
+        "c t": (torch.randn(12, 30_000), "t", 30_000),
+        "c z y x": (torch.randn(1, 128, 128, 128), "z y x", 128**3),
+    }
+    for axes, (values, over, count) in kinds.items():
+        shape = values.shape[1:]
+        maps = [one(torch.randn(shape), over, sample="s", method=str(k)) for k in range(4)]
+        page = render(Explanation(Maps(maps), samples=(Sample("s", values, axes),)))
+        assert len(page) < 8_000_000, axes
+        assert (
+            max(len(m["bytes"]) for m in data_of(page)["maps"]) <= 4 / 3 * min(count, 1 << 20) + 4
+        )
 
 
 def test_save_writes_a_page_and_nothing_else(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pictures of an explanation: photos prepared for a model, or inputs given as they are."""
+"""The samples of an explanation: photos prepared for a model, or inputs given as they are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
@@ -17,30 +18,36 @@ from ...models.inputs import (
     PreprocessingOptions,
     drawn,
     input_for,
-    inputs_of,
     prepare,
     read,
 )
 from ...models.inputs import images as pictures_under
 from ...probe.engine import chunks
 from ...probe.errors import ImageError, OptionError
-from .contents import Photo
+from .contents import Photo, Sample
+from .given_inputs import Given
 
-_PHOTOS_A_CALL = 8
+_SAMPLES_A_CALL = 8
 _DRAWN = "the picture is drawn from the model's input"
+PICTURE = "b c y x"
 
 
 @dataclass(frozen=True, eq=False)
-class Photos:
-    """Photos that could be read, under names of their own; and those that could not.
+class Samples:
+    """Samples that the model takes, under names of their own; and those that could not be read.
 
-    inputs   what the model takes of each, by name
+    photos   what is to be seen of pictures
+    others   what is to be seen of series, rows of tables, volumes
+    inputs   what the model takes of each, by name, without the batch
+    axes     of a batch of them: `b c y x`
     skipped  (which, why)
-    notes    what a reader must know of how the pictures came about
+    notes    what a reader must know of how the samples came about
     """
 
     photos: list[Photo] = field(default_factory=list)
+    others: list[Sample] = field(default_factory=list)
     inputs: dict[str, Tensor] = field(default_factory=dict)
+    axes: str = PICTURE
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
 
@@ -51,13 +58,17 @@ class Photos:
         return [
             run[places.start : places.stop]
             for run in runs
-            for places in chunks(len(run), _PHOTOS_A_CALL)
+            for places in chunks(len(run), _SAMPLES_A_CALL)
         ]
 
+    def batch(self, names: Sequence[str]) -> Tensor:
+        """Some samples as the model takes them."""
+        return torch.stack([self.inputs[n] for n in names], dim=self.axes.split().index("b"))
 
-def prepared(model: nn.Module, preprocessing: Preprocessing, images: Any) -> Photos:
+
+def prepared(model: nn.Module, preprocessing: Preprocessing, images: Any) -> Samples:
     """Read and prepare every picture once; the crop and the input are kept, the rest let go."""
-    samples = Photos(notes=_notes(preprocessing))
+    samples = Samples(notes=_notes(preprocessing))
     for number, picture in enumerate(_listed(images), 1):
         named = isinstance(picture, (str, Path))
         name = Path(picture).stem if named else f"picture {number}"  # type: ignore[arg-type]
@@ -80,24 +91,57 @@ def prepared(model: nn.Module, preprocessing: Preprocessing, images: Any) -> Pho
     return samples
 
 
-def given(model: nn.Module, inputs: Any, images: Any, asked: PreprocessingOptions) -> Photos:
-    """Inputs as they are, each with the picture it was made of or one that is drawn from it.
+def given(
+    model: nn.Module,
+    inputs: Given,
+    images: Any,
+    asked: PreprocessingOptions,
+    features: Sequence[str],
+) -> Samples:
+    """Inputs as they are, each with what is to be seen of it.
 
     Raises ImageError, and OptionError for options that say how photos become inputs.
     """
     said = asked.said.keys() - {"mean", "std"}
     if said:
         raise OptionError(f"{min(said)}= prepares photos, and inputs= need none: leave one out")
-    tensors = inputs_of(inputs)
+    if inputs.is_picture:
+        if features:
+            raise OptionError("features= names what is no picture, but inputs= are pictures")
+        return _pictures(model, inputs, images, asked)
+    if images is not None:
+        raise OptionError(
+            f"pictures were given for inputs over {inputs.axes!r}, over which they cannot lie: "
+            "leave them out"
+        )
+    samples = Samples(axes=inputs.axes, notes=_notes_of(inputs))
+    for number, part in enumerate(inputs.parts, 1):
+        name = f"sample {number}"
+        samples.inputs[name] = input_for(model, part)
+        if inputs.kind:
+            seen = Sample(name, *inputs.channels_first(part), tuple(features))
+            samples.others.append(seen)
+    return samples
+
+
+def _notes_of(inputs: Given) -> tuple[str, ...]:
+    if inputs.kind:
+        return inputs.notes
+    return (*inputs.notes, f"inputs over {inputs.axes!r} are not drawn; their maps are")
+
+
+def _pictures(model: nn.Module, inputs: Given, images: Any, asked: PreprocessingOptions) -> Samples:
+    """Pictures as tensors, each with the picture it was made of or one that is drawn from it."""
     pictures = None if images is None else _listed(images)
-    if pictures is not None and len(pictures) != len(tensors):
+    if pictures is not None and len(pictures) != len(inputs.parts):
         raise ImageError(
-            f"{len(pictures)} pictures were given for {len(tensors)} inputs: give one for each"
+            f"{len(pictures)} pictures were given for {len(inputs.parts)} inputs: give one for each"
         )
     mean, std = asked.mean or (), asked.std or ()
     note = _drawn_note(mean, std) if pictures is None else "the given pictures lie under the maps"
-    samples = Photos(notes=(note,))
-    for number, x in enumerate(tensors):
+    samples = Samples(axes=inputs.axes, notes=(*inputs.notes, note))
+    for number, part in enumerate(inputs.parts):
+        x, _ = inputs.channels_first(part)
         shown, size, name = drawn(x, mean, std), None, f"picture {number + 1}"  # type: ignore[arg-type]
         if pictures is not None:
             picture = pictures[number]
@@ -105,7 +149,7 @@ def given(model: nn.Module, inputs: Any, images: Any, asked: PreprocessingOption
             shown, size = image.resize((x.shape[2], x.shape[1])), (image.height, image.width)
             name = Path(picture).stem if isinstance(picture, (str, Path)) else name
         name = free_name(name, samples.inputs)
-        samples.inputs[name] = input_for(model, x)
+        samples.inputs[name] = input_for(model, part)
         samples.photos.append(Photo(name, shown, size))
     return samples
 
