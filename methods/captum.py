@@ -18,23 +18,36 @@ from torch import Generator, Tensor, nn
 
 from ..probe.attribution import pass_method
 from ..probe.capture import guarded
+from ..probe.engine import Runner
 from ..probe.errors import MethodError, OptionError, near
 from ..probe.sites import is_script, sealed
-from .gradients import Baseline, reference
-from .perturbation import want_pictures
+from ..probe.targets import Target
+from .gradients import Baseline, laid_out, reference
+from .perturbation import OnCopies, Size, grid, window_sizes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settings:
-    """The options of one call, as the algorithms below read them."""
+    """The options of one call, as the algorithms below read them.
+
+    n         steps or samples, where the algorithm does not fit a linear model
+    samples   where it does
+    features  the perturbed features by number, `1 1` and the places
+    """
 
     n: int
-    cells: int
+    samples: int
+    features: Tensor
     baseline: Baseline
     sigma: float
-    window: int
-    stride: int
+    sides: tuple[int, ...]
+    steps: tuple[int, ...]
     batch: int
+
+    @property
+    def count(self) -> int:
+        """How many features there are."""
+        return int(self.features.max()) + 1
 
 
 Arguments = Callable[[Tensor, Settings], dict[str, Any]]
@@ -81,7 +94,7 @@ def _shap(x: Tensor, s: Settings) -> dict[str, Any]:
 
 
 def _cells(x: Tensor, s: Settings) -> dict[str, Any]:
-    return {"feature_mask": grid(x, s.cells), "perturbations_per_eval": s.batch}
+    return {"feature_mask": s.features, "perturbations_per_eval": s.batch}
 
 
 def _ablate(x: Tensor, s: Settings) -> dict[str, Any]:
@@ -92,18 +105,31 @@ def _sampled(x: Tensor, s: Settings) -> dict[str, Any]:
     return {**_ablate(x, s), "n_samples": s.n}
 
 
+def _fitted(x: Tensor, s: Settings) -> dict[str, Any]:
+    return {**_ablate(x, s), "n_samples": s.samples}
+
+
 def _every_subset(x: Tensor, s: Settings) -> dict[str, Any]:
-    if s.cells**2 > 9:
+    if s.count > 9:
         raise OptionError(
-            f"captum:shapley_values visits every order of its cells, and cells={s.cells} gives "
-            f"{s.cells**2} of them; take cells=3 or less, or captum:shapley_sampling"
+            f"captum:shapley_values visits every order of its features, and there are {s.count} of "
+            "them; take fewer cells a side (3 or less of a picture), or captum:shapley_sampling"
         )
     return _ablate(x, s)
 
 
+def _shuffled(x: Tensor, s: Settings) -> dict[str, Any]:
+    if s.count == s.features.numel():
+        raise OptionError(
+            "captum:feature_permutation shuffles the places within a feature, and here each is of "
+            "one place; take fewer cells, or captum:feature_ablation"
+        )
+    return _cells(x, s)
+
+
 def _slide(x: Tensor, s: Settings) -> dict[str, Any]:
-    sides = tuple(min(s.window, side) for side in x.shape[2:])
-    steps = tuple(min(s.stride, side) for side in sides)
+    sides = tuple(map(min, s.sides, x.shape[2:]))
+    steps = tuple(map(min, s.steps, sides))
     return {
         "sliding_window_shapes": (x.shape[1], *sides),
         "strides": (x.shape[1], *steps),
@@ -122,12 +148,12 @@ ALGORITHMS = {
     "deep_lift_shap": Algorithm("DeepLiftShap", _several, hooks=True, slopes=True),
     "gradient_shap": Algorithm("GradientShap", _shap, slopes=True),
     "feature_ablation": Algorithm("FeatureAblation", _ablate),
-    "feature_permutation": Algorithm("FeaturePermutation", _cells),
+    "feature_permutation": Algorithm("FeaturePermutation", _shuffled),
     "occlusion": Algorithm("Occlusion", _slide),
     "shapley_sampling": Algorithm("ShapleyValueSampling", _sampled),
     "shapley_values": Algorithm("ShapleyValues", _every_subset),
-    "lime": Algorithm("Lime", _sampled),
-    "kernel_shap": Algorithm("KernelShap", _sampled),
+    "lime": Algorithm("Lime", _fitted),
+    "kernel_shap": Algorithm("KernelShap", _fitted),
 }
 _ALSO = {
     "deeplift": "deep_lift",
@@ -138,44 +164,58 @@ _ALSO = {
 
 @pass_method("captum")
 def captum(
-    runner: Any,
+    runner: Runner,
     x: Tensor,
-    target: Any,
+    target: Target,
     *,
     algorithm: str = "",
-    n: int = 50,
+    n: int | None = None,
     cells: int = 7,
     baseline: Baseline = "zero",
     sigma: float = 0.1,
-    window: int = 16,
-    stride: int = 8,
+    window: Size = None,
+    stride: Size = None,
     batch: int = 16,
+    channels: bool = False,
 ) -> Tensor:
     """An algorithm of captum at the input, its attribution summed over the channels.
 
-    n         steps or samples, where the algorithm takes some
-    cells     the perturbed features are the squares of a cells x cells grid
+    n         steps or samples, where the algorithm takes some: 50; the linear fits of lime and
+              kernel_shap take 4 for each feature of a table, and for each cell of more than 49
+    cells     the perturbed features are the cells of a grid of `cells` a side; each feature of a
+              table is one of its own
+    baseline  zero, the mean of each channel, or a tensor of one sample's shape
     sigma     spread of the eight baselines of gradient_shap and deep_lift_shap, in ranges of x
+    window, stride  of captum:occlusion, as in `occlusion`
+    channels  a map of each channel instead of their sum
     Those that give a cell one number give it to every channel, so the sum counts it per channel.
-    feature_permutation shuffles the pixels within a cell; lime's penalty is 0.01 in units of the
+    feature_permutation shuffles the places within a cell; lime's penalty is 0.01 in units of the
     score, so small scores may leave zeros. Raises MethodError, OptionError.
     """
-    chosen = _find(algorithm)
-    settings = Settings(n, cells, baseline, sigma, window, stride, batch)
-    if min(n, cells, window, stride, batch) < 1 or stride > window:
-        raise OptionError(f"captum counts from 1 and takes stride <= window, not {settings}")
-    want_pictures("captum", x)
+    chosen, layout = _find(algorithm), runner.layout
+    if min(50 if n is None else n, cells, batch) < 1:
+        raise OptionError(f"captum counts from 1, not n={n}, cells={cells}, batch={batch}")
     if chosen.hooks and any(is_script(part) for part in runner.model.modules()):
         raise sealed(f"captum's {chosen.name}")
-    rows = []
-    for i, generator in enumerate(runner.generators(x)):
-        scored = Scores(runner.model, target.take([i]))
-        rows.append(_attribute(chosen, scored, x[i : i + 1].detach(), settings, generator))
-    return torch.cat(rows)
+    sample = layout.canonical(x).detach()
+    shape = sample.shape[2:]
+    features = grid(sample, max(shape) if layout.axes == "c" else cells)
+    sizes = window_sizes(layout.axes, shape, window, stride)
+    start = laid_out(baseline, layout, x)
+    count = int(features.max()) + 1
+    fitted = 50 if count < 50 and layout.axes != "c" else max(50, 4 * count)
+    samples = (50, fitted) if n is None else (n, n)
+    settings = Settings(*samples, features, start, sigma, *sizes, batch)
+    if chosen.hooks:
+        _refuse_in_place(chosen, runner.model)
+    scored = Scores(OnCopies(runner.model, runner.batch, layout), target)
+    (generator,) = runner.generators()
+    values = _attribute(chosen, scored, sample, settings, generator)
+    return values if channels else values.sum(1)
 
 
 class Scores(nn.Module):
-    """The model with its target: one score a sample, as captum wants it."""
+    """The model with its target: one score a copy of the sample, as captum wants it."""
 
     def __init__(self, model: nn.Module, target: Callable[[Any, int], Tensor]) -> None:
         super().__init__()
@@ -203,8 +243,6 @@ def _attribute(
 ) -> Tensor:
     from captum import attr
 
-    if algorithm.hooks:
-        _refuse_in_place(algorithm, scored.model)
     kind = getattr(attr, algorithm.name)
     with (
         guarded(scored, grad=True, evaluate=True),
@@ -215,7 +253,7 @@ def _attribute(
         warnings.simplefilter("ignore")
         arguments = algorithm.arguments(x, settings)
         if algorithm.name == "FeaturePermutation":  # it wants two samples: the sample and its twin
-            tool, given = kind(scored, perm_func=shuffle), x.repeat(2, 1, 1, 1)
+            tool, given = kind(scored, perm_func=shuffle), torch.cat([x, x])
         else:
             tool, given = kind(scored), x.clone().requires_grad_(algorithm.slopes)
         try:
@@ -225,7 +263,7 @@ def _attribute(
                 f"captum's {algorithm.name} cannot explain this model: {error}; "
                 "try another algorithm"
             ) from error
-    return values[:1].detach().sum(1)
+    return values[:1].detach()
 
 
 def _refuse_in_place(algorithm: Algorithm, model: nn.Module) -> None:
@@ -237,16 +275,9 @@ def _refuse_in_place(algorithm: Algorithm, model: nn.Module) -> None:
             )
 
 
-def grid(x: Tensor, cells: int) -> Tensor:
-    """Numbers the squares of a cells x cells grid over `1 c y x`: `1 1 y x`."""
-    rows, columns = (torch.arange(side) * min(cells, side) // side for side in x.shape[-2:])
-    squares = rows[:, None] * min(cells, x.shape[-1]) + columns
-    return squares.expand(1, 1, -1, -1).to(x.device)
-
-
 def shuffle(x: Tensor, feature_mask: Tensor) -> Tensor:
-    """The input with the pixels of one feature in random order, all channels alike."""
-    places = feature_mask.expand(1, 1, *x.shape[-2:])[0, 0].bool().flatten().nonzero()[:, 0]
+    """The input with the places of one feature in random order, all channels alike."""
+    places = feature_mask.expand(1, 1, *x.shape[2:])[0, 0].bool().flatten().nonzero()[:, 0]
     order = places[torch.randperm(len(places)).to(places.device)]
     flat = x.flatten(2).clone()
     flat[:, :, places] = flat[:, :, order]

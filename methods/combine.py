@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..probe.errors import OptionError, near
-from ..probe.results import Maps, SaliencyMap
+from ..probe.results import Maps, SaliencyMap, Size
 from ..probe.sites import Site
 from .layer_weights import MODELS, POINTING, TABLES
 
@@ -33,7 +33,7 @@ def combine(
     weights: Weights = "uniform",
     *,
     scale: Scale = "sample",
-    size: tuple[int, int] | None = None,
+    size: Size = None,
 ) -> Maps:
     """One map per sample, target and method, from all its sites.
 
@@ -41,7 +41,7 @@ def combine(
              `activation_in` or `pointing_accuracy`, published for VGG16 and ResNet-50; a number per
              site in order; or a mapping from site to number
     scale    each map by its own range, or, as the paper's code does, by that of the whole batch
-    size     rows and columns of the result, by default those of the input
+    size     places of the result along each axis, rows and columns, by default those of the input
 
     A constant map becomes zeros. Raises OptionError where options and maps do not fit.
     """
@@ -73,7 +73,7 @@ def _groups(maps: Maps) -> dict[Key, list[SaliencyMap]]:
 
 
 def _scaled(
-    groups: Mapping[Key, list[SaliencyMap]], scale: Scale, size: tuple[int, int] | None
+    groups: Mapping[Key, list[SaliencyMap]], scale: Scale, size: Size
 ) -> dict[Key, list[Tensor]]:
     resized = {key: _resized(group, size) for key, group in groups.items()}
     if scale == "sample":
@@ -106,14 +106,26 @@ def _ranks(keys: Iterable[Key]) -> dict[Key, int]:
     return ranks
 
 
-def _resized(group: list[SaliencyMap], size: tuple[int, int] | None) -> list[Tensor]:
-    extents = {m.extent for m in group}
-    if size is None and (len(extents) != 1 or len(next(iter(extents))) != 4):
+def _resized(group: list[SaliencyMap], size: Size) -> list[Tensor]:
+    axes, extents = {m.axes for m in group}, {m.extent for m in group}
+    if len(axes) != 1:
+        raise OptionError(
+            f"combine needs maps over the same axes, but those of {group[0].method!r} are over "
+            f"{' and '.join(map(repr, sorted(axes)))}; choose sites that have the same"
+        )
+    if size is None and (len(extents) != 1 or () in extents):
         raise OptionError(
             f"combine needs maps that cover the same part of the input, but those of "
-            f"{group[0].method!r} cover {sorted(extents)}; give size=(rows, columns)"
+            f"{group[0].method!r} cover {sorted(extents)}; give size=, a number for each of "
+            f"{', '.join(group[0].places)}"
         )
-    return [m.resize(size).values for m in group]
+    resized = [m.resize(size).values for m in group]
+    if len({values.shape for values in resized}) != 1:
+        raise OptionError(
+            f"combine needs maps of as many channels or tokens each, but those of "
+            f"{group[0].method!r} are of shapes {sorted(tuple(v.shape) for v in resized)}"
+        )
+    return resized
 
 
 def unit(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -128,7 +140,7 @@ def _combined(
     shares = torch.tensor(layer_weights(sites, group[0].method, weights), dtype=torch.float64)
     shares = (shares / shares.sum()).float()
     stacked = torch.stack(scaled)
-    raised = shares[:, None, None]
+    raised = shares.reshape(-1, *[1] * (stacked.ndim - 1))
     values = (raised * stacked).sum(0) if how == "sum" else (stacked**raised).prod(0)
     weights_text = (
         weights if isinstance(weights, str) else ",".join(f"{w:.5g}" for w in shares.tolist())

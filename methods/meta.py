@@ -12,15 +12,16 @@ from torch.func import functional_call
 
 from ..probe.attribution import pass_method, use
 from ..probe.capture import guarded
+from ..probe.engine import Batch, Runner
 from ..probe.errors import MethodError, OptionError
-from ..probe.targets import Reading
+from ..probe.targets import Reading, Target
 
 
 @pass_method("meta", sites="hidden")
 def meta(
-    runner: Any,
+    runner: Runner,
     x: Tensor,
-    target: Any,
+    target: Target,
     *,
     base: str = "normgrad",
     lr: float = 1e-4,
@@ -33,27 +34,24 @@ def meta(
     `negate` ascends instead. The model's weights are never written. Raises MethodError when the
     target is no class or the step leaves the finite numbers. Source: arXiv 2004.02866, section 4.
     """
-    bound, classes = use(base), runner.classes(x, target)
+    bound, classes = use(base), runner.classes(x, target)[:1]
     if bound.method.kind != "site":
         raise OptionError(f"meta: base is a site method, but {base!r} asks for passes of its own")
     if steps < 1:
         raise OptionError(f"meta: steps counts from 1, not {steps}")
-    meta_maps = []
-    for i in range(len(x)):
-        sample, weights = x[i : i + 1], None
-        for _ in range(steps):
-            weights = inner_step(
-                runner.model, sample, classes[i : i + 1], lr, negate, weights, target.reading
-            )
-        maps = runner.maps(sample, target.take([i]), [bound], runner.site, weights=weights)
-        _finite(f"the map of {bound.name!r}", maps[0], lr)
-        meta_maps += maps
-    return torch.cat(meta_maps)
+    weights: dict[str, Tensor] | None = None
+    for _ in range(steps):
+        weights = inner_step(
+            runner.model, runner.batch, classes, lr, negate, weights, target.reading
+        )
+    (values,) = runner.maps(x, target, [bound], runner.site, weights=weights)
+    _finite(f"the map of {bound.name!r}", values, lr)
+    return values
 
 
 def inner_step(
     model: nn.Module,
-    x: Tensor,
+    x: Tensor | Batch,
     classes: Tensor,
     lr: float,
     negate: bool = False,
@@ -66,11 +64,12 @@ def inner_step(
              same class
     Raises MethodError when a new value is not finite.
     """
+    batch = Batch.of(x).copied()
     start = dict(model.named_parameters()) if weights is None else weights
     leaves = {n: p.detach().requires_grad_(p.is_floating_point()) for n, p in start.items()}
     asked = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     with guarded(model, grad=False, evaluate=True), torch.enable_grad():
-        output = functional_call(model, leaves, (x.detach().clone(),))
+        output = functional_call(model, leaves, batch.args, dict(batch.kwargs))
         loss = _loss(output, classes, reading or Reading())
         slopes = torch.autograd.grad(
             -loss if negate else loss, list(asked.values()), allow_unused=True

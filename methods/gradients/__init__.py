@@ -1,3 +1,3 @@
 """Methods that read the gradient at the input: plain, times input, guided, averaged over a path."""
 
-from .integrated_gradients import Baseline, reference
+from .baseline import Baseline, laid_out, reference

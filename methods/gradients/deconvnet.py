@@ -9,9 +9,10 @@ from .gradient import Reduce, reduce_channels
 
 
 @method("deconvnet", sites="input", regime="deconv")
-def deconvnet(grad: Tensor, *, reduce: Reduce = "max") -> Tensor:
+def deconvnet(grad: Tensor, *, reduce: Reduce = "max", channels: bool = False) -> Tensor:
     """Gradient with ReLU backward p * 1[p > 0], by default max over channels of |.|.
 
+    channels  with reduce=sum, a map of each channel instead of their sum
     Source: Zeiler, Fergus, arXiv 1311.2901.
     """
-    return reduce_channels(grad, reduce)
+    return reduce_channels(grad, reduce, channels)

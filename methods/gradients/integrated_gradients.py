@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ...probe.attribution import Path, path_method
+from ...probe.attribution import Path, TensorOption, path_method
+from ...probe.axes import Layout
 from ...probe.errors import MethodError, OptionError
+from .baseline import Baseline, laid_out, reference
 
-Baseline = Literal["zero", "mean"]
 QuadratureRule = Literal["gausslegendre", "trapezoid", "midpoint", "left", "right"]
 
 
@@ -22,7 +23,7 @@ class StraightPath:
     """Points from the baseline to the input at the nodes of a quadrature rule."""
 
     count: int
-    baseline: Baseline
+    baseline: Literal["zero", "mean"] | TensorOption
     rule: QuadratureRule
 
     def __post_init__(self) -> None:
@@ -31,16 +32,9 @@ class StraightPath:
             raise OptionError(f"rule {self.rule!r} needs n of {least} or more, not {self.count}")
 
     def __call__(self, x: Tensor, k: int, generator: Generator) -> Tensor:
-        start = reference(x, self.baseline)
+        baseline = self.baseline
+        start = reference(x, baseline.tensor if isinstance(baseline, TensorOption) else baseline)
         return start + quadrature(self.count, self.rule)[0][k] * (x - start)
-
-
-def reference(x: Tensor, baseline: Baseline) -> Tensor:
-    """What stands for nothing: zeros, or the mean of each channel; x is `c y x` or `n c`."""
-    if baseline == "zero":
-        return torch.zeros_like(x)
-    axes = (-2, -1) if x.ndim >= 3 else (-1,)
-    return x.mean(axes, keepdim=True).expand_as(x)
 
 
 @lru_cache(maxsize=64)
@@ -59,13 +53,28 @@ def quadrature(n: int, rule: QuadratureRule) -> tuple[list[float], list[float]]:
 
 @path_method("integrated_gradients")
 def integrated_gradients(
-    *, n: int = 50, baseline: Baseline = "zero", rule: QuadratureRule = "gausslegendre"
+    *,
+    n: int = 50,
+    baseline: Baseline = "zero",
+    rule: QuadratureRule = "gausslegendre",
+    channels: bool = False,
 ) -> Path:
     """sum_c (x - x') times the integral of the gradient from x' to x, by n points; signed.
 
+    baseline  x': zero, the mean of each channel over its places, or a tensor of one sample's shape
+    channels  a map of each channel instead of their sum
     Its sum approaches score(x) - score(x'). Source: Sundararajan et al., arXiv 1703.01365.
     """
-    points = StraightPath(n, baseline, rule)
+
+    def at(layout: Layout, x: Tensor) -> Path:
+        return _line(n, laid_out(baseline, layout, x), rule, channels)
+
+    return replace(_line(n, baseline, rule, channels), at=at)
+
+
+def _line(n: int, baseline: Baseline, rule: QuadratureRule, channels: bool) -> Path:
+    start = TensorOption.of(baseline) if isinstance(baseline, Tensor) else baseline
+    points = StraightPath(n, start, rule)
     weights = quadrature(n, rule)[1]
 
     def fold(state: Tensor | None, reading: Tensor, k: int) -> Tensor:
@@ -78,6 +87,7 @@ def integrated_gradients(
                 f"runs along the input, {tuple(x.shape)}; give sites='input'"
             )
         starts = torch.stack([reference(sample, baseline) for sample in x])
-        return ((x - starts).to(state) * state).sum(1)
+        shares = (x - starts).to(state) * state
+        return shares if channels else shares.sum(1)
 
     return Path(points, "raw", fold, finish)

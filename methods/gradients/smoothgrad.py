@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -31,24 +33,26 @@ class Noise:
 
 
 @path_method("smoothgrad")
-def smoothgrad(*, base: str = "gradient", n: int = 16, sigma: float = 0.1) -> Path:
+def smoothgrad(
+    *, base: str = "gradient", n: int = 16, sigma: float = 0.1, channels: bool = False
+) -> Path:
     """Mean of the map of `base` over n inputs x + noise, noise ~ N(0, (sigma (max x - min x))^2).
 
-    base  any site method, or `raw`: the signed gradient is averaged, then max_c |.| is taken.
+    base      any site method, or `raw`: the signed gradient is averaged, then max_c |.| is taken
+    channels  of `raw`, the average of each channel instead
     Source: Smilkov et al., arXiv 1706.03825.
     """
 
     def fold(state: Tensor | None, reading: Tensor, k: int) -> Tensor:
         return reading if state is None else state + reading
 
-    def finish(state: Tensor, count: int, x: Tensor) -> Tensor:
-        return _channels(base, state / count)
-
-    return Path(Noise(n, sigma), base, fold, finish)
+    return _noisy(base, n, sigma, channels, fold, lambda state, count: state / count)
 
 
 @path_method("squaregrad")
-def squaregrad(*, base: str = "gradient", n: int = 16, sigma: float = 0.1) -> Path:
+def squaregrad(
+    *, base: str = "gradient", n: int = 16, sigma: float = 0.1, channels: bool = False
+) -> Path:
     """Mean of the squared map of `base` over noisy inputs; options as in smoothgrad.
 
     Source: Hooker et al., arXiv 1806.10758.
@@ -57,14 +61,13 @@ def squaregrad(*, base: str = "gradient", n: int = 16, sigma: float = 0.1) -> Pa
     def fold(state: Tensor | None, reading: Tensor, k: int) -> Tensor:
         return reading.square() if state is None else state + reading.square()
 
-    def finish(state: Tensor, count: int, x: Tensor) -> Tensor:
-        return _channels(base, state / count)
-
-    return Path(Noise(n, sigma), base, fold, finish)
+    return _noisy(base, n, sigma, channels, fold, lambda state, count: state / count)
 
 
 @path_method("vargrad")
-def vargrad(*, base: str = "gradient", n: int = 16, sigma: float = 0.1) -> Path:
+def vargrad(
+    *, base: str = "gradient", n: int = 16, sigma: float = 0.1, channels: bool = False
+) -> Path:
     """Variance (over n) of the map of `base` over noisy inputs; options as in smoothgrad.
 
     Source: Adebayo et al., arXiv 1810.03307.
@@ -78,11 +81,25 @@ def vargrad(*, base: str = "gradient", n: int = 16, sigma: float = 0.1) -> Path:
         mean = mean + step / (seen + 1)
         return seen + 1, mean, spread + step * (reading - mean)
 
-    def finish(state: tuple[int, Tensor, Tensor], count: int, x: Tensor) -> Tensor:
-        return _channels(base, state[2] / count)
+    return _noisy(base, n, sigma, channels, fold, lambda state, count: state[2] / count)
+
+
+def _noisy(
+    base: str,
+    n: int,
+    sigma: float,
+    channels: bool,
+    fold: Callable[[Any, Tensor, int], Any],
+    statistic: Callable[[Any, int], Tensor],
+) -> Path:
+    if channels and base != "raw":
+        raise OptionError(
+            f"channels=true keeps the channels of the gradient, but base={base!r} has none; write "
+            "base=raw"
+        )
+
+    def finish(state: Any, count: int, x: Tensor) -> Tensor:
+        values = statistic(state, count)
+        return values.abs().amax(1) if base == "raw" and not channels else values
 
     return Path(Noise(n, sigma), base, fold, finish)
-
-
-def _channels(base: str, values: Tensor) -> Tensor:
-    return values.abs().amax(1) if base == "raw" else values

@@ -5,38 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...probe.errors import OptionError
-from .perturbed_scores import Scorer
+from .neighbours import impute, patch_means
+from .perturbed_scores import Baseline, Scorer
 from .registry import flat, metric
 from .similarity import pearson
 
 
 @metric("deletion", "Faithfulness", better="smaller")
-def deletion(saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: str = "zero") -> float:
+def deletion(
+    saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: Baseline = "zero"
+) -> float:
     """Area under the probability while the most relevant pixels go first (RISE, 1806.07421)."""
     return _area(deletion_curve(saliency, model, steps=steps, baseline=baseline))
 
 
 @metric("insertion", "Faithfulness")
 def insertion(
-    saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: str = "blur"
+    saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: Baseline = "blur"
 ) -> float:
     """Area under the probability while the most relevant pixels come into a blurred copy first."""
     return _area(insertion_curve(saliency, model, steps=steps, baseline=baseline))
 
 
 def deletion_curve(
-    saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: str = "zero"
+    saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: Baseline = "zero"
 ) -> Tensor:
     """The probability with 0, 1, ... `steps` equal parts of the pixels gone, the largest first."""
     return _curve(saliency, model, model.x, model.baseline(baseline), steps)
 
 
 def insertion_curve(
-    saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: str = "blur"
+    saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: Baseline = "blur"
 ) -> Tensor:
     """The probability with 0, 1, ... parts of the pixels back in their places."""
     return _curve(saliency, model, model.baseline(baseline), model.x, steps)
@@ -44,7 +46,7 @@ def insertion_curve(
 
 @metric("pixel_flipping", "Faithfulness", better="smaller")
 def pixel_flipping(
-    saliency: Tensor, model: Scorer, *, step: int = 1, baseline: str = "black"
+    saliency: Tensor, model: Scorer, *, step: int = 1, baseline: Baseline = "black"
 ) -> float:
     """Mean probability while `step` pixels more are flipped each time (Bach et al. 2015)."""
     steps = -(-saliency.numel() // max(step, 1))
@@ -58,9 +60,12 @@ def region_perturbation(
     *,
     patch: int = 8,
     regions: int = 100,
-    baseline: str = "uniform",
+    baseline: Baseline = "uniform",
 ) -> float:
-    """Mean drop of the probability over the most relevant patches, one after another (AOPC)."""
+    """Mean drop of the probability over the most relevant patches, one after another (AOPC).
+
+    patch  places along each axis; 1 for features of a table
+    """
     drops = region_drops(saliency, model, patch=patch, regions=regions, baseline=baseline)
     return float(drops.mean()) if len(drops) else float("nan")
 
@@ -71,17 +76,20 @@ def region_drops(
     *,
     patch: int = 8,
     regions: int = 100,
-    baseline: str = "uniform",
+    baseline: Baseline = "uniform",
 ) -> Tensor:
     """The drop of the probability after 1, 2, ... regions; empty for a constant map."""
     if bool(flat(saliency[None]).isnan().any()):
         return torch.empty(0, dtype=torch.float64)
-    mass = F.avg_pool2d(saliency.double()[None, None], patch, ceil_mode=True)[0, 0]
+    if patch > 1:
+        model.check_places(f"region_perturbation with patch={patch}")
+    mass = patch_means(saliency.double()[None], patch)[0]
     order = mass.flatten().argsort(descending=True, stable=True)[:regions]
     rank = torch.full((mass.numel(),), regions, dtype=torch.long)
     rank[order] = torch.arange(len(order))
-    ranks = rank.reshape(mass.shape).repeat_interleave(patch, 0).repeat_interleave(patch, 1)
-    ranks = ranks[: saliency.shape[0], : saliency.shape[1]].to(model.x.device)
+    ranks = rank.reshape(mass.shape).to(model.x.device)
+    for axis, side in enumerate(saliency.shape):
+        ranks = ranks.repeat_interleave(patch, axis).narrow(axis, 0, side)
     after = _scored(model, model.x, model.baseline(baseline), ranks, range(1, len(order) + 1))
     return float(model(model.x[None])) - after
 
@@ -91,8 +99,9 @@ def road(saliency: Tensor, model: Scorer, *, share: float = 0.5, noise: float = 
     """The probability once a share of the pixels, the largest first, is imputed (2202.00449).
 
     Each missing pixel is a noisy weighted mean of its neighbours, 1/6 beside and 1/12 across, so
-    that no shape of the mask is left to see.
+    that no shape of the mask is left to see; in a series half of each, in volumes of all 26.
     """
+    model.check_places("road")
     ranks = _ranks(saliency)
     if ranks is None:
         return float("nan")
@@ -102,26 +111,9 @@ def road(saliency: Tensor, model: Scorer, *, share: float = 0.5, noise: float = 
     return float(model(torch.where(gone.to(model.x.device), filled, model.x)[None]))
 
 
-def impute(x: Tensor, gone: Tensor, *, most: int = 2000, close: float = 1e-4) -> Tensor:
-    """Missing pixels of `c y x` as weighted means of their eight neighbours, solved by sweeps."""
-    weights = torch.tensor([[1.0, 2, 1], [2, 0, 2], [1, 2, 1]], dtype=x.dtype, device=x.device) / 12
-    kernel = weights.expand(len(x), 1, 3, 3)
-    edge = F.conv2d(torch.ones_like(x[:1])[None], weights[None, None], padding=1)[0]
-    kept = (~gone).expand_as(x)
-    mean = (x * kept).sum((1, 2), keepdim=True) / kept.sum((1, 2), keepdim=True).clamp(min=1)
-    now = torch.where(gone, mean, x)
-    for _ in range(most):
-        step = F.conv2d(now[None], kernel, padding=1, groups=len(x))[0] / edge
-        new = torch.where(gone, step, x)
-        if float((new - now).abs().max()) < close:
-            return new
-        now = new
-    return now
-
-
 @metric("sensitivity_n", "Faithfulness")
 def sensitivity_n(
-    saliency: Tensor, model: Scorer, *, n: int = 256, draws: int = 100, baseline: str = "zero"
+    saliency: Tensor, model: Scorer, *, n: int = 256, draws: int = 100, baseline: Baseline = "zero"
 ) -> float:
     """Correlation, over random sets of n pixels, of their mass and the drop of the logit.
 
@@ -160,7 +152,7 @@ def increase_in_confidence(saliency: Tensor, model: Scorer) -> float:
 
 @metric("monotonicity", "Faithfulness")
 def monotonicity(
-    saliency: Tensor, model: Scorer, *, steps: int = 32, baseline: str = "black"
+    saliency: Tensor, model: Scorer, *, steps: int = 32, baseline: Baseline = "black"
 ) -> float:
     """The share of steps at which the probability does not fall, the least relevant added first."""
     curve = _curve(-saliency, model, model.baseline(baseline), model.x, steps)
@@ -247,7 +239,8 @@ def _copies(
 ) -> Iterator[Tensor]:
     for start in range(0, len(steps), batch):
         done = torch.tensor(list(steps[start : start + batch]), device=ranks.device)
-        yield torch.where(ranks[None, None] < done[:, None, None, None], after, before)
+        done = done.reshape(-1, *[1] * before.ndim)
+        yield torch.where(ranks[None, None] < done, after, before)
 
 
 def _ranks(saliency: Tensor) -> Tensor | None:

@@ -20,21 +20,24 @@ def _part(rows: Tensor, part: Part) -> Tensor:
 
 @metric("pointing", "Localisation")
 def pointing(saliency: Tensor, mask: Tensor, *, tolerance: float = 15.0) -> Tensor:
-    """Whether the largest value lies on the object, or closer to it than a tolerance in pixels.
+    """Whether the largest value lies on the object, or closer to it than a tolerance in places.
 
-    saliency `b y x` at the size of the mask -> `b`, 1 or 0, NaN for a constant map. tolerance=0
-    asks for the object itself. Ties: the first place. TorchRay's rule is strict (< 15 pixels).
+    saliency `b` and places, at the size of the mask -> `b`, 1 or 0, NaN for a constant map.
+    tolerance=0 asks for the object itself. Ties: the first place. TorchRay's rule is strict (< 15
+    pixels).
     """
     rows = flat(saliency)
     place = rows.nan_to_num(-torch.inf).argmax(1)
-    y, x = place // mask.shape[2], place % mask.shape[2]
     if tolerance <= 0:
         hit = mask.flatten(1).gather(1, place[:, None])[:, 0]
     else:
-        down = torch.arange(mask.shape[1], device=mask.device) - y[:, None]
-        along = torch.arange(mask.shape[2], device=mask.device) - x[:, None]
-        near = down[:, :, None] ** 2 + along[:, None, :] ** 2 < tolerance**2
-        hit = (near & mask).flatten(1).any(1)
+        away = torch.zeros((), dtype=torch.long, device=mask.device)  # squared
+        count = mask.ndim - 1
+        for axis, at in enumerate(torch.unravel_index(place, mask.shape[1:])):
+            steps = torch.arange(mask.shape[axis + 1], device=mask.device) - at[:, None]
+            shape = [-1, *(steps.shape[1] if i == axis else 1 for i in range(count))]
+            away = away + (steps**2).reshape(shape)
+        hit = ((away < tolerance**2) & mask).flatten(1).any(1)
     return hit.double().masked_fill(rows.isnan().any(1), torch.nan)
 
 

@@ -8,27 +8,32 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...probe.capture import guarded
-from ...probe.engine import Batch, settled
+from ...probe.attribution import Axes, Inputs
+from ...probe.capture import argument_names, guarded
+from ...probe.engine import Batch, Runner, settled, told_apart
 from ...probe.errors import OptionError
+from ...probe.sites import adapt
 from ...probe.targets import Target, label, picked
 from ...probe.trace import exchange
+from ..perturbation import OnCopies
+from .neighbours import blurred
 
 BASELINES = ("zero", "black", "mean", "blur", "uniform")
+Baseline = str | Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """One sample `c y x`, the class in question, and the model.
+    """One sample, `c` and its places, the class in question, and a model of such samples.
 
     A class has the probability that a target of the class has: a model that ends in a softmax or
     a sigmoid is not squashed again. Of dense outputs it is the mean over the places.
 
-    explain   inputs `b c y x` -> maps `b y x` at their size; for metrics of the method itself
+    explain   inputs `b c` and places -> maps `b` and places; for metrics of the method itself
     batch     copies in one forward; seed: of random perturbations
+    axes      what the places are, where it is known: `y x`, `t`; `c` for features of a table
     """
 
     model: nn.Module
@@ -37,6 +42,33 @@ class Scorer:
     explain: Callable[[Tensor], Tensor] | None = None
     batch: int = 8
     seed: int = 0
+    axes: str = ""
+
+    @staticmethod
+    def of(
+        model: nn.Module,
+        x: Inputs | Batch,
+        of_class: int,
+        *,
+        explain: Callable[[Tensor], Tensor] | None = None,
+        batch: int = 8,
+        seed: int = 0,
+        axes: Axes = None,
+    ) -> Scorer:
+        """A batch of one sample as the model takes it, its other inputs and its order included.
+
+        axes  what dimensions mean where no op of the model tells, as in `limelight.maps`
+        Raises OptionError for several samples, SiteError where the input's axes are not known.
+        """
+        whole = told_apart(model, Batch.of(x, axes, argument_names(model)))
+        if len(whole) != 1:
+            raise OptionError(f"a scorer asks about one sample, but was given {len(whole)}")
+        adapter = adapt(model)
+        adapter = replace(adapter, axes=(*(axes or {}).items(), *adapter.axes))
+        plan = Runner(model, whole, known=adapter).layout
+        sample = plan.canonical(whole.x)[0]
+        asked = OnCopies(model, whole, plan)
+        return Scorer(asked, sample, of_class, explain, batch, seed, plan.axes)
 
     @cached_property
     def target(self) -> Target:
@@ -60,19 +92,24 @@ class Scorer:
     def generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
 
-    def baseline(self, name: str) -> Tensor:
-        """What stands for nothing, `c y x`.
+    def baseline(self, name: Baseline) -> Tensor:
+        """What stands for nothing, `c` and the places; a tensor of that shape as it is.
 
         zero (the mean colour after normalisation), black (the least value of the sample), mean
-        (of each channel), blur (Gaussian, 11 pixels wide, sigma 5), uniform noise over its range.
+        (of each channel), blur (Gaussian, 11 places wide, sigma 5), uniform noise over its range.
+        Raises OptionError for another name, and for a mean or blur of features of a table.
         """
         x = self.x
+        if isinstance(name, Tensor):
+            return self._given(name)
         if name == "zero":
             return torch.zeros_like(x)
         if name == "black":
             return torch.full_like(x, float(x.min()))
+        if name in ("mean", "blur"):
+            self.check_places(f"baseline={name!r}")
         if name == "mean":
-            return x.mean((1, 2), keepdim=True).expand_as(x).clone()
+            return x.mean(tuple(range(1, x.ndim)), keepdim=True).expand_as(x).clone()
         if name == "blur":
             return blurred(x)
         if name == "uniform":
@@ -80,15 +117,23 @@ class Scorer:
             return x.min() + (x.max() - x.min()) * noise
         raise OptionError(f"baseline {name!r} is unknown: write one of {', '.join(BASELINES)}")
 
+    def check_places(self, what: str) -> None:
+        """Raise OptionError where the sample is a row of a table: its features lie in no order."""
+        if self.axes == "c":
+            raise OptionError(
+                f"{what} reads what lies around a place, and features of a table lie in no order; "
+                "take a metric and a baseline without neighbours: zero, black, uniform or a tensor"
+            )
+
+    def _given(self, baseline: Tensor) -> Tensor:
+        try:
+            return baseline.to(self.x).expand_as(self.x)
+        except RuntimeError:
+            raise OptionError(
+                f"a baseline of shape {tuple(baseline.shape)} was given, but the sample is "
+                f"{tuple(self.x.shape)}; give one of that shape, or one that broadcasts to it"
+            ) from None
+
 
 def _double(_: str, values: Tensor) -> Tensor:
     return values.double() if values.is_floating_point() else values
-
-
-def blurred(x: Tensor, side: int = 11, sigma: float = 5.0) -> Tensor:
-    """A Gaussian blur of `c y x`, zeros outside."""
-    steps = torch.arange(side, dtype=x.dtype, device=x.device) - side // 2
-    line = (-(steps**2) / (2 * sigma**2)).exp()
-    line = (line / line.sum()).expand(len(x), 1, -1)
-    wide = F.conv2d(x[None], line[:, :, None], padding=(0, side // 2), groups=len(x))
-    return F.conv2d(wide, line[..., None], padding=(side // 2, 0), groups=len(x))[0]

@@ -118,7 +118,12 @@ def randomised(
 
 def _maps(model: nn.Module, x: Tensor, method: Any, sites: Any, classes: Sequence[int]) -> Tensor:
     of_classes = maps(model, x, method, target=label(list(classes)), sites=sites)
-    return torch.stack([m.values.float().abs() for m in of_classes][: len(x)])
+    if len(of_classes) != len(classes):
+        raise OptionError(
+            f"maps are compared one a sample, but {len(of_classes)} came for {len(classes)} "
+            "samples; name one method at one site"
+        )
+    return torch.stack([m.values.float().abs() for m in of_classes])
 
 
 def _compared(name: str, first: Tensor, now: Tensor) -> Change:

@@ -24,7 +24,8 @@ class Metric(Named):
 
     group   Quantus' name of its kind
     better  whether a larger or a smaller score speaks for a map; "" where neither does
-    needs   saliency `b y x`; mask `b y x`, where the object is; model, for scores by perturbation
+    needs   saliency, `b` and places; mask of that shape, where the object is; model, for scores
+            by perturbation
     """
 
     group: MetricGroup
@@ -69,8 +70,9 @@ def metric(
 ) -> Callable[[Function], Function]:
     """Register a score of maps; its positional parameters say what it needs.
 
-    saliency alone, or saliency and mask: maps `b y x` (and where the object is) to scores `b`.
-    saliency and model: one map `y x` and a `limelight.methods.metrics.Scorer` to one number.
+    saliency alone, or saliency and mask: maps, `b` and places such as `y x` (and where the object
+    is), to scores `b`. saliency and model: one map and a `limelight.methods.metrics.Scorer` to
+    one number.
     Keywords are its options. Raises MethodError.
 
         @limelight.metric("peak", "Complexity")

@@ -223,7 +223,7 @@ def fixation_map(fixations: Tensor, size: tuple[int, int]) -> Tensor:
 def nss(saliency: Tensor, mask: Tensor) -> Tensor:
     """Normalised scanpath saliency: the mean of (S - mean S) / std S where a gaze rested.
 
-    saliency `b y x`, mask `b y x` -> `b`; NaN for a constant map or no fixation. 0 is chance. In
+    saliency and mask, `b` and places -> `b`; NaN for a constant map or no fixation. 0 is chance. In
     the scores of a run the mask is the object, on which a gaze may rest anywhere. The
     deviation is the population's (Peters et al., Vision Research 45, 2005).
     """

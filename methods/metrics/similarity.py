@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .localisation import average_ranks
+from .neighbours import patch_means
 from .registry import flat
 
 
@@ -34,17 +34,18 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(one: Tensor, other: Tensor, *, side: int = 7) -> Tensor:
-    """Structural similarity of maps `b y x`, each scaled to 0..1 (Wang et al. 2004).
+    """Structural similarity of maps `b` and places, each scaled to 0..1 (Wang et al. 2004).
 
     Uniform windows of `side`, smaller maps with the largest odd one that fits; sample variances,
     K1 = 0.01, K2 = 0.03. NaN where a map is constant.
     """
     a, b = (_scaled(x) for x in (one, other))
-    side = min(side, *(n if n % 2 else n - 1 for n in a.shape[-2:]))
-    count = side * side
+    places = a.shape[1:]
+    side = min(side, *(n if n % 2 else n - 1 for n in places))
+    count = side ** len(places)
 
     def mean(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x[:, None], side, 1)[:, 0]
+        return patch_means(x, side, step=1)
 
     ma, mb = mean(a), mean(b)
     bias = count / max(count - 1, 1)

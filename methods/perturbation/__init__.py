@@ -1,3 +1,4 @@
 """Methods that change the input and watch the score."""
 
-from .occlusion import want_pictures
+from .copies import OnCopies, own_layout
+from .windows import Size, grid, window_sizes

@@ -2,88 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from ...probe.attribution import pass_method
-from ...probe.errors import MethodError, OptionError
-from ..gradients import Baseline, reference
-
-Window = tuple[slice, slice]
+from ...probe.engine import Runner
+from ...probe.errors import OptionError
+from ...probe.targets import Target
+from ..gradients import Baseline, laid_out, reference
+from .copies import own_layout
+from .windows import Size, window_sizes, windows
 
 
 @pass_method("occlusion")
 def occlusion(
-    runner: Any,
+    runner: Runner,
     x: Tensor,
-    target: Any,
+    target: Target,
     *,
-    window: int = 16,
-    stride: int = 8,
+    window: Size = None,
+    stride: Size = None,
     baseline: Baseline = "zero",
     batch: int = 64,
 ) -> Tensor:
-    """Per pixel, the mean fall of the score over the windows that cover it; signed.
+    """Per place, the mean fall of the score over the windows that cover it; signed.
 
-    Windows are square, of `window` pixels, each `stride` from the last, cut at the border.
+    window    one number, or one for each axis of places, `4x16x16`; cut at the borders
+    stride    the step from one window to the next
+    baseline  what covers: zero, the mean of each channel, or a tensor of one sample's shape
+    Unless told, windows are 16 pixels a side and 8 apart; single features and single tokens; along
+    other axes 16 and 8, at most a quarter and an eighth of the length.
     Source: Zeiler, Fergus, arXiv 1311.2901, section 4.2.
     """
-    if not 1 <= stride <= window or batch < 1:
-        raise OptionError(
-            f"occlusion takes 1 <= stride <= window and batch of 1 or more, not stride={stride}, "
-            f"window={window}, batch={batch}"
-        )
-    want_pictures("occlusion", x)
-    places = windows(x.shape[-2], x.shape[-1], window, stride)
+    if batch < 1:
+        raise OptionError(f"occlusion takes batch of 1 or more, not batch={batch}")
+    layout = runner.layout
+    sample = layout.canonical(x)[0]
+    shape = sample.shape[1:]
+    places = windows(shape, *window_sizes(layout.axes, shape, window, stride))
+    blank = reference(sample, laid_out(baseline, layout, x))
     whole = runner.scores(x, target)
-    rows = [
-        _sample(runner, x[i], target.take([i]), whole[i], places, baseline, batch)
-        for i in range(len(x))
-    ]
-    return torch.stack(rows)
-
-
-def want_pictures(method: str, x: Tensor) -> None:
-    """Raise MethodError unless the input is `b c y x`."""
-    if x.ndim != 4:
-        raise MethodError(
-            f"{method} covers parts of pictures b c y x, but the input is {tuple(x.shape)}; "
-            "choose a gradient method"
-        )
-
-
-def windows(height: int, width: int, window: int, stride: int) -> list[Window]:
-    """Where the windows lie: as few as cover every pixel, row by row."""
-    tops = range(0, max(height - window, 0) + stride, stride)
-    lefts = range(0, max(width - window, 0) + stride, stride)
-    return [
-        (slice(y, y + window), slice(s, s + window))
-        for y in tops
-        for s in lefts
-        if y < height and s < width
-    ]
-
-
-def _sample(
-    runner: Any,
-    x: Tensor,
-    target: Any,
-    whole: Tensor,
-    places: list[Window],
-    baseline: Baseline,
-    batch: int,
-) -> Tensor:
-    fallen, seen = torch.zeros(x.shape[-2:]).to(x), torch.zeros(x.shape[-2:]).to(x)
-    blank = reference(x, baseline)
+    fallen, seen = sample.new_zeros(shape), sample.new_zeros(shape)
     for start in range(0, len(places), batch):
         some = places[start : start + batch]
-        covered = x.repeat(len(some), 1, 1, 1)
-        for k, (rows, columns) in enumerate(some):
-            covered[k, :, rows, columns] = blank[:, rows, columns]
-        drops = whole - runner.scores(covered, target.take([0] * len(some)))
-        for drop, (rows, columns) in zip(drops, some, strict=True):
-            fallen[rows, columns] += drop
-            seen[rows, columns] += 1
-    return fallen / seen
+        covered = sample.repeat(len(some), *[1] * sample.ndim)
+        for k, area in enumerate(some):
+            covered[k][:, *area] = blank[:, *area]
+        copies = own_layout(covered, layout, x)
+        drops = whole - runner.scores(copies, target.take([0] * len(some)))
+        for drop, area in zip(drops, some, strict=True):
+            fallen[area] += drop
+            seen[area] += 1
+    return (fallen / seen)[None]

@@ -2,63 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ...probe.attribution import pass_method
+from ...probe.engine import Runner
 from ...probe.errors import OptionError
-from .occlusion import want_pictures
+from ...probe.results import interpolate
+from ...probe.targets import Target
+from .copies import own_layout
 
 
 @pass_method("rise")
 def rise(
-    runner: Any,
+    runner: Runner,
     x: Tensor,
-    target: Any,
+    target: Target,
     *,
     n: int = 1000,
     cells: int = 7,
     p: float = 0.5,
     batch: int = 64,
 ) -> Tensor:
-    """sum_k score(x * m_k) m_k / (n p) over n masks, `cells` x `cells` squares kept with chance p.
+    """sum_k score(x * m_k) m_k / (n p) over n masks, `cells` cells a side kept with chance p each.
 
-    The paper reads probabilities: `target=label(..., of="probability")`. `batch` masks are held
-    at a time. Source: Petsiuk, Das, Saenko, arXiv 1806.07421.
+    Features of a table, which lie in no order, are kept or not on their own. The paper reads
+    probabilities: `target=label(..., of="probability")`. `batch` masks are held at a time.
+    Source: Petsiuk, Das, Saenko, arXiv 1806.07421.
     """
     if n < 1 or cells < 1 or batch < 1 or not 0 < p <= 1:
         raise OptionError(
             f"rise takes n, cells and batch of 1 or more and 0 < p <= 1, not n={n}, cells={cells}, "
             f"batch={batch}, p={p}"
         )
-    want_pictures("rise", x)
-    rise_maps = []
-    for i, generator in enumerate(runner.generators(x)):
-        total = torch.zeros(x.shape[-2:])
-        for start in range(0, n, batch):
-            size = min(batch, n - start)
-            masks = torch.stack([mask(x.shape[-2:], cells, p, generator) for _ in range(size)])
-            masked = x[i] * masks[:, None].to(x)
-            scores = runner.scores(masked, target.take([i] * size))
-            total += torch.einsum("k,kyx->yx", scores.float().cpu(), masks)
-        rise_maps.append(total / (n * p))
-    return torch.stack(rise_maps).to(x.device)
+    layout, (generator,) = runner.layout, runner.generators()
+    sample = layout.canonical(x)[0]
+    shape = tuple(sample.shape[1:])
+    total = torch.zeros(shape)
+    for start in range(0, n, batch):
+        size = min(batch, n - start)
+        masks = torch.stack([
+            kept(shape, p, generator) if layout.axes == "c" else mask(shape, cells, p, generator)
+            for _ in range(size)
+        ])  # fmt: skip
+        masked = own_layout(sample * masks[:, None].to(sample), layout, x)
+        scores = runner.scores(masked, target.take([0] * size))
+        total += torch.einsum("k,k...->...", scores.float().cpu(), masks)
+    return (total / (n * p))[None].to(x.device)
 
 
-def mask(size: torch.Size | tuple[int, int], cells: int, p: float, generator: Generator) -> Tensor:
-    """One soft mask `y x`: a coarse random grid, enlarged bilinearly, at a random shift."""
-    high, wide = (ceil(side / cells) for side in size)
-    grid = (torch.rand(cells, cells, generator=generator) < p).float()
-    top = int(torch.randint(high, (1,), generator=generator))
-    left = int(torch.randint(wide, (1,), generator=generator))
-    large = F.interpolate(
-        grid[None, None],
-        ((cells + 1) * high, (cells + 1) * wide),
-        mode="bilinear",
-        align_corners=False,
-    )
-    return large[0, 0, top : top + size[0], left : left + size[1]]
+def kept(shape: Sequence[int], p: float, generator: Generator) -> Tensor:
+    """1 where something is kept, each place on its own with chance p."""
+    return (torch.rand(tuple(shape), generator=generator) < p).float()
+
+
+def mask(shape: Sequence[int], cells: int, p: float, generator: Generator) -> Tensor:
+    """One soft mask over places: a coarse random grid, enlarged linearly, at a random shift."""
+    steps = [ceil(side / cells) for side in shape]
+    grid = kept([cells] * len(shape), p, generator)
+    shift = [int(torch.randint(step, (1,), generator=generator)) for step in steps]
+    large = interpolate(grid[None, None], [(cells + 1) * step for step in steps])[0, 0]
+    return large[tuple(slice(at, at + side) for at, side in zip(shift, shape, strict=True))]

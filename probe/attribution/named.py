@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from ..entry_points import load_group
 from ..errors import MethodError, OptionError, near
-from .options import convert, options_of, split_spec
+from .options import TensorOption, convert, options_of, split_spec, written
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Named:
         first = next(iter(self.options), "")
         variant = changed.get(first)
         shown = f":{variant}" if isinstance(variant, str) else ""
-        rest = (f",{k}={v}" for k, v in changed.items() if not (shown and k == first))
+        rest = (f",{k}={written(v)}" for k, v in changed.items() if not (shown and k == first))
         return self.name + shown + "".join(rest)
 
 
@@ -120,7 +120,8 @@ class Bound(Generic[N]):
         return self.text or self.named.name
 
     def __call__(self, *args: Any) -> Any:
-        return self.named.function(*args, **dict(self.options))
+        given = {k: v.tensor if isinstance(v, TensorOption) else v for k, v in self.options}
+        return self.named.function(*args, **given)
 
 
 def listed(specs: Any) -> list[Any]:

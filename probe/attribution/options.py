@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import types
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+
+import torch
+from torch import Tensor
 
 from ..errors import OptionError, near
 
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class TensorOption:
+    """A copy of a tensor as an option: equal to those of the same content, short in words."""
+
+    tensor: Tensor = field(compare=False, repr=False)
+    words: str
+
+    @staticmethod
+    def of(tensor: Tensor) -> TensorOption:
+        held = tensor.detach().clone()
+        raw = held.cpu().contiguous().flatten().view(torch.uint8).numpy()
+        content = hashlib.sha256(f"{held.dtype} {tuple(held.shape)}".encode() + raw.tobytes())
+        size = "x".join(str(n) for n in held.shape) or "1"
+        return TensorOption(held, f"tensor {size} {content.hexdigest()[:12]}")
+
+    def __str__(self) -> str:
+        return self.words
 
 
 def options_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -45,13 +69,31 @@ def convert(owner: str, key: str, value: Any, hint: Any) -> Any:
         return _one_of(owner, key, value, get_args(hint))
     if get_origin(hint) in (Union, types.UnionType):
         return _any_of(owner, key, value, get_args(hint))
+    if hint is Tensor and isinstance(value, Tensor | TensorOption):
+        return value if isinstance(value, TensorOption) else TensorOption.of(value)
+    if get_origin(hint) is tuple:
+        return _several(owner, key, value, get_args(hint)[0])
     if hint is bool and isinstance(value, str) and value.lower() in _TRUTH:
         return _TRUTH[value.lower()]
     if hint in (int, float) and isinstance(value, (str, int, float)):
         return _number(owner, key, value, hint)
-    if hint in (int, float, bool, str) and not isinstance(value, hint):
+    if hint in (int, float, bool, str, Tensor) and not isinstance(value, hint):
         _refuse(owner, key, value, hint)
     return value
+
+
+def _several(owner: str, key: str, value: Any, hint: Any) -> Any:
+    """Values of one kind; as text `4x8x8`."""
+    words = value.split("x") if isinstance(value, str) else value
+    if not isinstance(words, list | tuple):
+        raise OptionError(f"{owner}: {key} is several values, not {value!r}")
+    return tuple(convert(owner, key, word, hint) for word in words)
+
+
+def written(value: Any) -> str:
+    """An option as text that `convert` reads: several numbers as `4x8x8`."""
+    numbers = isinstance(value, tuple) and all(isinstance(v, int | float) for v in value)
+    return "x".join(map(str, value)) if numbers and value else str(value)
 
 
 def _one_of(owner: str, key: str, value: Any, choices: tuple[Any, ...]) -> Any:
@@ -73,6 +115,9 @@ def _any_of(owner: str, key: str, value: Any, hints: tuple[Any, ...]) -> Any:
                 return convert(owner, key, value, hint)
             except OptionError:
                 continue
+    choices = [choice for hint in hints if get_origin(hint) is Literal for choice in get_args(hint)]
+    if choices and isinstance(value, str):
+        return _one_of(owner, key, value, tuple(choices))
     raise OptionError(f"{owner}: {key} cannot be {value!r}")
 
 

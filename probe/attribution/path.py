@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from torch import Generator, Tensor
 
+from ..axes import Layout
+
 
 class Points(Hashable, Protocol):
     """The inputs of a path. Equal points are visited once, whoever asks."""
@@ -32,9 +34,11 @@ class Path:
     fold    (state or None, reading, k) -> state; readings are `b` and the positions, or
             `b c` and the positions when base is `raw` (the gradient itself)
     finish  (state, count, x) -> the map; x is `b c` and the places
+    at      (layout, x) -> the path for inputs laid out as x is, where it matters
     """
 
     points: Points
     base: str
     fold: Callable[[Any, Tensor, int], Any]
     finish: Callable[[Any, int, Tensor], Tensor]
+    at: Callable[[Layout, Tensor], Path] | None = None

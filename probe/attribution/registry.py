@@ -110,7 +110,10 @@ def path_method(name: str, *, sites: str = "input") -> Callable[[Function], Func
 
 
 def pass_method(name: str, *, sites: str = "input") -> Callable[[Function], Function]:
-    """Register a pass method: `f(runner, x, target, **options)`; it asks for its own passes."""
+    """Register a pass method: `f(runner, x, target, **options)`; it asks for its own passes.
+
+    x is one sample in the model's own layout, which is `runner.layout`; the map is `1` and places.
+    """
     return _register(name, "pass", sites)
 
 

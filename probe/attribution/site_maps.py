@@ -45,8 +45,14 @@ class RawMap:
     @property
     def axes(self) -> str:
         """What the positions are; a map per channel has `c` in front."""
-        extra = self.values.ndim - 1 - len(self.layout.axes.split())
+        extra = self.maps.ndim - 1 - len(self.layout.axes.split())
         return f"c {self.layout.axes}" if extra == 1 else self.layout.axes
+
+    @property
+    def maps(self) -> Tensor:
+        """The values; a feature is a place and a channel, so `b 1 c` per channel is `b c`."""
+        single = self.layout.axes == "c" and self.values.ndim == 3 and self.values.shape[1] == 1
+        return self.values[:, 0] if single else self.values
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ def _read(probe: Forward, source: MethodAtSite, grad: Tensor | None) -> RawMap:
             f"{batch} first, but returned {given}"
         )
     raw = RawMap(source, result.detach().cpu(), plan, probe.input_sizes)
-    if result.ndim - 1 != len(raw.axes.split()):
+    if raw.maps.ndim - 1 != len(raw.axes.split()):
         raise MethodError(
             f"method {bound.name!r} at {value.site} must return maps over {plan.axes!r}, but "
             f"returned shape {tuple(result.shape)}"
@@ -207,14 +213,15 @@ def _one_per_sample(
     raw: RawMap, scored: ScoredTarget, samples: Sequence[str], about: About
 ) -> list[SaliencyMap]:
     name, site = raw.source.bound.name, raw.source.value.site
-    extent = extent_of(raw.axes, raw.sizes, raw.values.shape[1:])
+    maps = raw.maps
+    extent = extent_of(raw.axes, raw.sizes, maps.shape[1:])
     about = replace(about, notes=about.notes + scored.target.notes)
     saliency_maps = []
     for i, sample in enumerate(samples):
         score, of_class, title = scored.scores[i], scored.classes[i], scored.titles[i]
         of_sample = replace(about, score=score, of_class=of_class, kept=_kept(raw, i, score))
         saliency_maps.append(
-            SaliencyMap(raw.values[i], raw.axes, sample, title, name, site, extent, of_sample)
+            SaliencyMap(maps[i], raw.axes, sample, title, name, site, extent, of_sample)
         )
     return saliency_maps
 

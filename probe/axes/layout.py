@@ -88,11 +88,14 @@ class Layout:
             others = others * shape[dim] // (stop - start)
         return prod(shape) // others if -1 in self.split else self.shape[0]
 
-    def restore(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """The inverse of `canonical` for any number of samples; `shape` is that of some samples.
+    def restore(self, x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+        """The inverse of `canonical` for any number of samples, by the shape and type of some.
 
         Raises SiteError where `canonical` dropped something.
         """
+        if dtype is not None and dtype.is_complex:
+            x = torch.view_as_complex(x.unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
+        x = x if dtype is None else x.to(dtype)
         if self.runs or self.grid is not None:
             raise SiteError("a value without its class tokens cannot be put back in its place")
         factors = [self.split[i] for i in self.order]

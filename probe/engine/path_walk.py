@@ -49,7 +49,7 @@ def walk(
     x = layout.canonical(batch.x)
     for turns in chunks(points.count, max(1, limit // len(batch))):
         inputs = _inputs(points, x, turns, generators)
-        inputs = layout.restore(inputs, batch.x.shape).to(batch.x.dtype)
+        inputs = layout.restore(inputs, batch.x.shape, batch.x.dtype)
         places = [*range(len(batch))] * len(turns)
         raw_maps = passes.raw_maps(batch.take(places).with_x(inputs), target.take(places))
         owners = _owners(passes, group, raw_maps)

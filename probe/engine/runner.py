@@ -236,6 +236,7 @@ class Runner:
         groups: dict[Any, list[tuple[BoundMethod, Path]]] = defaultdict(list)
         for bound in bounds:
             path = bound()
+            path = path.at(self.layout, self.batch.x) if path.at is not None else path
             groups[path.points].append((bound, path))
         raw_maps: list[RawMap] = []
         for group in groups.values():

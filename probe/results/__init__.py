@@ -3,6 +3,7 @@
 from .colour_scales import STEPS, extremes, span, steps, table
 from .files import write
 from .maps import Maps
+from .resize import interpolate
 from .rows import Row, map_columns, map_of_row, parquet_bytes, row_of_map
-from .saliency_map import About, SaliencyMap
+from .saliency_map import About, SaliencyMap, Size
 from .sheet import plane

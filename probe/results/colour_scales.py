@@ -81,9 +81,9 @@ def steps(values: Array, lo: float, hi: float) -> NDArray[np.uint8]:
     return np.where(finite, index, np.uint8(STEPS))
 
 
-def paint(values: Array) -> NDArray[np.uint8]:
-    """A map in colours of its own range, `y x 3`; what is no number is grey."""
-    ends = extremes(values)
+def paint(values: Array, ends: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+    """A map in colours of a range, by default its own, `y x 3`; what is no number is grey."""
+    ends = ends or extremes(values)
     lo, hi, scale = span(*ends) if ends else (0.0, 0.0, "sequential")
     palette = np.concatenate([table(scale), np.array([NO_NUMBER], dtype=np.uint8)])
     return palette[steps(values, lo, hi)]

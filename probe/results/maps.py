@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import LimelightError
 from ..sites import Site, parse, part_of_model
 from .rows import READABLE, row_of_map
-from .saliency_map import SaliencyMap, range_text
+from .saliency_map import SaliencyMap, Size, range_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -73,8 +73,8 @@ class Maps(Sequence[SaliencyMap]):
             )
         return torch.stack([m.values for m in self._maps])
 
-    def resize(self, size: tuple[int, int] | None = None, mode: str = "bilinear") -> Maps:
-        """Every map at one size, by default that of the model's input."""
+    def resize(self, size: Size = None, mode: str = "linear") -> Maps:
+        """Every map at one size, a number an axis of places, by default that of the input."""
         return Maps(m.resize(size, mode) for m in self._maps)
 
     def each(self, change: Callable[[SaliencyMap], SaliencyMap]) -> Maps:

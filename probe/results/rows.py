@@ -49,7 +49,8 @@ def map_columns(precision: Precision) -> dict[str, pa.DataType]:
 
     shape, values  row by row; float16 values times `scale` are the raw ones
     lo, hi         the smallest and largest value: of float16 the finite ones, null without any
-    extent         the part of the input covered: top, left, bottom, right
+    extent         the part of the input covered: starts along each axis, then ends: top, left,
+                   bottom, right
     at, dtype      the site and the type of the values, where `site` and `values` leave them open
     """
     import pyarrow as pa

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import LimelightError
 from ..sites import Site
+from .resize import interpolate
+
+_SPACE = ("t", "f", "z", "y", "x")
+Size = int | Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,10 @@ class SaliencyMap:
     """One map: what one method says about one sample, target and site.
 
     values  raw and signed, at native size, on the CPU
-    axes    what its dimensions mean: `y x`, `n` (tokens), `h q k`
-    extent  the part of the model's input it covers: top, left, bottom, right in pixels
+    axes    what its dimensions mean: `y x`, `t`, `t y x`, `n` (tokens), `c` (features), `h q k`;
+            a map per channel has `c` in front of its places
+    extent  the part of the model's input it covers: where it starts along each axis of places,
+            then where it ends: top, left, bottom, right in pixels
     """
 
     values: Tensor
@@ -64,17 +69,48 @@ class SaliencyMap:
         """Whether any value is negative."""
         return bool((self.values < 0).any())
 
-    def resize(self, size: tuple[int, int] | None = None, mode: str = "bilinear") -> SaliencyMap:
-        """The map at `size` (rows, columns), by default that of the input it covers."""
-        if self.axes != "y x":
-            raise LimelightError(f"only maps over y and x can be resized, not {self.axes!r}")
-        size = size or (
-            round(self.extent[2] - self.extent[0]),
-            round(self.extent[3] - self.extent[1]),
-        )
-        smooth = {} if mode == "nearest" else {"align_corners": False}
-        values = F.interpolate(self.values.float()[None, None], size, mode=mode, **smooth)
-        return replace(self, values=values[0, 0])
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The axes without the channels in front."""
+        axes = tuple(self.axes.split())
+        return axes[1:] if len(axes) > 1 and axes[0] == "c" else axes
+
+    def resize(self, size: Size = None, mode: str = "linear") -> SaliencyMap:
+        """The map at a size, one number an axis of places, by default that of the input it covers.
+
+        Linear along each axis; channels stay. Raises LimelightError for features and tokens, which
+        have no places between them, at another number, and where no size is known.
+        """
+        shape = tuple(self.values.shape[-len(self.places) :])
+        if not set(self.places) <= set(_SPACE):
+            if self.places in (("n",), ("c",)) and (size is None or self._size(size) == shape):
+                return self
+            raise LimelightError(
+                f"only maps over places in space and time can be resized, not {self.axes!r}"
+            )
+        wanted = self._size(size)
+        lead = (None,) * (2 + len(self.places) - self.values.ndim)
+        values = interpolate(self.values.float()[lead], wanted, mode)
+        return replace(self, values=values.reshape(*self.values.shape[: -len(shape)], *wanted))
+
+    def _size(self, size: Size) -> tuple[int, ...]:
+        """Places along each axis: those asked for, or those of the input that the map covers."""
+        count = len(self.places)
+        if size is None and len(self.extent) != 2 * count:
+            raise LimelightError(
+                f"the map of {self.method!r} at {self.site} over {self.axes!r} does not say which "
+                "part of the input it covers; give its size"
+            )
+        if size is None:
+            starts, ends = self.extent[:count], self.extent[count:]
+            return tuple(round(end - start) for start, end in zip(starts, ends, strict=True))
+        asked = (size,) if isinstance(size, int) else tuple(size)
+        if len(asked) != count:
+            raise LimelightError(
+                f"size {asked} was asked of a map over {self.axes!r}; give one number for each of "
+                f"{', '.join(self.places)}"
+            )
+        return asked
 
 
 _TUPLES = ("options", "versions", "notes")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ..errors import LimelightError, OptionError
 from .colour_scales import Array, extremes, paint
@@ -25,6 +26,8 @@ _GAP, _LINE = 10, 15
 _PAPER, _INK, _FAINT = (255, 255, 255), (28, 29, 33), (110, 112, 120)
 _MOST_CELLS, _MOST_PIXELS = 300, 24_000_000
 _HTML_CELLS, _HTML_BYTES, _HTML_SIDE = 160, 250_000, 96
+_MOST_SLICES = 9
+_SPACE = {"z", "y", "x"}  # axes of one scale; others are drawn as long as they need
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,9 @@ def _cell(sheet: Image.Image, pen: _Pen, m: SaliencyMap, at: tuple[int, int], ce
     if picture is not None:
         size = _size(m, picture, cell)
         corner = (at[0] + (cell - size[0]) // 2, at[1] + (cell - size[1]) // 2)
-        sheet.paste(picture.resize(size, Image.Resampling.NEAREST), corner)
+        shrinks = max(picture.size) > cell  # every value counts, however long a series is
+        how = Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST
+        sheet.paste(picture.resize(size, how), corner)
     pen.text((at[0], at[1] + cell + 2), caption(m), cell, _FAINT)
 
 
@@ -148,17 +153,41 @@ class _Pen:
 def _picture(m: SaliencyMap) -> Image.Image | None:
     from PIL import Image
 
-    values = plane(m)
-    return Image.fromarray(paint(values)) if values.size else None
+    values = plane(sliced(m))
+    return Image.fromarray(paint(values, _ends(m))) if values.size else None
+
+
+def _ends(m: SaliencyMap) -> tuple[float, float] | None:
+    return extremes(m.values.detach().double().cpu().numpy())
 
 
 def caption(m: SaliencyMap) -> str:
-    """The range in words: `-0.2 .. 1.4`, `constant 0`, `no number`."""
-    ends = extremes(plane(m))
+    """The range in words, `-0.2 .. 1.4`, `constant 0`, `no number`; which slices are drawn."""
+    ends = _ends(m)
     if ends is None:
         return "no number" if m.values.numel() else "empty"
     lo, hi = ends
-    return f"constant {lo:.3g}" if lo == hi else range_text(lo, hi)
+    words = f"constant {lo:.3g}" if lo == hi else range_text(lo, hi)
+    pairs = zip(m.axes.split(), sliced(m).values.shape, m.values.shape, strict=True)
+    return ", ".join(
+        [words, *(f"{few} of {all_} along {a}" for a, few, all_ in pairs if few < all_)]
+    )
+
+
+def sliced(m: SaliencyMap) -> SaliencyMap:
+    """The map with at most nine slices of a volume or a film, evenly apart, the strongest in it."""
+    values = m.values
+    axes = m.axes.split()
+    for dim, axis in enumerate(axes[:-2]):
+        count = values.shape[dim]
+        if axis not in ("t", "z") or count <= _MOST_SLICES or not values.numel():
+            continue
+        kept = ((torch.arange(_MOST_SLICES) + 0.5) * count / _MOST_SLICES).long()
+        strength = values.detach().abs().nan_to_num().movedim(dim, 0).flatten(1).amax(1)
+        strongest = int(strength.argmax())
+        kept[int((kept - strongest).abs().argmin())] = strongest
+        values = values.index_select(dim, kept.to(values.device))
+    return replace(m, values=values)
 
 
 def html(maps: Sequence[SaliencyMap]) -> str:
@@ -217,15 +246,18 @@ def _html_cell(m: SaliencyMap) -> str:
 
 
 def _size(m: SaliencyMap, picture: Image.Image, side: int) -> tuple[int, int]:
-    """Width and height of a picture whose longer side is `side`; tokens make a strip."""
-    if m.axes == "n":
-        return side, max(side // 4, 1)
+    """Width and height of a picture whose longer side is `side`; what has one axis is a strip."""
+    axes = m.axes.split()
+    least = max(side // 4, 1)
+    if len(axes) == 1:
+        return side, least
     scale = side / max(picture.size)
-    return max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
+    least = 1 if set(axes[-2:]) <= _SPACE else least
+    return max(round(picture.width * scale), least), max(round(picture.height * scale), least)
 
 
 def plane(m: SaliencyMap) -> Array:
-    """The values as one picture `y x`: tokens as a row, leading axes as tiles with a gap of NaN."""
+    """The values as one picture `y x`: one axis as a row, leading axes as tiles, NaN between."""
     values = m.values.detach().double().cpu().numpy()
     if values.ndim < 3:
         return np.atleast_2d(values)

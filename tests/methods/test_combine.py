@@ -140,10 +140,44 @@ def test_maps_that_do_not_fit_together() -> None:
     with pytest.raises(OptionError, match="two maps of 'normgrad' at a for sample '0'"):
         combine(Maps([one, one]))
     unknown = SaliencyMap(torch.rand(4, 4), "y x", "0", "t", "normgrad", Site("b"))
-    with pytest.raises(OptionError, match=r"give size=\(rows, columns\)"):
+    with pytest.raises(OptionError, match="give size=, a number for each of y, x"):
         combine(Maps([one, unknown]))
     assert combine(Maps([one, unknown]), size=(5, 6))[0].values.shape == (5, 6)
     with pytest.raises(OptionError, match="no pointing_accuracy for method 'rise'"):
         combine(
             Maps([saliency(torch.rand(4, 4), "layer1", method="rise")]), weights="pointing_accuracy"
         )
+
+
+@pytest.mark.parametrize(
+    ("axes", "shapes", "extent"),
+    [
+        ("t", ((4,), (8,)), (0, 8)),
+        ("z y x", ((2, 3, 3), (4, 6, 6)), (0, 0, 0, 4, 6, 6)),
+        ("n", ((5,), (5,)), (0, 5)),
+        ("c t", ((2, 4), (2, 8)), (0, 8)),
+    ],
+)
+def test_layers_over_places_of_any_kind(axes: str, shapes: tuple, extent: tuple) -> None:
+    torch.manual_seed(0)
+    maps = Maps(
+        SaliencyMap(torch.rand(shape), axes, "0", "t", "normgrad", Site(site), extent)
+        for site, shape in zip("ab", shapes, strict=True)
+    )
+    (found,) = combine(maps, "sum", [1, 3])
+    want = 0.25 * unit(maps[0].resize().values) + 0.75 * unit(maps[1].values)
+    torch.testing.assert_close(found.values, want)
+    assert (found.axes, found.extent) == (axes, extent)
+
+
+def test_layers_over_different_axes_do_not_fit() -> None:
+    picture, tokens = (
+        SaliencyMap(torch.rand(shape), axes, "0", "t", "normgrad", Site(axes[0]))
+        for shape, axes in (((4, 4), "y x"), ((5,), "n"))
+    )
+    with pytest.raises(OptionError, match=r"over the same axes, but .* are over 'n' and 'y x'"):
+        combine(Maps([picture, tokens]))
+    wide = SaliencyMap(torch.rand(6), "n", "0", "t", "normgrad", Site("b"), (0, 5))
+    narrow = SaliencyMap(torch.rand(5), "n", "0", "t", "normgrad", Site("a"), (0, 5))
+    with pytest.raises(OptionError, match=r"of shapes \[\(5,\), \(6,\)\]"):
+        combine(Maps([narrow, wide]))

@@ -7,15 +7,17 @@ import math
 
 import pytest
 import torch
-from methods_golden import Runner, read
+from methods_golden import generators, read, run
 from torch import Tensor, nn
 
 from limelight.methods.meta import inner_step
-from limelight.methods.perturbation.occlusion import windows
 from limelight.methods.perturbation.rise import mask
+from limelight.methods.perturbation.windows import window_sizes, windows
 from limelight.probe.attribution.registry import use
 from limelight.probe.errors import MethodError, OptionError
 from limelight.probe.targets.target import label
+
+PICTURE = {"input": "b c y x"}
 
 
 def small() -> nn.Module:
@@ -33,15 +35,15 @@ def prepared(*size: int) -> tuple[nn.Module, Tensor]:
 
 def test_rise_equals_a_loop() -> None:
     net, x = prepared(9, 11)
-    runner, target = Runner(net), label([1, 2, 3])
-    found = use("rise", n=20, cells=3, p=0.4, batch=7)(runner, x, target)
-    for i, generator in enumerate(runner.generators(x)):
+    target = label([1, 2, 3])
+    found = run(use("rise", n=20, cells=3, p=0.4, batch=7), net, x, target)
+    for i, generator in enumerate(generators(3)):
         total = torch.zeros(9, 11)
         for _ in range(20):
             m = mask((9, 11), 3, 0.4, generator)
             total += net(x[i : i + 1] * m)[0, i + 1].item() * m
         torch.testing.assert_close(found[i], total / (20 * 0.4), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found, use("rise", n=20, cells=3, p=0.4)(runner, x, target))
+    torch.testing.assert_close(found, run(use("rise", n=20, cells=3, p=0.4), net, x, target))
 
 
 def test_masks_of_rise() -> None:
@@ -59,7 +61,9 @@ def test_rise_finds_the_only_pixel_that_counts() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x[:, :, 2, 9].sum(1, keepdim=True)
 
-    found = use("rise", n=600, cells=4)(Runner(Corner()), torch.ones(1, 3, 12, 12), label(0))
+    found = run(
+        use("rise", n=600, cells=4), Corner(), torch.ones(1, 3, 12, 12), label(0), axes=PICTURE
+    )
     place = divmod(int(found[0].argmax()), 12)
     assert max(abs(place[0] - 2), abs(place[1] - 9)) <= 2
 
@@ -68,9 +72,9 @@ def test_rise_finds_the_only_pixel_that_counts() -> None:
 @pytest.mark.parametrize("baseline", ["zero", "mean"])
 def test_occlusion_equals_a_loop(window: int, stride: int, baseline: str) -> None:
     net, x = prepared(9, 11)
-    runner, target = Runner(net), label([1, 2, 3])
+    target = label([1, 2, 3])
     options = {"window": window, "stride": stride, "baseline": baseline}
-    found = use("occlusion", **options, batch=5)(runner, x, target)
+    found = run(use("occlusion", **options, batch=5), net, x, target)
     fall, seen = torch.zeros(3, 9, 11), torch.zeros(9, 11)
     blank = x.mean((2, 3), keepdim=True) if baseline == "mean" else torch.zeros(3, 3, 1, 1)
     y = 0
@@ -93,31 +97,62 @@ def test_occlusion_equals_a_loop(window: int, stride: int, baseline: str) -> Non
 
 
 def test_windows_cover_everything_with_few() -> None:
-    assert len(windows(96, 96, 16, 16)) == 36
-    assert len(windows(10, 7, 16, 8)) == 1
+    assert len(windows((96, 96), (16, 16), (16, 16))) == 36
+    assert len(windows((10, 7), (16, 16), (8, 8))) == 1
+    assert windows((5,), (2,), (2,)) == [(slice(0, 2),), (slice(2, 4),), (slice(4, 6),)]
+    assert len(windows((8, 12, 10), (4, 4, 4), (4, 4, 4))) == 2 * 3 * 3
 
 
-@pytest.mark.parametrize("spec", ["rise", "occlusion", "captum:occlusion"])
-def test_only_pictures_have_parts_to_cover(spec: str) -> None:
-    with pytest.raises(MethodError, match=r"but the input is \(2, 7, 5\)"):
-        use(spec)(Runner(nn.Identity()), torch.zeros(2, 7, 5), label(0))
+@pytest.mark.parametrize(
+    ("axes", "shape", "window", "stride", "want"),
+    [
+        ("y x", (9, 300), None, None, ((16, 16), (8, 8))),
+        ("y x", (9, 11), 4, None, ((4, 4), (4, 4))),
+        ("y x", (9, 11), 32, None, ((32, 32), (8, 8))),
+        ("y x", (9, 11), (4, 6), 3, ((4, 6), (3, 3))),
+        ("c", (30,), None, None, ((1,), (1,))),
+        ("n", (30,), None, None, ((1,), (1,))),
+        ("c", (30,), 16, 8, ((16,), (8,))),
+        ("t", (1000,), None, None, ((16,), (8,))),
+        ("t", (40,), None, None, ((10,), (5,))),
+        ("t", (3,), None, None, ((1,), (1,))),
+        ("t y x", (8, 64, 64), None, None, ((2, 16, 16), (1, 8, 8))),
+    ],
+)
+def test_windows_fit_the_axes_unless_told(axes, shape, window, stride, want) -> None:
+    assert window_sizes(axes, shape, window, stride) == want
 
 
 def test_impossible_options() -> None:
     net, x = prepared(9, 11)
     for spec in ("rise:0", "rise,p=0", "rise,p=1.5"):
         with pytest.raises(OptionError, match="rise takes"):
-            use(spec)(Runner(net), x, label(0))
+            run(spec, net, x, label(0))
     for spec in ("occlusion:4,stride=5", "occlusion:4,stride=0"):
-        with pytest.raises(OptionError, match="1 <= stride <= window"):
-            use(spec)(Runner(net), x, label(0))
+        with pytest.raises(OptionError, match="1 <= stride <= window along y x, not stride="):
+            run(spec, net, x, label(0))
+    with pytest.raises(OptionError, match="window=4x4x4 was given, but the input has the places y"):
+        run(use("occlusion", window=(4, 4, 4)), net, x, label(0))
+    with pytest.raises(OptionError, match="occlusion takes batch of 1 or more"):
+        run("occlusion,batch=0", net, x, label(0))
+
+
+def test_a_window_a_side_may_be_written_as_text() -> None:
+    net, x = prepared(9, 11)
+    named = use("occlusion:4x6,stride=2")
+    assert named.name == "occlusion,window=4x6,stride=2"
+    assert use(named.name) == named == use("occlusion", window=(4, 6), stride=2)
+    torch.testing.assert_close(
+        run(named, net, x, label(0)),
+        run(use("occlusion", window=[4, 6], stride=2), net, x, label(0)),
+    )
 
 
 def test_meta_is_the_method_after_a_step_of_its_own_sample() -> None:
     net, x = prepared(9, 11)
     before = copy.deepcopy(net.state_dict())
-    runner, target = Runner(net, "2"), label([1, 2, 3])
-    found = use("meta", lr=0.1)(runner, x, target)
+    target = label([1, 2, 3])
+    found = run(use("meta", lr=0.1), net, x, target, sites="2")
     for i in range(3):
         twin = copy.deepcopy(net)
         optimiser = torch.optim.SGD(twin.parameters(), lr=0.1)
@@ -144,8 +179,8 @@ def test_meta_may_ascend_and_take_several_steps() -> None:
     down = inner_step(net, one, classes, 0.01)
     assert loss(inner_step(net, one, classes, 0.01, weights=down)) < loss(down) < start
     assert loss(inner_step(net, one, classes, 0.01, negate=True)) > start
-    twice = use("meta", lr=0.01, steps=2)(Runner(net, "2"), one, label(1))
-    assert not torch.equal(twice, use("meta", lr=0.01)(Runner(net, "2"), one, label(1)))
+    twice = run("meta,lr=0.01,steps=2", net, one, label(1), sites="2")
+    assert not torch.equal(twice, run("meta,lr=0.01", net, one, label(1), sites="2"))
 
 
 def test_meta_steps_on_dense_outputs() -> None:
@@ -160,14 +195,14 @@ def test_meta_steps_on_dense_outputs() -> None:
 def test_meta_leaves_finite_numbers_with_a_word() -> None:
     net, x = prepared(9, 11)
     with pytest.raises(MethodError, match=r"meta with lr=1e\+39 left the finite numbers.*lower lr"):
-        use("meta", lr=1e39)(Runner(net, "2"), x, label(1))
+        run(use("meta", lr=1e39), net, x, label(1), sites="2")
     with pytest.raises(MethodError, match="lr=nan"):
-        use("meta", lr=math.nan)(Runner(net, "2"), x, label(1))
+        run(use("meta", lr=math.nan), net, x, label(1), sites="2")
 
 
 def test_meta_wants_a_site_method_and_a_step() -> None:
     net, x = prepared(9, 11)
     with pytest.raises(OptionError, match="base is a site method"):
-        use("meta:rise")(Runner(net, "2"), x, label(1))
+        run("meta:rise", net, x, label(1), sites="2")
     with pytest.raises(OptionError, match="steps counts from 1"):
-        use("meta", steps=0)(Runner(net, "2"), x, label(1))
+        run(use("meta", steps=0), net, x, label(1), sites="2")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from methods_golden import Case, Reading, Runner, read, walk
+from methods_golden import Case, Reading, read, run, walk
 from torch import Tensor, nn
 
 from limelight.probe.attribution.registry import use
@@ -58,7 +58,7 @@ def cam_maps(golden: Case, readings: dict[str, Reading], size: int) -> dict[str,
 def captum_maps(golden: Case, net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     target = label(golden.about["target"])
     reading = read(net, x, target, [])["input"]
-    covered = use("occlusion", window=16, stride=16, batch=4)(Runner(net), x, target)
+    covered = run(use("occlusion", window=16, stride=16, batch=4), net, x, target)
     return {
         "captum.Saliency": reading(use("gradient")),
         "captum.InputXGradient": reading(use("input_x_gradient")),

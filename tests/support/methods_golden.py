@@ -227,31 +227,16 @@ def rectified(net: nn.Module, regime: str) -> nn.Module:
     return twin
 
 
-class Runner:
-    """The part of a runner that pass methods ask for, without micro-batches."""
+def generators(count: int) -> list[torch.Generator]:
+    """Those of the first samples of a call with seed 0."""
+    return [torch.Generator().manual_seed(i) for i in range(count)]
 
-    def __init__(self, net: nn.Module, site: str = "input", seed: int = 0) -> None:
-        self.model, self.site, self.seed, self.calls = net, site, seed, 0
 
-    def scores(self, x: Tensor, target: Any) -> Tensor:
-        self.calls += len(x)
-        with torch.no_grad():
-            return target(self.model(x))
+def run(spec: Any, net: nn.Module, x: Any, target: Any, **options: Any) -> Tensor:
+    """The maps of one method at one site, sample by sample, `b` and the places."""
+    import limelight as ll
 
-    def classes(self, x: Tensor, target: Any) -> Tensor:
-        return target.rows.expand(len(x))
-
-    def generators(self, x: Tensor) -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(self.seed + i) for i in range(len(x))]
-
-    def maps(
-        self, x: Tensor, target: Any, bounds: list, pattern: str, weights: dict | None = None
-    ) -> list[Tensor]:
-        net = copy.deepcopy(self.model)
-        if weights is not None:
-            net.load_state_dict(weights, strict=False)
-        reading = read(net, x, target, [pattern])[pattern]
-        return [reading(bound) for bound in bounds]
+    return ll.maps(net, x, spec, target=target, **options).stack()
 
 
 def walk(path: Any, net: nn.Module, x: Tensor, target: Any) -> Tensor:
@@ -259,7 +244,7 @@ def walk(path: Any, net: nn.Module, x: Tensor, target: Any) -> Tensor:
     from limelight.probe.attribution.registry import use
 
     rows = []
-    for i, generator in enumerate(Runner(net).generators(x)):
+    for i, generator in enumerate(generators(len(x))):
         state, one = None, target.take([i])
         for k in range(path.points.count):
             reading = read(net, path.points(x[i], k, generator)[None], one, [])["input"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from methods_golden import Runner, read, walk
+from methods_golden import generators, read, walk
 from torch import Tensor, nn
 
 from limelight.methods.gradients.integrated_gradients import StraightPath, quadrature
@@ -35,7 +35,7 @@ def photo(seed: int = 1) -> Tensor:
 def noisy(net: nn.Module, x: Tensor, n: int, sigma: float) -> Tensor:
     """The gradient maps at every noisy point, `k b y x`, one sample after the other."""
     rows = []
-    for i, generator in enumerate(Runner(net).generators(x)):
+    for i, generator in enumerate(generators(len(x))):
         reach = sigma * (x[i].max() - x[i].min())
         points = torch.stack(
             [x[i] + reach * torch.randn(x[i].shape, generator=generator) for _ in range(n)]

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import limelight as ll
 from limelight.methods.circuits.score import CircuitScore
@@ -16,8 +16,8 @@ from limelight.methods.circuits.tasks.registry import TASKS
 from limelight.methods.metrics.registry import METRICS
 from limelight.probe import entry_points
 from limelight.probe.attribution import METHODS, bare_name, bound_methods, options_of
-from limelight.probe.attribution.named import Named, Registry
-from limelight.probe.attribution.options import convert
+from limelight.probe.attribution.named import Bound, Named, Registry
+from limelight.probe.attribution.options import convert, written
 from limelight.probe.errors import MethodError, OptionError
 
 NAMES = [(METHODS, "gradcam", "gradcm"), (METRICS, "pointing", "pointin"), (TASKS, "ioi", "ioj")]
@@ -134,7 +134,9 @@ def test_an_option_where_there_is_none(tools):
     [
         ("8", int, 8), (8.0, int, 8), ("8", float, 8.0), ("1e-3", float, 1e-3), ("no", bool, False),
         ("2", Literal[1, 2], 2), ("none", int | None, None), ("3", int | str, 3),
-        ("x", int | str, "x"),
+        ("x", int | str, "x"), ("4", int | tuple[int, ...], 4), ([4, 8], tuple[int, ...], (4, 8)),
+        ("4x8", int | tuple[int, ...] | None, (4, 8)), ("0.5x1", tuple[float, ...], (0.5, 1.0)),
+        ("mean", Literal["zero", "mean"] | Tensor, "mean"),
     ],
 )  # fmt: skip
 def test_conversion(value, hint, expected):
@@ -146,11 +148,41 @@ def test_conversion(value, hint, expected):
 @pytest.mark.parametrize(
     ("value", "hint"),
     [(True, int), (2.5, int), ("nan", int), ("8.0", int), ("x", float), (None, float), (1, bool),
-     (3, str), ([1], int), ("x", int | None)],
+     (3, str), ([1], int), ("x", int | None), ("4xx", tuple[int, ...]), (4.5, tuple[int, ...]),
+     ((4, "x"), int | tuple[int, ...]), ("zer", Literal["zero"] | Tensor), (0, Tensor)],
 )  # fmt: skip
 def test_conversions_that_are_refused(value, hint):
     with pytest.raises(OptionError, match="saw: length "):
         convert("saw", "length", value, hint)
+
+
+def test_a_tensor_is_an_option_by_its_content():
+    def paint(*, colour: Literal["red"] | Tensor = "red") -> object:
+        return colour
+
+    named, shade = Tool("paint", paint), torch.rand(3, 1)
+    first, second, other = (
+        Bound(named, tuple(named.changes({"colour": c}).items()), text="")
+        for c in (shade, shade.clone(), shade + 1)
+    )
+    assert first == second != other
+    assert hash(first) == hash(second)
+    assert torch.equal(first(), shade)
+    assert named.label(dict(first.options)).startswith("paint,colour=tensor 3x1 ")
+    for dtype in (torch.bfloat16, torch.bool, torch.complex64):
+        held = convert("paint", "colour", torch.ones(2, dtype=dtype), Tensor)
+        assert held != convert("paint", "colour", torch.ones(2, dtype=torch.float64), Tensor)
+        assert held.tensor.dtype == dtype
+        assert convert("paint", "colour", held, Tensor) is held
+    near = "colour is one of red, not 'rde'; did you mean 'red'"
+    with pytest.raises(OptionError, match=near):
+        named.changes({"colour": "rde"})
+
+
+def test_several_numbers_are_read_back_as_they_are_written():
+    for value in ((4, 8), (0.5, 1.0), 3, "word"):
+        hint = int | tuple[int, ...] if value in ((4, 8), 3) else tuple[float, ...] | str
+        assert convert("saw", "length", written(value), hint) == value
 
 
 def test_plug_ins_of_every_group_are_loaded_before_a_name_is_unknown(monkeypatch):

@@ -44,13 +44,14 @@ DTYPES = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.fl
 
 @st.composite
 def some_map(draw: st.DrawFn) -> SaliencyMap:
-    axes = draw(st.sampled_from(["", "n", "y x", "h q k"]))
+    axes = draw(st.sampled_from(["", "n", "t", "c", "y x", "c t", "z y x", "c t y x", "h q k"]))
     shape = [draw(st.integers(0, 4)) for _ in axes.split()]
     seed = draw(st.integers(0, 999))
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     if values.numel():
         values.view(-1)[0] = draw(st.floats())
-    extent = tuple(draw(st.lists(NUMBERS, min_size=4, max_size=4) | st.just([])))
+    edges = 2 * len(axes.removeprefix("c ").split())
+    extent = tuple(draw(st.lists(NUMBERS, min_size=edges, max_size=edges) | st.just([])))
     words = [draw(TEXT) for _ in range(3)]
     return SaliencyMap(
         values.to(draw(DTYPES)), axes, *words, draw(SITES), extent, about=draw(ABOUTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,9 +78,63 @@ def test_stack_and_resize():
     assert MAPS.resize((4, 4)).stack().shape == (5, 4, 4)
     nearest = MAPS[0].resize((4, 6), mode="nearest").values
     assert torch.equal(nearest, MAPS[0].values.repeat_interleave(2, 0).repeat_interleave(2, 1))
-    tokens = ll.SaliencyMap(torch.zeros(3), "n", "0", "t", "m", ll.Site("a"))
-    with pytest.raises(LimelightError, match="only maps over y and x can be resized, not 'n'"):
-        tokens.resize()
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "size", "line"),
+    [
+        ("t", (4,), 12, (12,)),
+        ("f t", (4, 6), (8, 3), (8, 3)),
+        ("z y x", (2, 4, 3), (5, 8, 6), (5, 8, 6)),
+        ("t z y x", (3, 2, 4, 3), (6, 5, 8, 6), (6, 5, 8, 6)),
+        ("c t", (2, 4), 12, (2, 12)),
+        ("c t y x", (2, 2, 4, 3), (5, 8, 6), (2, 5, 8, 6)),
+    ],
+)
+def test_resizing_is_linear_along_each_axis(axes, shape, size, line):
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    found = ll.SaliencyMap(values, axes, "0", "t", "m", ll.Site("a")).resize(size)
+    assert found.values.shape == line
+    want = values.double().numpy()
+    for axis, (old, new) in enumerate(zip(shape, line, strict=True)):
+        at = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
+        low = np.floor(at).astype(int)
+        high, part = np.minimum(low + 1, old - 1), at - low
+        part = part.reshape(-1, *[1] * (len(shape) - axis - 1))
+        want = want.take(low, axis) * (1 - part) + want.take(high, axis) * part
+    np.testing.assert_allclose(found.values.numpy(), want, rtol=1e-4, atol=1e-6)
+    assert found.axes == axes
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "extent"),
+    [("t", (4,), (0, 12)), ("z y x", (2, 4, 3), (0, 0, 0, 4, 8, 9)), ("c t", (2, 4), (2, 14))],
+)
+def test_a_map_takes_the_size_of_what_it_covers(axes, shape, extent):
+    m = ll.SaliencyMap(torch.rand(shape), axes, "0", "t", "m", ll.Site("a"), extent)
+    count = len(extent) // 2
+    covered = [round(extent[count + i] - extent[i]) for i in range(count)]
+    assert list(m.resize().values.shape[-count:]) == covered
+    assert ll.Maps([m]).resize(covered)[0].values.equal(m.resize().values)
+
+
+def test_tokens_and_features_keep_their_number():
+    for axes in ("n", "c"):
+        tokens = ll.SaliencyMap(torch.zeros(3), axes, "0", "t", "m", ll.Site("a"))
+        assert tokens.resize() is tokens.resize(3) is tokens
+        with pytest.raises(LimelightError, match=f"in space and time can be resized, not '{axes}'"):
+            tokens.resize(4)
+
+
+def test_a_size_needs_a_number_for_each_axis():
+    m = ll.SaliencyMap(torch.zeros(3, 4), "f t", "0", "t", "m", ll.Site("a"))
+    with pytest.raises(
+        LimelightError,
+        match=r"size \(4,\) was asked of a map over 'f t'; give one number for each of f, t",
+    ):
+        m.resize(4)
+    with pytest.raises(LimelightError, match="does not say which part of the input it covers"):
+        m.resize()
 
 
 def test_values_and_axes_agree():

@@ -112,6 +112,56 @@ def test_tokens_make_a_strip_and_leading_axes_make_tiles() -> None:
 
 
 @pytest.mark.parametrize(
+    ("axes", "shape", "size"),
+    [
+        ("t", (50,), (100, 25)),
+        ("c", (3,), (100, 25)),
+        ("c t", (3, 50), (100, 25)),
+        ("f t", (40, 10), (25, 100)),
+        ("y x", (2, 50), (100, 4)),
+        ("z y x", (4, 6, 6), (100, 100)),
+        ("c z y x", (2, 2, 3, 3), (100, 100)),
+    ],
+)
+def test_a_picture_of_each_kind_of_places(axes, shape, size) -> None:
+    m = one(torch.rand(shape, generator=torch.Generator().manual_seed(0)), axes)
+    picture = sheet._picture(m)
+    assert sheet._size(m, picture, 100) == size
+    assert sheet.png(Maps([m]), cell=100).height == 40 + 125 + 35
+    assert "<img" in sheet.html(Maps([m]))
+
+
+def test_of_many_slices_nine_are_drawn_the_strongest_in_them() -> None:
+    values = torch.zeros(40, 5, 6)
+    values[17, 2, 3] = -4.0
+    for axes in ("z y x", "t y x"):
+        m = one(values, axes)
+        shown = sheet.sliced(m)
+        assert shown.values.shape == (9, 5, 6)
+        assert shown.values.min() == -4
+        assert sheet.caption(m) == f"-4 .. 0, 9 of 40 along {axes[0]}"
+    assert sheet.sliced(one(values, "h q k")).values.shape == values.shape
+    assert sheet.caption(one(values[:9], "z y x")) == "constant 0"
+    assert plane(one(values, "z y x")).size > plane(shown).size, "pages draw all of them"
+
+
+def test_a_slice_is_painted_in_the_range_of_the_whole() -> None:
+    values = torch.zeros(40, 2, 2)
+    values[20], values[0, 0, 0] = 1.0, 0.5
+    found = pixels(sheet._picture(one(values, "z y x")))
+    palette = colour.table("sequential")
+    assert {tuple(palette[0]), tuple(palette[254])} <= found
+
+
+def test_a_long_series_keeps_its_peak_when_it_is_drawn_small() -> None:
+    values = torch.zeros(4000)
+    values[1234] = 1.0
+    strip = (130, 110, 290, 150)  # below the heading, right of the label, a quarter as high as wide
+    assert len(pixels(sheet.png(Maps([one(torch.zeros(4000), "t")])).crop(strip))) == 1
+    assert len(pixels(sheet.png(Maps([one(values, "t")])).crop(strip))) > 1
+
+
+@pytest.mark.parametrize(
     ("values", "words"),
     [
         (torch.tensor([[-0.25, 1.5]]), "-0.25 .. 1.5"),

@@ -1,0 +1,32 @@
+"""A model as perturbation methods see it: inputs are `b c` and the places, copies of one sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...probe.axes import Layout
+from ...probe.engine import Batch
+
+
+def own_layout(copies: Tensor, layout: Layout, x: Tensor) -> Tensor:
+    """Copies `b c` and the places in the order, shape and type of the model's input x."""
+    return layout.restore(copies, x.shape, x.dtype)
+
+
+class OnCopies(nn.Module):
+    """A model asked for perturbed copies of the one sample of a batch, in the methods' layout.
+
+    What else the model takes is that of the sample.
+    """
+
+    def __init__(self, model: nn.Module, batch: Batch, layout: Layout) -> None:
+        super().__init__()
+        self.model = model
+        self.batch, self.layout = batch, layout
+
+    def forward(self, copies: Tensor) -> Any:
+        """The model's output for copies `b c` and the places."""
+        batch = self.batch.with_x(own_layout(copies, self.layout, self.batch.x))
+        return self.model(*batch.args, **batch.kwargs)
