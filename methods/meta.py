@@ -34,7 +34,7 @@ def meta(
     `negate` ascends instead. The model's weights are never written. Raises MethodError when the
     target is no class or the step leaves the finite numbers. Source: arXiv 2004.02866, section 4.
     """
-    bound, classes = use(base), runner.classes(x, target)[:1]
+    bound, classes = use(base), runner.classes(x, target)
     if bound.method.kind != "site":
         raise OptionError(f"meta: base is a site method, but {base!r} asks for passes of its own")
     if steps < 1:

@@ -267,7 +267,7 @@ class Probe:
 
     def _learn_axes(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """One run with a graph, which tells where the channels lie that are asked for by number."""
-        wanted = {replace(p, index=None) for p in self.requests.patterns() if p.index is not None}
+        wanted = {replace(p, index=None) for p in self.requests.by_channel()}
         learner = Probe(
             self.model, adapter=self.adapter, axes=self._axes, explained=self.options.explained
         )

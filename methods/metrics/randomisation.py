@@ -10,9 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ...probe.capture import guarded
 from ...probe.engine import maps
 from ...probe.errors import OptionError
-from ...probe.targets import label, ranked
+from ...probe.targets import Reading, label, ranked
 from .similarity import spearman, ssim
 
 
@@ -49,14 +50,12 @@ def cascade(
             f"order={order!r}, target={target!r}: write order 'top_down' or 'bottom_up', target "
             "'keep' or 'recompute'"
         )
-    with torch.no_grad():
-        classes = [int(c) for c in model.eval()(x).argmax(1)]
+    classes = [int(c) for c in _logits(model, x).argmax(1)]
     first = _maps(model, x, method, sites, classes)
     changed = copy.deepcopy(model)
     changes = []
     for name in randomised(changed, order, seed):
-        with torch.no_grad():
-            predicted = [int(c) for c in changed(x).argmax(1)]
+        predicted = [int(c) for c in _logits(changed, x).argmax(1)]
         now = _maps(changed, x, method, sites, classes if target == "keep" else predicted)
         changes.append(_compared(name, first, now))
     return changes
@@ -66,13 +65,19 @@ def random_logit(
     model: nn.Module, x: Tensor, method: Any, *, sites: Any = None, seed: int = 0
 ) -> Change:
     """Maps of the predicted class against maps of another one, drawn for each sample."""
-    with torch.no_grad():
-        logits = model.eval()(x)
+    logits = _logits(model, x)
     best, draw = logits.argmax(1), torch.Generator().manual_seed(seed)
     step = torch.randint(1, logits.shape[1], (len(x),), generator=draw)
     other = (best.cpu() + step) % logits.shape[1]
     first = _maps(model, x, method, sites, best.tolist())
     return _compared("another class", first, _maps(model, x, method, sites, other.tolist()))
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    """The scores of classes `b c`, as a target reads them."""
+    with guarded(model, grad=False, evaluate=True):
+        return Reading()(model(x.clone()), len(x))
 
 
 def class_sensitivity(model: nn.Module, x: Tensor, method: Any, *, sites: Any = None) -> Tensor:

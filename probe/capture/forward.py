@@ -11,7 +11,7 @@ import torch
 
 from ..axes import Declared, Known, ValueAxes, tells_axes
 from ..errors import ProbeError
-from ..sites import HEAD_PORTS, Site, no_match
+from ..sites import Site, no_match
 from .attention import fused_attention, matmul, multi_head, softmax
 from .embedding import BYTE_HANDLERS, embedding
 from .inputs import explained_input, input_tensors, is_bytes, is_tokens, lift
@@ -147,10 +147,8 @@ class ForwardCapture:
             return False
         by_path = self.modules.by_path
         return any(
-            pattern.index is not None
-            and pattern.port not in HEAD_PORTS
-            and not (pattern.port == "out" and tells_axes(by_path.get(pattern.path)))
-            for pattern in self.requests.patterns()
+            not (pattern.port == "out" and tells_axes(by_path.get(pattern.path)))
+            for pattern in self.requests.by_channel()
         )
 
     def learn_axes(self, other: ForwardCapture) -> None:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from ..errors import SiteError
 from ..sites import HEAD_PORTS, Pattern, Site
-from ..trace import Edit
+from ..trace import Edit, reads_channels
 
 Keep = Literal["device", "cpu", "call"]
 Place = tuple[str, str, int]
@@ -76,6 +76,12 @@ class Requests:
         self._ports.clear()
         self._heads.clear()
         self._enters.clear()
+
+    def by_channel(self) -> list[Pattern]:
+        """The sites where something is asked for by the number of a channel."""
+        asked = [p for p in self.watched if p.index is not None]
+        asked += [p for p, edit in self.edited if p.index is not None or reads_channels(edit)]
+        return [p for p in asked if p.port not in HEAD_PORTS]
 
     def patterns(self) -> list[Pattern]:
         return [*self.watched, *(pattern for pattern, _ in self.edited)]

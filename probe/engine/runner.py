@@ -134,11 +134,11 @@ class Runner:
         """The class index per sample. Raises MethodError when the target is no class."""
         if target.pick is None:
             raise MethodError(f"target {target.name!r} is no class, and this method needs one")
-        if target.rows is not None:
-            return target.rows.expand(len(x))
         batch = self.batch.with_x(x)
-        rows = target.fix(self.output(batch), given_to(batch)).rows
-        return rows.expand(len(x))  # type: ignore[union-attr]
+        rows = target.rows
+        if rows is None:
+            rows = target.fix(self.output(batch), given_to(batch)).rows
+        return rows.expand(len(batch))  # type: ignore[union-attr]
 
     def maps(
         self,

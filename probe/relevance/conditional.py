@@ -37,7 +37,7 @@ def masks(trace: Trace, through: Sequence[str]) -> Masks:
         value = trace[site]
         if value.edge is None:
             raise ProbeError(f"no relevance passes {site}: it does not depend on the input")
-        dim = index_dim(site, value.act.ndim)
+        dim = index_dim(replace(site, axes=value.axes), value.act.ndim)
         mask = torch.zeros([1 if i != dim else n for i, n in enumerate(value.act.shape)])
         for index in indices:
             value.at(index)

@@ -1,4 +1,4 @@
-"""Where: addresses, what a model family calls its layers, what the axes of a value mean."""
+"""Where: addresses, what a model family calls its layers, its tokens, its classes."""
 
 from .adapter import Adapter, adapt, adapter
 from .resolve import Address, AddressLike, addresses, named, resolve

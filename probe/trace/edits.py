@@ -43,7 +43,8 @@ def mean(over: Trace | str = "batch") -> Edit:
         keep = index_dim(site, value.ndim) if site.index is None else None
         return value.mean([d for d in range(value.ndim) if d != keep], keepdim=True)
 
-    return _named(edit, f"mean({'another trace' if isinstance(over, Trace) else over})")
+    name = f"mean({'another trace' if isinstance(over, Trace) else over})"
+    return _named(edit, name, channels=over == "all")
 
 
 def add(vector: Tensor | float) -> Edit:
@@ -57,7 +58,7 @@ def add(vector: Tensor | float) -> Edit:
             return value + vector.to(value).reshape(shape)
         return value + (vector.to(value) if isinstance(vector, Tensor) else vector)
 
-    return _named(edit, "add")
+    return _named(edit, "add", channels=isinstance(vector, Tensor) and vector.ndim == 1)
 
 
 def scale(factor: Tensor | float) -> Edit:
@@ -104,6 +105,12 @@ def _fit(new: Tensor, value: Tensor, site: Site) -> Tensor:
     return shaped.to(value.dtype)
 
 
-def _named(edit: Edit, name: str) -> Edit:
+def reads_channels(edit: Edit) -> bool:
+    """Whether an edit has to know which dimension holds the channels."""
+    return getattr(edit, "channels", False)
+
+
+def _named(edit: Edit, name: str, *, channels: bool = False) -> Edit:
     edit.__name__ = name
+    edit.channels = channels  # type: ignore[attr-defined]
     return edit
