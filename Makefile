@@ -4,7 +4,7 @@ BIN := .venv/bin
 PHOTO = $$($(BIN)/python -c 'from importlib.resources import files; print(files("sklearn.datasets.images") / "flower.jpg")')
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types sweep bench matrix planted study clean
+.PHONY: demo test lint types sweep census signals bench matrix planted study clean
 
 demo: .venv/demo
 	@mkdir -p demo
@@ -23,6 +23,14 @@ types: .venv/dev .typing/limelight
 
 sweep: .venv/dev
 	$(BIN)/python -m pytest -m sweep -q -s
+
+# Every architecture of torchvision, timm and transformers: some 40 minutes on two cores.
+census: .venv/dev
+	PYTHONPATH=tests/support $(BIN)/python -m census docs/census.md
+
+# Every method over series, tables, volumes, words ... against plain autograd.
+signals: .venv/dev
+	$(BIN)/python -m pytest tests/methods/test_signals.py -q
 
 bench: .venv/bench
 	$(BIN)/python benchmarks/one_pass.py

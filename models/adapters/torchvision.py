@@ -52,8 +52,15 @@ def torchvision(model: nn.Module) -> Adapter | None:
         prefix=prefix,
         final=first_norm(model, hidden) if prefix else (),
         labels=labels(model),
+        axes=_axes(model, hidden),
         notes=notes,
     )
+
+
+def _axes(model: nn.Module, hidden: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """A detector writes its pictures one by one into a batch, which no op tells."""
+    batched = type(getattr(model, "transform", None)).__name__ == "GeneralizedRCNNTransform"
+    return tuple((path, "b c y x") for path in hidden) if batched else ()
 
 
 def _hidden(model: nn.Module, names: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 PLACES = ("n", "t", "f", "z", "y", "x")
 USUAL_PLACES = {1: ("t",), 2: ("y", "x"), 3: ("t", "y", "x")}
 
@@ -45,6 +48,16 @@ class Chain(Axis):
     def __init__(self, name: str, segments: tuple[Segment, ...]) -> None:
         super().__init__(name)
         self.segments = segments
+
+
+class Choice(Axis):
+    """Places or channels picked from a dimension, by a list of which."""
+
+    __slots__ = ("chosen", "source")
+
+    def __init__(self, name: str, source: Dimension, chosen: Tensor) -> None:
+        super().__init__(name)
+        self.source, self.chosen = source, chosen
 
 
 class Factor(NamedTuple):
@@ -113,6 +126,37 @@ def sliced(dim: Dimension, start: int, stop: int) -> Dimension:
     if len(held) == 1 and held[0][0] is not None:
         return held[0][0]
     return joined(held)
+
+
+def picked(dim: Dimension, chosen: Tensor) -> Dimension:
+    """Some of the places or channels of a dimension, in the order of a list.
+
+    A list that undoes an earlier one gives back what was there, as tokens return from the experts
+    they were sorted by; each k times over, where each had been taken k times.
+    """
+    factor, size = sole(dim), len(chosen)
+    chosen = chosen.detach() % max(length(dim), 1)
+    if factor is not None and isinstance(factor.axis, Choice):
+        dim, chosen = factor.axis.source, factor.axis.chosen[chosen]
+    times = size // max(length(dim), 1)
+    places = torch.arange(length(dim), device=chosen.device)
+    if times and torch.equal(chosen, places.repeat_interleave(times)):
+        return dim if times == 1 else (*dim, Factor(Axis(), times))
+    return (Factor(Choice(_name_of_some(dim), dim, chosen), size),)
+
+
+def some_of(dim: Dimension, size: int) -> Dimension:
+    """Some of the places or channels of a dimension, nobody knows which."""
+    return dimension(size, _name_of_some(dim))
+
+
+def _name_of_some(dim: Dimension) -> str:
+    """Places that were picked lie in no order."""
+    factor = sole(dim)
+    names = {root(f.axis).name for f in dim} if factor is None else {factor.axis.name}
+    if names.issubset(PLACES):
+        return "n"
+    return "" if factor is None else factor.axis.name
 
 
 def reshaped(dims: Dimensions, shape: Sequence[int]) -> Dimensions:

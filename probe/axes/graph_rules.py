@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from .axis import (
     PLACES,
     USUAL_PLACES,
@@ -22,11 +25,13 @@ from .axis import (
     dimensions,
     joined,
     length,
+    picked,
     reshaped,
     resized,
     root,
     sliced,
     sole,
+    some_of,
 )
 
 Given = Sequence[Dimensions | None]
@@ -100,8 +105,9 @@ def _aligned(candidates: list[Dimension], size: int) -> Dimension:
     return best
 
 
-def _known(dim: Dimension) -> int:
-    return sum(bool(f.axis.name or f.axis.whole) for f in dim)
+def _known(dim: Dimension) -> tuple[int, int]:
+    """How many of the factors have a name, how many are at least pieces of one axis."""
+    return sum(bool(root(f.axis).name) for f in dim), sum(bool(f.axis.whole) for f in dim)
 
 
 def places(dims: Dimensions, op: str) -> None:
@@ -156,8 +162,8 @@ def over_places(count: int) -> Rule:
         shape, x = shape_of(node, nr), given[0]
         if x is None:
             return dimensions(shape)
-        spread = _is_spread(node)
         at = len(x) - count
+        spread = count == 2 and _is_new(node, at, len(x))
         if at > 0:
             name(x[at - 1], "c", "a pool")
         places(x[at + 1 :] if spread else x[at:], "a pool")
@@ -166,10 +172,12 @@ def over_places(count: int) -> Rule:
     return rule
 
 
-def _is_spread(node: Any) -> bool:
-    """Whether a 2-d op does the work of a 1-d one, its input widened by a dimension of size 1."""
+def _is_new(node: Any, at: int, ndim: int) -> bool:
+    """Whether a dimension was just put in: a 2-d op does the work of a 1-d one on a single row."""
     parent = node.next_functions[0][0]
-    return parent is not None and parent.name() == "UnsqueezeBackward0"
+    if parent is None or parent.name() != "UnsqueezeBackward0":
+        return False
+    return bool(signed(parent._saved_dim) % ndim == at)
 
 
 def padded(node: Any, given: Given, nr: int) -> Dimensions:
@@ -234,6 +242,15 @@ def product(at: int) -> Rule:
     return rule
 
 
+def grouped(node: Any, given: Given, nr: int) -> Dimensions:
+    """`grouped_mm`: rows in groups, each group with weights of its own."""
+    shape, rows = shape_of(node, nr), given[0]
+    if rows is None or len(rows) != len(shape):
+        return dimensions(shape)
+    name_features(rows)
+    return (*rows[:-1], mixed(rows[-1], rows[:-1], shape[-1]))
+
+
 def name_features(dims: Dimensions) -> None:
     """What a linear layer reads are features, unless it is known that they are places."""
     factor = sole(dims[-1])
@@ -243,13 +260,16 @@ def name_features(dims: Dimensions) -> None:
 
 
 def attention(node: Any, given: Given, nr: int) -> Dimensions:
-    """Fused attention: queries with the values' features."""
+    """Fused attention: queries with the values' features; learned queries are new places."""
     shape = shape_of(node, nr)
-    query, value = given[0], given[2]
-    if query is None or len(query) != len(shape):
+    known = [dims for dims in given[:3] if dims is not None and len(dims) == len(shape)]
+    if not known or (given[0] is not None and len(given[0]) != len(shape)):
         return dimensions(shape)
+    query, value = given[0], given[2]
+    batch = [_aligned([dims[i] for dims in known], shape[i]) for i in range(len(shape) - 2)]
+    rows = query[-2] if query is not None else dimension(shape[-2])
     last = value[-1] if value is not None else dimension(shape[-1])
-    return (*query[:-1], last)
+    return (*batch, rows, last)
 
 
 def recurrent(node: Any, given: Given, nr: int) -> Dimensions:
@@ -357,24 +377,28 @@ def narrow(node: Any, given: Given, nr: int) -> Dimensions:
 
 
 def index(node: Any, given: Given, nr: int) -> Dimensions:
-    """One dimension indexed by one list; all else mixes."""
+    """Dimensions indexed by lists, which take their place; in front if they lie apart."""
     shape, x = shape_of(node), given[0]
-    tensors = node._saved_indices
-    at = [i for i, t in enumerate(tensors) if t is not None]
-    if x is None or len(at) != 1:
+    lists = {i: _places_of(t) for i, t in enumerate(node._saved_indices) if t is not None}
+    if x is None or not all(t is not None and t.ndim == 1 for t in lists.values()):
         return dimensions(shape)
-    chosen, (i,) = tensors[at[0]], at
-    if chosen.dtype.is_floating_point or chosen.ndim != 1:
-        return dimensions(shape)
-    return (*x[:i], picked(x[i], shape[i]), *x[i + 1 :])
+    front = min(lists) if max(lists) - min(lists) < len(lists) else 0
+    rest = [dim for i, dim in enumerate(x) if i not in lists]
+    return (*rest[:front], _picked_by(lists, x, shape[front]), *rest[front:])
 
 
-def picked(dim: Dimension, size: int) -> Dimension:
-    """Some of the places or channels of a dimension, in some order."""
-    factor = sole(dim)
-    if factor is not None:
-        return dimension(size, "n" if factor.axis.name in PLACES else factor.axis.name)
-    return dimension(size, "n" if all(root(f.axis).name in PLACES for f in dim) else "")
+def _places_of(chosen: Tensor) -> Tensor | None:
+    """An index as a list of places; None for masks of several dimensions."""
+    if chosen.dtype in (torch.bool, torch.uint8):
+        return chosen.nonzero().flatten() if chosen.ndim == 1 else None
+    return chosen
+
+
+def _picked_by(lists: dict[int, Tensor], x: Dimensions, size: int) -> Dimension:
+    """What lists that run side by side pick: the dimension whose every place is taken in turn."""
+    found = [picked(x[i], chosen.expand(size)) for i, chosen in lists.items()]
+    whole = [dim for i, dim in zip(lists, found, strict=True) if dim is x[i]]
+    return found[0] if len(found) == 1 else whole[0] if whole else dimension(size)
 
 
 def index_select(node: Any, given: Given, nr: int) -> Dimensions:
@@ -382,7 +406,16 @@ def index_select(node: Any, given: Given, nr: int) -> Dimensions:
     if x is None:
         return dimensions(shape)
     at = signed(node._saved_dim) % len(x)
-    return (*x[:at], picked(x[at], shape[at]), *x[at + 1 :])
+    return (*x[:at], picked(x[at], node._saved_index), *x[at + 1 :])
+
+
+def chosen_apart(node: Any, given: Given, nr: int) -> Dimensions:
+    """Some of the places or channels of a dimension, other ones for each of the rest."""
+    shape, x = shape_of(node, nr), given[0]
+    if x is None:
+        return dimensions(shape)
+    at = signed(node._saved_dim) % len(x)
+    return (*x[:at], some_of(x[at], shape[at]), *x[at + 1 :])
 
 
 def reduce(node: Any, given: Given, nr: int) -> Dimensions:
@@ -540,7 +573,8 @@ def _rules() -> dict[str, Rule]:
         (slice_of, "Slice"),
         (narrow, "Split UnsafeSplit SplitWithSizes UnsafeSplitWithSizes"),
         (index, "Index UnsafeIndex"),
-        (index_select, "IndexSelect Gather Topk Sort"),
+        (index_select, "IndexSelect"),
+        (chosen_apart, "Gather Topk Sort"),
         (reduce, "Mean Sum Nansum Amax Amin Max Min Aminmax Median Mode Kthvalue Prod Std Var "
                  "StdMean VarMean Norm LinalgVectorNorm Logsumexp"),
         (concatenate, "Cat"),
@@ -556,6 +590,7 @@ def _rules() -> dict[str, Rule]:
         (channels_last, "NativeLayerNorm FusedRmsNorm"),
         (product(0), "Mm Bmm Mv Dot"),
         (product(1), "Addmm Baddbmm Addmv"),
+        (grouped, "GroupedMm"),
         (attention, "ScaledDotProductFlashAttentionForCpu ScaledDotProductFlashAttention "
                     "ScaledDotProductEfficientAttention ScaledDotProductCudnnAttention "
                     "ScaledDotProductFusedAttentionOverrideable _Fused"),

@@ -88,6 +88,12 @@ W = torch.randn(8, 5)
         (lambda x: x[:, :, [2, 1]], "b c n x"),
         (lambda x: x[:, [2, 1]], "b c y x"),
         (lambda x: x.index_select(1, torch.tensor([0])), "b c y x"),
+        (lambda x: x[:, :, [2, 1, 0, 3, 5, 4]][:, :, [2, 1, 0, 3, 5, 4]], "b c y x"),
+        (lambda x: x[torch.arange(2), :, [3, 5]], "b c x"),
+        (lambda x: x[:, torch.arange(4), [5, 0, 1, 1]], "b c x"),
+        (lambda x: x[:, torch.tensor([True, False, True, False])], "b c y x"),
+        (lambda x: x[:, [0, 1], [2, 3]], "b ? x"),
+        (lambda x: x.flatten(2)[:, :, [5, 3]], "b c n"),
         (lambda x: x.unsqueeze(1).squeeze(1), "b c y x"),
         (lambda x: x.mean(2), "b c x"),
         (lambda x: x.mean((2, 3)), "b c"),
@@ -121,6 +127,11 @@ W = torch.randn(8, 5)
         (lambda x: torch.fft.rfft2(x).abs(), "b c y x"),
         (lambda x: x.to(torch.float64).contiguous().clone(), "b c y x"),
         (lambda x: F.scaled_dot_product_attention(x, x, x), "b c y x"),
+        (lambda x: F.scaled_dot_product_attention(torch.randn(2, 4, 3, 8), x, x), "b c ? x"),
+        (
+            lambda x: F.scaled_dot_product_attention(x, torch.randn(2, 4, 3, 8), x[:, :, :3]),
+            "b c y x",
+        ),
         (lambda x: F.glu(x, 1), "b c y x"),
         (lambda x: x.gather(3, torch.zeros(2, 4, 6, 2, dtype=torch.long)), "b c y n"),
         (lambda x: x.view(4, 48, 2), "b*c c*y*x x"),
@@ -129,6 +140,31 @@ W = torch.randn(8, 5)
 )
 def test_ops_carry_names(axes_of, function, axes) -> None:
     assert axes_of(function, X, axes=B)["output"] == axes
+
+
+def test_tokens_come_back_from_the_experts_they_were_sorted_by(axes_of) -> None:
+    """Two experts a token: sorted by expert, each expert's rows in one product, put back."""
+    experts = torch.tensor([[2, 0], [1, 2], [0, 1], [2, 1], [0, 2], [1, 0]]).flatten()
+    order = experts.argsort(stable=True)
+    ends = experts.bincount().cumsum(0).to(torch.int32)
+    weights = torch.randn(3, 8, 16)
+
+    def net(x: Tensor) -> Tensor:
+        rows = x.reshape(6, 8)[order // 2]
+        made = F.grouped_mm(rows, weights, offs=ends)
+        return made[order.argsort()].view(6, 2, 16).sum(1).view(2, 3, 16)
+
+    assert axes_of(net, torch.randn(2, 3, 8), axes={"input": "b n c"})["output"] == "b n c"
+
+
+def test_what_is_added_to_known_axes_has_them(axes_of) -> None:
+    """A residual connection tells what a branch lost."""
+
+    def net(x: Tensor) -> Tensor:
+        lost = x.reshape(6, 64).reshape(2, 3, 64)[:, :, :8]
+        return lost + x[:, :3, 0]
+
+    assert axes_of(net, X, axes={"input": "b n y c"})["output"] == "b n c"
 
 
 def test_writes_into_a_tensor_leave_its_axes(axes_of) -> None:
@@ -142,6 +178,15 @@ def test_writes_into_a_tensor_leave_its_axes(axes_of) -> None:
 
 def test_an_op_that_no_rule_knows_says_nothing(axes_of) -> None:
     assert axes_of(lambda x: x.diagonal(0, 2, 3), X, axes=B)["output"] == "? ? ?"
+
+
+def test_pictures_taken_one_by_one_are_pictures(axes_of) -> None:
+    """Detectors enlarge picture after picture, each as a batch of one."""
+
+    def net(x: Tensor) -> Tensor:
+        return torch.cat([F.interpolate(one[None], size=(9, 9), mode="bilinear") for one in x])
+
+    assert axes_of(net, X)["input"] == "b c y x"
 
 
 def test_samples_folded_into_groups_come_back(axes_of) -> None:

@@ -15,6 +15,7 @@ import limelight as ll
 from limelight.probe.relevance.linear_rules import Epsilon
 from limelight.probe.relevance.presets import Preset
 from limelight.probe.relevance.propagate import NoRule
+from limelight.probe.targets import targets
 from limelight.probe.trace.pytree import first_tensor
 
 CASES = cases()
@@ -75,11 +76,12 @@ def test_relevance_closes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         p.watch("input")
         p(**x) if isinstance(x, Mapping) else p(x)
         found: list[Tensor] = []
+        target = targets(score)[0]
         if name in REFUSED:
             with pytest.raises(NoRule, match=REFUSED[name]):
-                p.differentiate(score, p.values(), lambda v, r: found.append(r), regime=EXACT)
+                p.differentiate(target, p.values(), lambda v, r: found.append(r), regime=EXACT)
             return
-        total = p.differentiate(score, p.values(), lambda v, r: found.append(r), regime=EXACT)
+        total = p.differentiate(target, p.values(), lambda v, r: found.append(r), regime=EXACT)
     assert all(r.isfinite().all() for r in found)
     share = float(sum(r.sum() for r in found) / total.sum())
     if name not in OPEN:
