@@ -379,8 +379,9 @@ def narrow(node: Any, given: Given, nr: int) -> Dimensions:
 def index(node: Any, given: Given, nr: int) -> Dimensions:
     """Dimensions indexed by lists, which take their place; in front if they lie apart."""
     shape, x = shape_of(node), given[0]
-    lists = {i: _places_of(t) for i, t in enumerate(node._saved_indices) if t is not None}
-    if x is None or not all(t is not None and t.ndim == 1 for t in lists.values()):
+    asked = {i: t for i, t in enumerate(node._saved_indices) if t is not None}
+    lists = {i: places for i, t in asked.items() if (places := _places_of(t)) is not None}
+    if x is None or not asked or len(lists) < len(asked):
         return dimensions(shape)
     front = min(lists) if max(lists) - min(lists) < len(lists) else 0
     rest = [dim for i, dim in enumerate(x) if i not in lists]
@@ -388,10 +389,10 @@ def index(node: Any, given: Given, nr: int) -> Dimensions:
 
 
 def _places_of(chosen: Tensor) -> Tensor | None:
-    """An index as a list of places; None for masks of several dimensions."""
-    if chosen.dtype in (torch.bool, torch.uint8):
-        return chosen.nonzero().flatten() if chosen.ndim == 1 else None
-    return chosen
+    """An index as a list of places; None for one of several dimensions."""
+    if chosen.ndim != 1:
+        return None
+    return chosen.nonzero().flatten() if chosen.dtype in (torch.bool, torch.uint8) else chosen
 
 
 def _picked_by(lists: dict[int, Tensor], x: Dimensions, size: int) -> Dimension:
