@@ -9,7 +9,9 @@ from typing import Any
 from torch.autograd.graph import Node
 
 from .axis import Axis, Dimensions, dimensions
-from .graph_rules import RULES, ContradictionError, name_all, unknown
+from .graph_rules import RULES
+from .naming import ContradictionError, name_all
+from .shape_rules import unknown
 
 Edge = tuple[Node, int]
 _STEM = re.compile(r"Backwards?\d*$")

@@ -12,9 +12,9 @@ from torch.autograd.graph import Node
 from ..errors import SiteError
 from ..sites import Pattern, Site
 from .axis import Axis, Dimensions, dimensions, names_of, root
-from .graph_rules import ContradictionError
 from .layout import Layout, find_grid, layout
 from .module_rules import axes_of_module
+from .naming import ContradictionError
 from .reading import AxesReading, Edge, named
 
 Place = tuple[str, str, int, tuple[int, ...]]

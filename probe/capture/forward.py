@@ -234,7 +234,14 @@ class ForwardCapture:
         trace = recording.trace
         reached = (*trace, *(site for site, _ in trace.edits))
         places = {(site.path, site.port) for site in reached}
-        for pattern in self.requests.patterns():
-            named = pattern.call is None and (pattern.path, pattern.port) in places
-            if not named and not any(pattern.matches(s) for s in reached):
+        patterns = self.requests.patterns()
+        missed = [
+            p
+            for p in patterns
+            if not (p.call is None and (p.path, p.port) in places)
+            and not any(p.matches(s) for s in reached)
+        ]
+        met = {p.word for p in patterns if p.word and p not in missed}
+        for pattern in missed:
+            if pattern.word not in met:  # of what a word means, a part need not run
                 raise no_match(pattern, [*trace, *recording.seen])

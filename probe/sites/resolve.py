@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 from torch import nn
@@ -78,7 +79,8 @@ def resolve(
         words = _word(str(address), adapter)
         if not words:
             raise _unknown(str(address), modules)
-        return [p for word in words for p in resolve(word, modules, canonical, adapter)]
+        found = [p for word in words for p in resolve(word, modules, canonical, adapter)]
+        return [replace(p, word=str(address)) for p in found]
     return _meant(pattern, address, modules, canonical)
 
 

@@ -60,6 +60,7 @@ class Pattern:
     call: int | None = None
     index: int | None = None
     axes: str = field(default="", compare=False)
+    word: str = field(default="", compare=False)  # that it is one of several meanings of
 
     @property
     def concrete(self) -> bool:

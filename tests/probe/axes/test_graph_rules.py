@@ -176,6 +176,42 @@ def test_writes_into_a_tensor_leave_its_axes(axes_of) -> None:
     assert axes_of(net, X, axes=B)["output"] == "b c y x"
 
 
+@pytest.mark.parametrize(
+    ("view", "axes"),
+    [
+        (lambda y: y[:, :2], "b c y x"),
+        (lambda y: y[:, 1:, :, 3:], "b c y x"),
+        (lambda y: y.transpose(1, 3), "b x y c"),
+        (lambda y: y[:, :, 2], "b c x"),
+        (lambda y: y.permute(0, 2, 3, 1)[:, :3], "b y x c"),
+    ],
+)
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_views_of_what_was_written_in_place(axes_of, view, axes, memory) -> None:
+    def net(x: Tensor) -> Tensor:
+        part = view((x * 2).contiguous(memory_format=memory))
+        part.relu_()
+        return part
+
+    assert axes_of(net, X, axes=B)["output"] == axes
+
+
+def test_places_folded_into_channels_before_the_first_convolution(axes_of) -> None:
+    """Space to depth: what a convolution says of pieces holds for what they were cut from."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.see = nn.Conv2d(16, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = x.view(2, 4, 3, 2, 4, 2).permute(0, 3, 5, 1, 2, 4)
+            return self.see(parts.reshape(2, 16, 3, 4))
+
+    axes = axes_of(Net(), X)
+    assert (axes["input"], axes["output"]) == ("b c y x", "b c y x")
+
+
 def test_an_op_that_no_rule_knows_says_nothing(axes_of) -> None:
     assert axes_of(lambda x: x.diagonal(0, 2, 3), X, axes=B)["output"] == "? ? ?"
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from foreign import import_foreign, import_torchvision
 from torch import Tensor, nn
 
 import limelight as ll
 from limelight.probe.errors import LimelightError, SiteError
+from limelight.probe.sites import adapt
 
 
 class Recurrent(nn.Module):
@@ -140,3 +142,13 @@ def test_features_have_no_places_for_a_method_that_averages_over_them() -> None:
     maps = ll.maps(net, x, "hirescam,relu=false", sites="1", target=0)
     want = net[:2](x) * net[2].weight[0]
     torch.testing.assert_close(maps.stack(), want.detach())
+
+
+def test_detectors_write_pictures_into_a_batch_and_their_family_says_so() -> None:
+    import_torchvision()
+    detection = import_foreign("torchvision.models.detection")
+    make = detection.fasterrcnn_mobilenet_v3_large_320_fpn
+    net = make(weights=None, weights_backbone=None, num_classes=3).eval()
+    declared = dict(adapt(net).axes)
+    assert declared
+    assert set(declared.values()) == {"b c y x"}

@@ -81,3 +81,26 @@ def test_a_trace_keeps_what_a_wildcard_leaves_out():
     assert len(part) == 1
     assert part.edits is trace.edits
     assert [(str(s), n) for s, n in part.edits] == [("1", "zero")]
+
+
+def test_a_part_of_what_a_word_means_need_not_run() -> None:
+    """Layers of a branch that a forward does not take; a site by name must be there."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.taken, self.spare = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.taken(x).mean((2, 3))
+
+    net, x = Branches(), torch.randn(1, 3, 4, 4)
+    hidden = ll.Adapter("branches", hidden=("taken", "spare"), heads=(), final=(), labels=())
+    with ll.Probe(net, adapter=hidden) as probe:
+        probe.watch("hidden")(x)
+        assert [str(site) for site in probe.trace] == ["taken"]
+    with pytest.raises(SiteError, match="site 'spare' matched nothing"):
+        ll.trace(net, x, ["taken", "spare"])
+    nothing = ll.Adapter("branches", hidden=("spare",), heads=(), final=(), labels=())
+    with pytest.raises(SiteError, match="matched nothing"), ll.Probe(net, adapter=nothing) as probe:
+        probe.watch("hidden")(x)
