@@ -1,6 +1,6 @@
 // A series: a line for each channel, and behind it a band in the colours of the map.
 
-const GUTTER = 62;
+const GUTTER = 70;
 const HEAD = 18;
 const FOOT = 34;
 const NO_CODE = 65535;
@@ -147,7 +147,8 @@ function drawChannel(map, c, look, series, place) {
   inset.append(draw("path", { d: path, class: "halo-line" }), draw("path", { d: path, class: "signal" }));
   group.append(inset);
   const lines = range[0] === range[1] ? [[range[0], place.height / 2 + 4]] : [[range[1], 11], [range[0], place.height - 2]];
-  for (const [v, y] of lines) group.append(draw("text", { x: place.left - 8, y, class: "value" }, short(v, 3)));
+  const tidy = (v) => (Math.abs(v) < 1e-6 * (range[1] - range[0]) ? 0 : v);
+  for (const [v, y] of lines) group.append(draw("text", { x: place.left - 8, y, class: "value" }, short(tidy(v), 3)));
   return group;
 }
 
