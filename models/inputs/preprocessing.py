@@ -41,7 +41,7 @@ class Preprocessing:
 
 
 def transform_name(transform: Transform) -> str:
-    """A transform in words that stay the same from session to session, on one line."""
+    """A transform in words that stay the same from run to run, on one line."""
     name = getattr(transform, "__qualname__", "") or repr(transform)
     return " ".join(_ADDRESS.sub("", name).split())
 
