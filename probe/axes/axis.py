@@ -177,7 +177,7 @@ def _taken_apart(dim: Dimension, sizes: Sequence[int]) -> list[Dimension] | None
         while end < len(dim) and (product < size or end == at):
             product *= dim[end][1]
             end += 1
-        if product != size:
+        if product != size or end == at:
             return None
         parts.append(dim[at:end])
         at = end

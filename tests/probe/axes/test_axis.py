@@ -101,6 +101,15 @@ def test_a_batch_of_one_is_not_lost_in_a_view() -> None:
     assert names_of(reshaped(dimensions((1, 1, 8), ("b", "n", "c")), (1, 8))) == "b c"
 
 
+def test_a_new_dimension_of_one_step_has_no_name_and_harms_none() -> None:
+    """Channel attention: `b c` seen as `b 1 c` and back."""
+    pooled = dimensions((2, 6), ("b", "c"))
+    row = reshaped(pooled, (2, 1, 6))
+    assert names_of(row) == "b ? c"
+    assert names_of(reshaped(row, (2, 6, 1))) == "b c ?"
+    assert names_of(reshaped(row, (2, 6))) == "b c"
+
+
 def test_parts_one_after_another_are_found_again() -> None:
     grid = dimensions((3, 4), ("y", "x"))
     tokens = (*grid[0], *grid[1])
