@@ -68,6 +68,7 @@ class Probe:
     adapter   how to read the model; by default what the registered readers say of it
     explained  the name of the input that `input` means, `"image"` or `"1"`; by default the first
               that is no mask
+    members   of inputs known to have a row a sample, by name, the dimension that counts them
     axes      what dimensions mean where no op tells, by address: `{"input": "b c y x"}`
 
     Values outlive the `with`; graphs do not. What a model caches by itself is not undone.
@@ -91,11 +92,13 @@ class Probe:
         adapter: Adapter | None = None,
         axes: Mapping[str, str] | None = None,
         explained: str = "",
+        members: Mapping[str, int] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ProbeError(f"a probe needs a torch.nn.Module, not {type(model).__name__}")
         self.model, self.evaluate = hookable(model), evaluate
-        self.options = ForwardOptions(grad, relevance or ledger, ledger, whole, explained)
+        rows = tuple((members or {}).items())
+        self.options = ForwardOptions(grad, relevance or ledger, ledger, whole, explained, rows)
         self._adapter, self._axes = adapter, axes
         self.requests = Requests()
         self._capture: ForwardCapture | None = None
@@ -269,7 +272,11 @@ class Probe:
         """One run with a graph, which tells where the channels lie that are asked for by number."""
         wanted = {replace(p, index=None) for p in self.requests.by_channel()}
         learner = Probe(
-            self.model, adapter=self.adapter, axes=self._axes, explained=self.options.explained
+            self.model,
+            adapter=self.adapter,
+            axes=self._axes,
+            explained=self.options.explained,
+            members=dict(self.options.members),
         )
         with learner:
             learner.watch(*wanted).run(function, *args, **kwargs)

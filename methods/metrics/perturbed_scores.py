@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...probe.attribution import Axes, Inputs
-from ...probe.capture import argument_names, guarded
+from ...probe.capture import guarded
 from ...probe.engine import Batch, Runner, settled, told_apart
 from ...probe.errors import OptionError
 from ...probe.sites import adapt
@@ -60,7 +60,7 @@ class Scorer:
         axes  what dimensions mean where no op of the model tells, as in `limelight.maps`
         Raises OptionError for several samples, SiteError where the input's axes are not known.
         """
-        whole = told_apart(model, Batch.of(x, axes, argument_names(model)))
+        whole = told_apart(model, Batch.of(x, axes, model))
         if len(whole) != 1:
             raise OptionError(f"a scorer asks about one sample, but was given {len(whole)}")
         adapter = adapt(model)

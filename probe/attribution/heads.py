@@ -160,13 +160,22 @@ def measured(
         about_bound = replace(about, options=tuple((k, str(v)) for k, v in bound.options))
         for heads in every_heads:
             values = bound(heads).detach().double().cpu()
+            about_heads = replace(about_bound, notes=about_bound.notes + _assumed(heads))
             for i, sample in enumerate(samples):
                 values_by_sample.append(
                     SaliencyMap(
-                        values[i], "h", sample, "any", bound.name, heads.site, (), about_bound
+                        values[i], "h", sample, "any", bound.name, heads.site, (), about_heads
                     )
                 )
     return values_by_sample
+
+
+def _assumed(heads: Heads) -> tuple[str, ...]:
+    """What a reader must know of where the tokens were taken to lie."""
+    if not heads.grid:
+        return ()
+    rows, columns = heads.grid
+    return (f"tokens on the picture by its proportions: {rows} x {columns} after {heads.prefix}",)
 
 
 def asked_sites(bound_sites: Any, sites: Any) -> list[Address]:

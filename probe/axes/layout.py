@@ -122,8 +122,9 @@ def layout(dims: Dimensions) -> Layout | None:
         else:
             roles["c"].append(i)
     nameless = [origin for origin in places if not origin.name]
-    if not roles["b"] or len(nameless) > 1:
-        return None
+    channels = any(root(axis).name == "c" for axis, _ in factors)
+    if not roles["b"] or len(nameless) > 1 or (nameless and not channels):
+        return None  # one axis that is left holds the places only where channels are known
     places = dict(sorted(places.items(), key=lambda item: _RANK.get(item[0].name, 0)))
     groups = [roles["b"], roles["c"], *places.values()]
     for group in groups:

@@ -44,6 +44,10 @@ def signed(number: int) -> int:
 def name(dim: Dimension, what: str, op: str) -> None:
     """Name an axis that has no name yet."""
     factor = sole(dim)
+    if factor is not None and factor.axis.segments and what == "c":
+        for part, _ in factor.axis.segments:  # features side by side
+            if part is not None and (inner := sole(part)) is not None and not inner.axis.name:
+                inner.axis.name = what
     if factor is None:  # places that were folded into channels leave one axis that has no name
         nameless = {axis for f in dim if not (axis := root(f.axis)).name}
         for axis in nameless if len(nameless) == 1 else ():

@@ -26,7 +26,6 @@ class AxesReading:
 
     def __init__(self) -> None:
         self._known: dict[Edge, Dimensions] = {}
-        self._starts: list[Dimensions] = []
         self._told: list[tuple[Edge, tuple[str, ...], str]] = []
         self._followed = False  # to the end
         self.contradictions: dict[Axis, ContradictionError] = {}
@@ -34,7 +33,6 @@ class AxesReading:
     def start(self, edge: Edge, shape: Sequence[int], names: Iterable[str] = ("b",)) -> None:
         """A value that enters the graph here."""
         self._known[edge] = dimensions(shape, names)
-        self._starts.append(self._known[edge])
 
     def tell(self, edge: Edge, names: Iterable[str], op: str) -> None:
         """What an op says by its arguments and not by its node: `batch_first`."""

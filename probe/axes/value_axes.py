@@ -135,31 +135,41 @@ class ValueAxes:
         self.main: Edge | None = None
         self.main_shape: tuple[int, ...] = ()
         self.sizes: dict[str, int] = {}
-        self._starts: list[tuple[Edge, Sequence[int], Site | None, bool]] = []
+        self._starts: list[tuple[Edge, Sequence[int], Site | None, tuple[str, ...]]] = []
 
     @property
     def declared(self) -> Declared:
         return self._declared()
 
-    def start(self, x: Tensor, site: Site | None = None, *, ids: bool = False) -> None:
-        """A value that enters the graph: at the input's site, as an embedding of ids, or beside."""
+    def start(
+        self,
+        x: Tensor,
+        site: Site | None = None,
+        *,
+        ids: bool = False,
+        batch: int | None = None,
+    ) -> None:
+        """A value that enters the graph: at the input's site, as an embedding of ids, or beside.
+
+        batch  the dimension that counts samples, where it is known
+        """
         if x.grad_fn is None:
             return
         edge = x.grad_fn, x.output_nr
         if site == INPUT and self.main is None:
             self.main, self.main_shape = edge, tuple(x.shape)
-        self._starts.append((edge, x.shape, site, ids))
+        if batch is None and site == INPUT:
+            batch = 0
+        usual = () if batch is None else (*[""] * batch, "b")
+        names = ("b", *_EMBEDDED.get(x.ndim, ())) if ids else usual
+        self._starts.append((edge, x.shape, site, names))
 
     def _begin(self) -> None:
         """Name what entered the graph, by what was said of it; a batch comes first."""
         starts, self._starts = self._starts, []
-        for edge, shape, site, ids in starts:
+        for edge, shape, site, names in starts:
             said = None if site is None else self.declared.of(site, shape)
-            if said is None and ids:
-                said = ("b", *_EMBEDDED.get(len(shape), ()))
-            elif said is None and site == INPUT:
-                said = ("b",)
-            self.reading.start(edge, shape, said or ())
+            self.reading.start(edge, shape, said or names)
 
     def input_layout(self) -> Layout:
         """How methods read the input. Raises SiteError where its axes are not known."""

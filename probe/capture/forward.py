@@ -14,7 +14,7 @@ from ..errors import ProbeError
 from ..sites import Site, no_match
 from .attention import fused_attention, matmul, multi_head, softmax
 from .embedding import BYTE_HANDLERS, embedding
-from .inputs import explained_input, input_tensors, is_bytes, is_tokens, lift
+from .inputs import explained_input, input_tensors, is_tokens, is_whole, lift
 from .kernels import mixer
 from .model_modules import ModelModules
 from .model_state import Undo, eager
@@ -50,6 +50,7 @@ class ForwardOptions:
 
     whole      run to the end also without a graph, where a forward stops once every site is found
     explained  the name of the input that is explained; "" for the first that is no mask
+    members    the dimension that counts samples, by name, of inputs known to have a row a sample
     """
 
     grad: bool = True
@@ -57,6 +58,7 @@ class ForwardOptions:
     ledger: bool = False
     whole: bool = False
     explained: str = ""
+    members: tuple[tuple[str, int], ...] = ()
 
 
 class ForwardCapture:
@@ -89,8 +91,10 @@ class ForwardCapture:
         )
         recording.axes.order = recording.tape.order
         recording.trace.aliases = self.modules.aliases
-        recording.explained, recording.tokens = explained, is_tokens(main)
-        recording.bytes = is_bytes(main)
+        ids = is_tokens(main) and (main is None or self.modules.takes_ids)
+        recording.explained, recording.tokens = explained, ids
+        recording.bytes = is_whole(main) and not ids
+        recording.members = dict(options.members)
         if not (options.grad or recording.tokens or main is None):
             recording.axes.main_shape = tuple(main.shape)
         self._register(recording)

@@ -50,13 +50,13 @@ def _argument(name: str, names: Sequence[str]) -> str:
 
 
 def is_tokens(t: Tensor | None) -> bool:
-    """Whether embeddings of an input are explained in its place: ids are, bytes are values."""
+    """Whether an input may hold ids, whose embeddings are explained; bytes are always values."""
     return t is None or t.dtype in (torch.int64, torch.int32, torch.bool)
 
 
-def is_bytes(t: Tensor | None) -> bool:
-    """Whether an input holds values as small whole numbers, which the model makes floats of."""
-    return not (is_tokens(t) or t.is_floating_point() or t.is_complex())  # type: ignore[union-attr]
+def is_whole(t: Tensor | None) -> bool:
+    """Whether an input holds whole numbers: ids, or values that the model makes floats of."""
+    return t is not None and not (t.is_floating_point() or t.is_complex())
 
 
 def lift(recording: Recording, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -68,13 +68,14 @@ def lift(recording: Recording, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
     def change(place: str, x: Tensor) -> Tensor:
         x = x.clone() if x.is_inference() else x
-        if not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
+        if is_whole(x):
             recording.whole_numbers[x.data_ptr()] = input_name(place)
         if not recording.grad or not (x.is_floating_point() or x.is_complex()):
             return x
         copy = x.detach().requires_grad_().clone()
         recording.tape.claim([copy], set(), "the input")
-        recording.axes.start(copy, recording.input_site(input_name(place)))
+        name = input_name(place)
+        recording.axes.start(copy, recording.input_site(name), batch=recording.members.get(name))
         return copy
 
     lifted: tuple[Any, Any] = exchange((args, kwargs), change)

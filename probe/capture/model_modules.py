@@ -34,6 +34,11 @@ def argument_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind in kinds)
 
 
+def takes_ids(model: nn.Module) -> bool:
+    """Whether whole numbers are ids to a model: it has embeddings. To others they are values."""
+    return any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in model.modules())
+
+
 class ModuleTree:
     """Modules, each once, and how they hang together: two trees are equal if nothing changed."""
 
@@ -90,6 +95,11 @@ class ModelModules:
     def argument_names(self) -> tuple[str, ...]:
         """What the model calls its positional arguments; nothing where it does not say."""
         return argument_names(self.model)
+
+    @cached_property
+    def takes_ids(self) -> bool:
+        """Whether the model embeds whole numbers."""
+        return takes_ids(self.model)
 
     @cached_property
     def declared(self) -> dict[Pattern, str]:

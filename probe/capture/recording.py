@@ -71,7 +71,8 @@ class Recording:
         self.shape = shape  # of the input that is explained
         self.explained = ""  # the name of the input that is explained
         self.tokens = False  # gradients start at embeddings, not at float inputs
-        self.bytes = False  # ... or where the model makes floats of bytes
+        self.bytes = False  # ... or where the model makes floats of whole numbers
+        self.members: dict[str, int] = {}  # inputs known to have a row a sample
         self.whole_numbers: dict[int, str] = {}  # inputs of whole numbers by their memory
         self.thread = get_ident()
         self.inside = requests.inside

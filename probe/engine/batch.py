@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..capture import explained_input, input_name, input_tensors, is_tokens
+from ..capture import (
+    argument_names,
+    explained_input,
+    input_name,
+    input_tensors,
+    is_tokens,
+    takes_ids,
+)
 from ..errors import LimelightError, MethodError
 from ..trace import exchange
 
@@ -24,6 +31,8 @@ class Batch:
     doubtful   tensors as long as the batch of which nobody said that they belong to it
     explained  the name of the tensor whose maps are made at `input`, which path and pass methods
                perturb
+    axes       of inputs where they were said, by address: `input`, `input.1`
+    ids        whether the explained tensor holds ids, whose embedding is explained
 
     Names are those of keyword arguments, or positions: `mask`, `1`, `features.2`.
     """
@@ -34,20 +43,29 @@ class Batch:
     rows: Mapping[str, int]
     doubtful: tuple[str, ...] = ()
     explained: str = ""
+    axes: Mapping[str, str] = field(default_factory=dict)
+    ids: bool = False
 
     @staticmethod
-    def of(x: Any, axes: Mapping[str, str] | None = None, names: Sequence[str] = ()) -> Batch:
-        """A tensor, a tuple of arguments, or a mapping of keyword arguments; a batch as it is.
+    def of(x: Any, axes: Mapping[str, str] | None = None, model: nn.Module | None = None) -> Batch:
+        """A tensor, a tuple of arguments, or a mapping of keyword arguments; or a batch.
 
         axes   of inputs, as `limelight.maps` takes them
-        names  of the model's positional arguments
+        model  that is given them: it names its arguments, and takes ids or does not
         """
         if isinstance(x, Batch):
-            return x
-        args: tuple[Any, ...] = (
-            () if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
-        )
-        return batch_of(args, dict(x) if isinstance(x, Mapping) else {}, axes or {}, names=names)
+            batch = x if not axes else _said_again(x, axes)
+        else:
+            args = () if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
+            kwargs = dict(x) if isinstance(x, Mapping) else {}
+            names = () if model is None else argument_names(model)
+            batch = batch_of(args, kwargs, axes or {}, names=names)
+        return batch if model is None else replace(batch, ids=batch.ids and takes_ids(model))
+
+    @property
+    def members(self) -> Mapping[str, int]:
+        """The dimension that counts samples, of tensors that are known to have a row a sample."""
+        return {name: dim for name, dim in self.rows.items() if name not in self.doubtful}
 
     def __len__(self) -> int:
         return len(self.index)
@@ -76,7 +94,7 @@ class Batch:
         Raises MethodError for token ids, which cannot be moved.
         """
         x = input_tensors(self.args, self.kwargs)[self.explained]
-        if is_tokens(x):
+        if self.ids:
             raise MethodError(
                 "this method perturbs the input, which must be a float tensor; for a token model "
                 "give inputs_embeds instead of ids"
@@ -152,7 +170,19 @@ def batch_of(
     members = {n: rows[n] for n, length in lengths.items() if length == count}
     doubtful = [n for n in members if n != main and n not in axes and f"input.{n}" not in axes]
     open_ones = tuple(doubtful) if shared is None else ()
-    return Batch(args, kwargs, tuple(range(count)), members, open_ones, main)
+    known = {a: names for a, names in axes.items() if a.partition(".")[0] == "input"}
+    ids = is_tokens(tensors[main])
+    return Batch(args, kwargs, tuple(range(count)), members, open_ones, main, known, ids)
+
+
+def _said_again(batch: Batch, axes: Mapping[str, str]) -> Batch:
+    """A batch of whose inputs more is said than when it was made."""
+    whole = {**batch.axes, **axes}
+    shared = [n for n in input_tensors(batch.args, batch.kwargs) if n not in batch.rows]
+    again = batch_of(batch.args, batch.kwargs, whole, shared=shared, explained=batch.explained)
+    doubtful = tuple(n for n in batch.doubtful if f"input.{n}" not in axes)
+    index = batch.index if len(again) == len(batch) else again.index
+    return replace(again, doubtful=doubtful, index=index)
 
 
 def _batch_dim(name: str, t: Tensor, main: bool, axes: Mapping[str, str]) -> int | None:
@@ -191,7 +221,9 @@ def inputs(
     """
     names = [[n] if isinstance(n, str) else list(n) for n in (shared, fixed)]
     said = {f"input.{n}": a for n, a in (axes or {}).items()}
-    return batch_of(args, kwargs, said, shared=names[0], fixed=names[1], explained=explained)
+    batch = batch_of(args, kwargs, said, shared=names[0], fixed=names[1], explained=explained)
+    main = f"input.{batch.explained}"
+    return replace(batch, axes={"input" if a == main else a: n for a, n in said.items()})
 
 
 def chunks(count: int, size: int) -> list[range]:

@@ -25,7 +25,7 @@ from ..attribution import (
     bound_methods,
     use,
 )
-from ..capture import Keep, argument_names, keeps_model
+from ..capture import Keep, keeps_model
 from ..errors import LimelightError, MethodError, OptionError
 from ..probe import Probe
 from ..relevance import Ledger, Preset
@@ -164,8 +164,8 @@ def trace(
 
     Without a target no graph is built, and the forward stops once all sites are known and found.
     """
-    batch = Batch.of(x, axes, argument_names(model))
-    with Probe(model, grad=target is not None, axes=axes, explained=batch.explained) as probe:
+    batch = Batch.of(x, axes, model)
+    with _probe(model, batch, axes, grad=target is not None) as probe:
         listed = addresses(sites) if sites is not None else []
         probe.watch(*(listed or ["hidden"]), keep=keep).edit(edits or {})
         probe(*batch.args, **batch.kwargs)
@@ -187,8 +187,8 @@ def ledger(
         raise MethodError(
             f"method {bound.name!r} reads no relevance, so there are no books; use 'lrp'"
         )
-    batch = Batch.of(x, None, argument_names(model))
-    with Probe(model, ledger=True, explained=batch.explained) as probe:
+    batch = Batch.of(x, None, model)
+    with _probe(model, batch, ledger=True) as probe:
         probe.watch("input")
         probe(*batch.args, **batch.kwargs)
         chosen = targets(top() if target is None else target)[0]
@@ -207,8 +207,8 @@ def patch(
     axes: Axes = None,
 ) -> Output:
     """The model's output with some sites edited; with a target its score per sample instead."""
-    batch = Batch.of(x, axes, argument_names(model))
-    with Probe(model, grad=False, axes=axes, explained=batch.explained) as probe:
+    batch = Batch.of(x, axes, model)
+    with _probe(model, batch, axes, grad=False) as probe:
         output = probe.edit(edits)(*batch.args, **batch.kwargs)
         if target is None:
             return output
@@ -216,6 +216,26 @@ def patch(
         given = given_to(batch)
     (chosen,) = settled(model, batch, [chosen])
     return chosen.settle(output, given)(output, given.samples)
+
+
+def _probe(
+    model: nn.Module,
+    batch: Batch,
+    axes: Axes = None,
+    *,
+    grad: bool = True,
+    ledger: bool = False,
+) -> Probe:
+    """A probe that knows what was said of a batch."""
+    said = {**batch.axes, **(axes or {})}
+    return Probe(
+        model,
+        grad=grad,
+        ledger=ledger,
+        axes=said,
+        explained=batch.explained,
+        members=batch.members,
+    )
 
 
 def about_model(model: nn.Module, seed: int = 0) -> About:
@@ -247,7 +267,7 @@ def _prepare(
     axes: Axes = None,
     labels: Sequence[str] | None = None,
 ) -> tuple[Batch, list[BoundMethod], list[Target], Adapter]:
-    whole = Batch.of(x, axes, argument_names(model))
+    whole = Batch.of(x, axes, model)
     bounds = bound_methods(methods)
     circuits = [b.name for b in bounds if b.method.kind == "circuit"]
     if circuits:
@@ -256,7 +276,8 @@ def _prepare(
             "call limelight.circuit"
         )
     adapter = adapt(model)
-    adapter = replace(adapter, axes=(*(axes or {}).items(), *adapter.axes))
+    said = {**whole.axes, **(axes or {})}
+    adapter = replace(adapter, axes=(*said.items(), *adapter.axes))
     adapter = adapter if labels is None else replace(adapter, labels=tuple(labels))
     names = by_name(adapter.labels)
     wanted = [t.resolve(names) for t in targets(top() if target is None else target)]

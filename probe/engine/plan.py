@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..attribution import BoundMethod, Sites
-from ..capture import guarded, input_tensors, is_tokens
+from ..capture import guarded
 from .batch import Batch, chunks
 
 MANY = 16  # samples; more are not taken at once without measuring one
@@ -121,7 +121,7 @@ def measure(model: nn.Module, batch: Batch) -> int:
         saved_tensors_hooks(pack, lambda t: t),
     ):
         lifted = one.copied()
-        if not is_tokens(input_tensors(one.args, one.kwargs)[one.explained]):
+        if not one.ids:
             lifted = lifted.with_x(one.x.detach().clone().requires_grad_())
         model(*lifted.args, **lifted.kwargs)
     return sum(seen.values()) + 2 * largest

@@ -160,6 +160,7 @@ class Runner:
             relevance=relevance,
             adapter=self.adapter,
             explained=self.batch.explained,
+            members=self.batch.members,
         )
 
     def passes(self, bounds: Sequence[BoundMethod], sites: Sites = None) -> Passes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..capture import input_tensors, is_tokens
+from ..capture import input_tensors
 from ..errors import ProbeError
 from ..probe import Probe
 from ..sites import Adapter
@@ -17,7 +17,7 @@ from .batch import Batch
 def given_to(batch: Batch) -> Given:
     """What a model is given with a batch."""
     x = input_tensors(batch.args, batch.kwargs)[batch.explained]
-    return Given(len(batch), x.shape[1] if is_tokens(x) and x.ndim == 2 else 0)
+    return Given(len(batch), x.shape[1] if batch.ids and x.ndim == 2 else 0)
 
 
 def settled(
@@ -30,7 +30,7 @@ def settled(
     """
     if not any(t.reading is not None and t.reading.open for t in wanted):
         return list(wanted)
-    one = batch.take([0])
+    one = batch if batch.doubtful else batch.take([0])
     try:
         with Probe(model, adapter=adapter) as probe:
             output = probe(*one.args, **one.kwargs)

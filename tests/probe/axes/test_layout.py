@@ -100,7 +100,9 @@ def test_what_lost_its_class_token_cannot_be_put_back(layout_of) -> None:
         plan.restore(plan.canonical(value), value.shape)
 
 
-@pytest.mark.parametrize("names", [("b", "", ""), ("", "c", "t"), ("b", "c", "", "")])
+@pytest.mark.parametrize(
+    "names", [("b", "", ""), ("", "c", "t"), ("b", "c", "", ""), ("b", ""), ("b", "y", "")]
+)
 def test_nothing_is_read_that_is_not_known(names) -> None:
     assert layout(dimensions((2, 3, 4, 5)[: len(names)], names)) is None
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import limelight as ll
-from limelight.probe.capture.inputs import explained_input, is_bytes, is_tokens
+from limelight.probe.capture.inputs import explained_input, is_tokens, is_whole
 
 
 class Tells(nn.Module):
@@ -94,18 +94,19 @@ class Bytes(nn.Module):
         return self.head(self.see(x).relu().mean((2, 3)))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
 @pytest.mark.parametrize("scale", ["div", "float"])
-def test_bytes_that_a_network_scales_are_values(scale) -> None:
+def test_whole_numbers_that_a_network_scales_are_values(scale, dtype) -> None:
     net = Bytes(scale).eval()
-    x = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    x = torch.randint(0, 256, (2, 3, 8, 8)).to(dtype)
     leaf = x.float().requires_grad_()
     (slope,) = torch.autograd.grad(net(leaf)[:, 1].sum(), leaf)
     slope = slope if scale == "float" else slope * 255  # the first floats are those divided
     torch.testing.assert_close(ll.maps(net, x, "gradient_sum", target=1).stack(), slope.sum(1))
     with torch.no_grad():
         gap = net(x)[:, 1] - net(0 * x)[:, 1]
-    maps = ll.maps(net, x, "input_x_gradient", target=1)
-    assert maps[0].axes == "y x"
+    assert ll.maps(net, x, "input_x_gradient", target=1)[0].axes == "y x"
+    assert ll.maps(net, x, "smoothgrad,n=2", target=1)[0].axes == "y x"
     drops = ll.maps(net, x, "occlusion,window=8,stride=8", target=1).stack()
     torch.testing.assert_close(drops[:, 0, 0], gap)
 
@@ -129,14 +130,14 @@ def test_what_is_explained_is_no_mask(tensors, names, want) -> None:
     assert explained_input(tensors, names=names) == want
 
 
-def test_ids_bytes_and_values() -> None:
+def test_ids_and_whole_numbers() -> None:
     kinds = {
-        torch.float32: (False, False), torch.complex64: (False, False), torch.int64: (True, False),
-        torch.int32: (True, False), torch.uint8: (False, True), torch.int16: (False, True),
+        torch.float32: (False, False), torch.complex64: (False, False), torch.int64: (True, True),
+        torch.int32: (True, True), torch.uint8: (False, True), torch.int16: (False, True),
     }  # fmt: skip
     for dtype, want in kinds.items():
         x = torch.zeros(1, dtype=dtype)
-        assert (is_tokens(x), is_bytes(x)) == want
+        assert (is_tokens(x), is_whole(x)) == want
 
 
 @pytest.mark.parametrize(

@@ -93,3 +93,59 @@ def test_what_was_said_must_fit() -> None:
     assert set(ll.inputs(IMAGES, table=torch.zeros(7, 2), shared="table").rows) == {"0"}
     with pytest.raises(LimelightError, match=r"axes 'b c' were said for input '0'"):
         ll.inputs(IMAGES, axes={"0": "b c"})
+
+
+class Columns(nn.Module):
+    """Numbers beside what a picture tells, for one linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8 + 5, 2)
+
+    def forward(self, image: Tensor, row: Tensor) -> Tensor:
+        return self.head(torch.cat([self.conv(image).mean((2, 3)), row], 1))
+
+
+def test_columns_that_stand_beside_others_are_features() -> None:
+    net = Columns()
+    maps = ll.maps(net, (IMAGES, ROWS), "input_x_gradient", target=1, sites="input.1")
+    assert {m.axes for m in maps} == {"c"}
+    want = (net.head.weight[1, 8:] * ROWS).detach()
+    torch.testing.assert_close(maps.stack(), want)
+
+
+def test_axes_said_with_the_inputs_reach_every_call() -> None:
+    net = nn.LSTM(8, 5)
+    x = torch.randn(7, 4, 8, generator=torch.Generator().manual_seed(4))
+
+    def score(out):
+        return out[0][-1].sum(1)
+
+    said = ll.inputs(x, axes={"0": "t b c"})
+    assert len(said) == 4
+    by_inputs = ll.maps(net, said, "gradient_sum", target=score)
+    by_call = ll.maps(net, x, "gradient_sum", target=score, axes={"input": "t b c"})
+    late = ll.maps(net, ll.inputs(x), "gradient_sum", target=score, axes={"input": "t b c"})
+    leaf = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(net(leaf)[0][-1].sum(), leaf)
+    for maps in (by_inputs, by_call, late):
+        torch.testing.assert_close(maps.stack(), slope.sum(2).mT)
+    assert ll.trace(net, said, "input", target=score)["input"].axes == "t b c"
+
+
+def test_an_input_that_has_a_row_a_sample_is_read_by_samples() -> None:
+    """Its batch is known from the inputs, where no op beside it would tell."""
+
+    class Apart(nn.Module):
+        def forward(self, image: Tensor, film: Tensor) -> Tensor:
+            seen = nn.functional.conv3d(film, torch.ones(1, 2, 2, 2, 2)).mean((1, 2, 3, 4))
+            return torch.stack([image.mean((1, 2, 3)), seen.flatten()], 1)
+
+    film = torch.randn(4, 2, 4, 5, 6, generator=torch.Generator().manual_seed(5))
+    given = ll.inputs(IMAGES, film)
+    maps = ll.maps(Apart(), given, "gradient_sum", target=1, sites="input.1")
+    assert {m.axes for m in maps} == {"t y x"}
+    leaf = film.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(Apart()(IMAGES, leaf)[:, 1].sum(), leaf)
+    torch.testing.assert_close(maps.stack(), slope.sum(1))
