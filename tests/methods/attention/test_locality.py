@@ -79,6 +79,8 @@ def test_windows_have_distances_and_languages_have_none():
     maps = ll.maps(model, torch.randn(1, 3, 64, 64), ["nonlocality", "gate"])
     near, thinned = maps.where(method="nonlocality")
     assert near.values.max() < 8
+    (note,) = (n for n in near.about.notes if "by its proportions" in n)
+    assert note == "tokens on the picture by its proportions: 16 x 16 after 0"
     assert thinned.values.isfinite().all()  # stride 2: queries in the middle of four keys
     assert maps.where(method="gate")[0].values.isnan().all()
     words = ll.load("gla_340m", hidden_size=64, num_hidden_layers=1, num_heads=2, vocab_size=50)

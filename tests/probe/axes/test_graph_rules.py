@@ -236,6 +236,14 @@ def test_samples_folded_into_groups_come_back(axes_of) -> None:
     assert axes_of(net, X)["output"] == "b c y x"
 
 
+def test_heads_folded_into_the_batch_come_back_from_a_depthwise_convolution(axes_of) -> None:
+    def net(x: Tensor) -> Tensor:
+        heads = F.conv2d(x.reshape(4, 2, 6, 8), torch.randn(2, 1, 3, 3), padding=1, groups=2)
+        return heads.reshape(2, 4, 6, 8)
+
+    assert axes_of(net, X, axes=B)["output"] == "b c y x"
+
+
 def test_channels_that_a_window_goes_over_are_no_places(axes_of) -> None:
     words = nn.Embedding(9, 6)
     window = nn.Conv2d(1, 4, (3, 6))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ import limelight as ll
 from limelight.probe.axes.axis import dimensions
 from limelight.probe.axes.layout import Grid, find_grid, layout
 from limelight.probe.errors import SiteError
+from limelight.probe.sites import adapt
 
 
 def counted(*shape: int) -> Tensor:
@@ -58,6 +61,20 @@ def test_heads_are_channels(layout_of) -> None:
     plan, value = layout_of(lambda x: x.unflatten(2, (3, 2)).transpose(1, 2), tokens, "b n c")
     assert plan.axes == "n"
     assert torch.equal(plan.canonical(value), tokens.transpose(1, 2))
+
+
+@pytest.mark.parametrize("tokens", ["first", "last"])
+def test_a_class_token_is_cut_off_though_its_rest_is_written_in_place(layout_of, tokens) -> None:
+    def net(x: Tensor) -> Tensor:
+        parts = [torch.zeros(2, 1, 3), x.flatten(2).mT]
+        row = torch.cat(parts if tokens == "first" else parts[::-1], 1)
+        part = row[:, 1:] if tokens == "first" else row[:, :-1]
+        part.mul_(2)
+        return part
+
+    plan, value = layout_of(net, X, "b c y x")
+    assert plan.axes == "y x"
+    assert torch.equal(plan.canonical(value), 2 * X)
 
 
 def test_precision_is_kept_where_methods_have_it() -> None:
@@ -150,10 +167,8 @@ def test_tokens_of_a_known_family_whose_graph_is_cut() -> None:
     (one, _) = ll.maps(net, x, "gradcam", sites="last", target=1, axes={"last": "b n c"})
     assert one.axes == "n"
 
-    @ll.adapter
-    def cut(model):
-        return ll.Adapter("cut", prefix=0) if isinstance(model, Net) else None
-
-    (one, _) = ll.maps(net, x, "gradcam", sites="last", target=1, axes={"last": "b n c"})
+    with ll.Probe(net, adapter=replace(adapt(net), prefix=0), axes={"last": "b n c"}) as probe:
+        probe.watch("last")(x)
+        (one, _) = probe.maps("gradcam", target=1)
     assert (one.axes, tuple(one.values.shape)) == ("y x", (4, 4))
     assert any("by the picture's proportions" in note for note in one.about.notes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from foreign import import_foreign, import_torchvision
@@ -95,11 +97,10 @@ def test_axes_are_said_by_call_site_probe_and_adapter() -> None:
         assert probe.input_sizes == {"b": 1, "c": 2, "f": 6}
     assert {m.axes for m in (*by_call, *by_site, *by_probe)} == {"f"}
 
-    @ll.adapter
-    def spectra(model: nn.Module) -> ll.Adapter | None:
-        return ll.Adapter("spectra", axes=(("input", "b c f"),)) if model is net else None
-
-    assert ll.maps(net, x, "gradient", target=0)[0].axes == "f"
+    spectra = replace(adapt(net), axes=(("input", "b c f"),))
+    with ll.Probe(net, adapter=spectra) as probe:
+        probe.watch("input")(x)
+        assert probe.maps("gradient", target=0, sites="input")[0].axes == "f"
 
 
 @pytest.mark.parametrize(

@@ -449,6 +449,22 @@ def test_conditional_relevance_at_the_site_itself() -> None:
         relevance(net, x, Preset("a", through=("b",)))
 
 
+def test_conditional_relevance_where_channels_come_last() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).permute(0, 2, 3, 1)
+
+    net = Net(lambda m, x: head(m.last(x).permute(0, 3, 1, 2)), last=Last())
+    only = Preset("a", Epsilon(), Epsilon(), through=("last[2]",))
+    found = relevance(net, image(1, 3, 6, 6), only, SUM, "last")["last"]
+    assert found[..., 2].abs().sum() > 0
+    assert found[..., [0, 1, 3]].abs().sum() == 0
+
+
 def test_keys_of_written_out_attention_have_their_own_layout() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:

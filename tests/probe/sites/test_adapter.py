@@ -213,6 +213,20 @@ def test_readers_are_asked_until_all_is_said() -> None:
             _readers.remove(read)
 
 
+def test_names_of_classes_stay_where_a_reader_names_layers_alone() -> None:
+    net = ll.load("resnet18")
+
+    def layers(model: nn.Module) -> Adapter | None:
+        return Adapter("mine", hidden=("layer2",)) if model is net else None
+
+    ll.adapter(layers)
+    try:
+        told = adapt(net)
+        assert (told.family, told.hidden, len(told.labels)) == ("mine", ("layer2",), 1000)
+    finally:
+        _readers.remove(layers)
+
+
 def test_zoo_sites_are_concrete_and_in_order() -> None:
     told = adapt(ll.load("resnet18"))
     assert told.hidden == tuple(f"layer{s}.{n}" for s in (1, 2, 3, 4) for n in (0, 1))
