@@ -28,7 +28,7 @@ sweep: .venv/dev
 census: .venv/dev
 	PYTHONPATH=tests/support $(BIN)/python -m census docs/census.md
 
-# Every method over series, tables, volumes, words ... against plain autograd.
+# Methods with a formula over series, tables, volumes, words ... beside plain autograd.
 signals: .venv/dev
 	$(BIN)/python -m pytest tests/methods/test_signals.py -q
 

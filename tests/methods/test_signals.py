@@ -1,12 +1,13 @@
-"""Every method over every kind of signal, against plain autograd; `make signals` runs these alone.
+"""Methods with a formula over every kind of signal; `make signals` runs these alone.
 
 The truth stands in `signal_nets`: what each dimension means is known there, and maps must lie over
-it. Methods that cover parts of the input are asked of pictures (`COVERED`).
+it; values are those of plain autograd and of loops by hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,12 +18,11 @@ from signal_nets import SAMPLES, SIGNALS, Signal
 from torch import Tensor, nn
 
 import limelight as ll
-from limelight.methods.perturbation.rise import mask
+from limelight.methods.perturbation.rise import kept, mask
 from limelight.probe.errors import MethodError, SiteError
 
 CLASS = 1
 NAMES = list(SIGNALS)
-COVERED = [name for name, signal in SIGNALS.items() if signal.picture]
 MOVABLE = [name for name in NAMES if not name.startswith("words")]
 RECTIFIED = [
     name
@@ -237,50 +237,56 @@ def test_what_passes_rectifiers(name: str) -> None:
         assert_same(method, found(signal, net, x, method, "input")[method], grad.abs().amax(1))
 
 
-@pytest.mark.parametrize("name", COVERED)
+def place_dims(axes: str) -> list[int]:
+    """The dimensions that a map lies over."""
+    names = axes.split()
+    return [names.index(n) for n in over(axes).split()]
+
+
+def spread(values: Tensor, axes: str) -> Tensor:
+    """Values over the places, shaped to multiply an input of these axes."""
+    sides = dict(zip(place_dims(axes), values.shape, strict=True))
+    return values.reshape([sides.get(dim, 1) for dim in range(len(axes.split()))])
+
+
+def scores_of(signal: Signal, net: nn.Module, x: Any, tensor: Tensor) -> Tensor:
+    with torch.no_grad():
+        return signal.scores(called(net, with_main(signal, x, tensor)))[:, CLASS]
+
+
+@pytest.mark.parametrize("name", MOVABLE)
 def test_covered_parts(name: str) -> None:
-    """Every window set to zero: what the score loses, averaged where windows overlap."""
+    """Every window set to zero: what the score loses; windows lie side by side, cut at the edge."""
     signal, net, x = built(name)
     whole = main(signal, x)
-    height, width = whole.shape[-2:]
-    lost, seen = torch.zeros(SAMPLES, height, width).double(), torch.zeros(height, width).double()
-
-    def score(tensor: Tensor) -> Tensor:
-        with torch.no_grad():
-            return signal.scores(called(net, with_main(signal, x, tensor)))[:, CLASS]
-
-    for top in steps(height, 4):
-        for left in steps(width, 4):
-            covered = whole.clone()
-            covered[..., top : top + 4, left : left + 4] = 0
-            drop = score(whole) - score(covered)
-            lost[:, top : top + 4, left : left + 4] += drop[:, None, None]
-            seen[top : top + 4, left : left + 4] += 1
+    shape = [whole.shape[dim] for dim in place_dims(signal.axes)]
+    lost = torch.zeros(SAMPLES, *shape).double()
+    for corner in product(*(range(0, side, 4) for side in shape)):
+        shown = torch.ones(shape).double()
+        area = tuple(slice(start, start + 4) for start in corner)
+        shown[area] = 0
+        covered = scores_of(signal, net, x, whole * spread(shown, signal.axes))
+        drop = scores_of(signal, net, x, whole) - covered
+        lost[(slice(None), *area)] = drop.reshape(-1, *[1] * len(shape))
     spec = "occlusion,window=4,stride=4"
     values = found(signal, net, x, spec, "input")[ll.use(spec).name]
-    torch.testing.assert_close(values.double(), lost / seen, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(values.double(), lost, rtol=1e-4, atol=1e-6)
 
 
-def steps(length: int, window: int) -> list[int]:
-    """Where windows begin that lie side by side; the last one may reach over the edge."""
-    return list(range(0, length, window))
-
-
-@pytest.mark.parametrize("name", COVERED)
+@pytest.mark.parametrize("name", MOVABLE)
 def test_random_masks(name: str) -> None:
-    """RISE by hand: the score of every masked input times its mask."""
+    """RISE by hand: the score of every masked input times its mask; features each on their own."""
     signal, net, x = built(name)
     whole = main(signal, x)
-    total = torch.zeros(SAMPLES, *whole.shape[-2:]).double()
+    shape = [whole.shape[dim] for dim in place_dims(signal.axes)]
+    total = torch.zeros(SAMPLES, *shape).double()
     for i in range(SAMPLES):
         draw = torch.Generator().manual_seed(i)
         for _ in range(8):
-            shown = mask(tuple(whole.shape[-2:]), 3, 0.5, draw).double()
-            tensor = whole.clone()
-            tensor[i] = whole[i] * shown
-            with torch.no_grad():
-                scores = signal.scores(called(net, with_main(signal, x, tensor)))
-            total[i] += scores[i, CLASS] * shown
+            alone = over(signal.axes) == "c"
+            shown = kept(shape, 0.5, draw) if alone else mask(shape, 3, 0.5, draw)
+            masked = whole * spread(shown.double(), signal.axes)
+            total[i] += scores_of(signal, net, x, masked)[i] * shown
     spec = "rise,n=8,cells=3,p=0.5"
     values = found(signal, net, x, spec, "input")[ll.use(spec).name]
     torch.testing.assert_close(values.double(), total / (8 * 0.5), rtol=1e-4, atol=1e-5)

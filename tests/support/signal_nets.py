@@ -23,7 +23,6 @@ class Signal:
     said     axes that no op tells, as a user would say them
     main     the key or place of the explained tensor among several
     linear   made of linear maps, ReLU and pools: relevance by LRP-0 is input times gradient
-    picture  whether the input is `b c y x`
     """
 
     build: Callable[[], nn.Module]
@@ -35,7 +34,6 @@ class Signal:
     said: dict[str, str] = field(default_factory=dict)
     main: Any = None
     linear: bool = False
-    picture: bool = False
 
 
 class Apply(nn.Module):
@@ -260,25 +258,26 @@ SIGNALS: dict[str, Signal] = {
     "words, windows": Signal(lambda: words("windows"), ids, "b n c", ("conv", "b c n"),
                              linear=True),
     "picture": Signal(stack(2, 3, nn.MaxPool2d(2)), lambda: PICTURES, "b c y x", ("3", "b c y x"),
-                      linear=True, picture=True),
-    "picture, dense": Signal(hourglass(2, 3), lambda: PICTURES, "b c y x", ("inner", "b c y x"),
-                             picture=True, **SUMMED),
+                      linear=True),
+    "picture, dense": Signal(
+        hourglass(2, 3), lambda: PICTURES, "b c y x", ("inner", "b c y x"), **SUMMED
+    ),
     "picture and table": Signal(
         lambda: Net(with_table, conv=conv(2, 3, 5), embed=nn.Linear(4, 5), head=nn.Linear(5, 4)),
         lambda: {"picture": PICTURES, "table": drawn(4)}, "b c y x", ("conv", "b c y x"),
-        main="picture", picture=True),
+        main="picture"),
     "series and mask": Signal(
         lambda: Net(masked, conv=conv(1, 3, 5), head=nn.Linear(5, 4)),
         lambda: {"series": LINES, "mask": (drawn(12) > -0.5).double()}, "b c t",
         ("conv", "b c t"), main="series"),
     "answer in a tuple": Signal(nested(lambda features, logits: (logits, features)),
                                 lambda: PICTURES, "b c y x", ("conv", "b c y x"),
-                                lambda output: output[0], {"at": "0"}, linear=True, picture=True),
+                                lambda output: output[0], {"at": "0"}, linear=True),
     "answer in a class": Signal(
         nested(lambda features, logits: Answer({"features": features}, logits)),
         lambda: PICTURES, "b c y x", ("conv", "b c y x"), lambda output: output.logits,
-        linear=True, picture=True),
+        linear=True),
     "answer by name": Signal(
         nested(Scores), lambda: PICTURES, "b c y x", ("conv", "b c y x"),
-        lambda output: output.logits, linear=True, picture=True),
+        lambda output: output.logits, linear=True),
 }  # fmt: skip
