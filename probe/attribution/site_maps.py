@@ -78,6 +78,7 @@ class ScoredTarget:
             return ScoredTarget(fixed, titles, scores, classes)
 
 
+NOT_FINITE = "some values are not finite: this method overflowed, or divided by zero, here"
 RAW = Method("raw", lambda grad: grad, "site", "input", needs=("grad",))
 
 
@@ -216,10 +217,13 @@ def _one_per_sample(
     maps = raw.maps
     extent = extent_of(raw.axes, raw.sizes, maps.shape[1:])
     about = replace(about, notes=about.notes + scored.target.notes)
+    finite = maps.flatten(1).isfinite().all(1).tolist()
     saliency_maps = []
     for i, sample in enumerate(samples):
         score, of_class, title = scored.scores[i], scored.classes[i], scored.titles[i]
         of_sample = replace(about, score=score, of_class=of_class, kept=_kept(raw, i, score))
+        if not finite[i]:
+            of_sample = replace(of_sample, notes=(*of_sample.notes, NOT_FINITE))
         saliency_maps.append(
             SaliencyMap(maps[i], raw.axes, sample, title, name, site, extent, of_sample)
         )
@@ -241,7 +245,7 @@ def extent_of(axes: str, sizes: Mapping[str, int], shape: Sequence[int]) -> tupl
     A map per channel says it of the places alone. Tokens and features count themselves.
     """
     places = [(a, n) for a, n in zip(axes.split(), shape, strict=True) if a != "c" or axes == "c"]
-    ends = [float(sizes.get(a, n if a in ("n", "c") else 0)) for a, n in places]
+    ends = [float(n if a in ("n", "c") else sizes.get(a, 0)) for a, n in places]
     return (*[0.0] * len(ends), *ends) if all(ends) else ()
 
 
