@@ -20,7 +20,7 @@ from measure import Ratio, Row, machine, rounds
 from torch import Tensor
 
 from limelight.kernels.attention.reference import attention_statistics
-from limelight.kernels.map_statistics import distances
+from limelight.kernels.shared import distances
 
 HEADS, WIDTH = 3, 64  # of DeiT-tiny
 SIDES = (28, 56)

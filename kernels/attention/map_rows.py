@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..precision import wide
-from ..softmax import normal
+from ..shared import normal, wide
 from ..windows import Window
 from .arguments import AttentionArguments
 

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernel import fast_module, kernel
-from ..map_statistics import reduced
-from ..precision import wide
-from ..softmax import fused
+from ..shared import fused, reduced, wide
 from ..windows import Window
 from .arguments import AttentionArguments, Score
 from .checks import check

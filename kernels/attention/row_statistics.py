@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import KernelError
-from ..map_statistics import distances, fits, peak
+from ..shared import distances, fits, peak
 from .arguments import AttentionArguments
 from .map_rows import scores
 

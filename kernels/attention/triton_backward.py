@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import options
-from ..triton_rows import LOG2E
+from ..shared.triton_launch import options
+from ..shared.triton_rows import LOG2E
 from .triton_bias import bias_gradient, scores_gradient
 from .triton_operands import AttentionOperands, backward_tiles, like
 from .triton_tiles import (

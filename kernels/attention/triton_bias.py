@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import ceil_div, options
+from ..shared.triton_launch import ceil_div, options
 from .triton_operands import AttentionOperands, backward_tiles, by_window
 from .triton_tiles import (
     Saved,

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import ceil_div, options, shared_memory
-from ..triton_rows import LOG2E, softmax_step
+from ..shared.triton_launch import ceil_div, options, shared_memory
+from ..shared.triton_rows import LOG2E, softmax_step
 from .triton_operands import AttentionOperands, Tiles, like
 from .triton_statistics import (
     Outputs,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..launch import MOST
+from ..shared.triton_launch import MOST
 from .arguments import AttentionArguments
 from .checks import check
 from .triton_backward import gradients

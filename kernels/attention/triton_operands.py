@@ -9,8 +9,8 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from ..launch import ceil_div, dot_precision, dot_type, padded
-from ..triton_rows import LOG2E
+from ..shared.triton_launch import ceil_div, dot_precision, dot_type, padded
+from ..shared.triton_rows import LOG2E
 from ..windows import Window
 from .arguments import AttentionArguments
 from .triton_tiles import Form, Halo, Lattice, Phases, Pointers, Sizes, Strides

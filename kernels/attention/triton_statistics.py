@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import ceil_div, options, power_of_2
-from ..triton_rows import LOG2E
+from ..shared.triton_launch import ceil_div, options, power_of_2
+from ..shared.triton_rows import LOG2E
 from .triton_operands import AttentionOperands, Tiles
 from .triton_tiles import (
     at_head,

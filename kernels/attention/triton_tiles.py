@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..triton_rows import LOG2E
+from ..shared.triton_rows import LOG2E
 
 
 class Lattice(NamedTuple):

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..precision import wide
-from ..softmax import fused
+from ..shared import fused, wide
 from ..windows import Window
 from .arguments import AttentionArguments
 from .map_rows import grouped, key_places, scores

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import KernelError
 from ..kernel import kernel
-from ..precision import wide
+from ..shared import wide
 
 
 def product_mixing(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..launch import ceil_div, power_of_2
+from ..shared.triton_launch import ceil_div, power_of_2
 from .triton_kernels import Plan, Sizes, product, to_context, to_weight
 
 MOST_TAPS = 31 * 31

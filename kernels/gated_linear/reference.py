@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import KernelError
 from ..kernel import kernel
-from ..precision import wide
+from ..shared import wide
 
 CHUNK, PART = 64, 16
 

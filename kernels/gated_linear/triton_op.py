@@ -11,7 +11,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ..kernel import interpreted
-from ..launch import ceil_div, dense_rows, dot_precision, dot_type, like_tokens, options, padded
+from ..shared.triton_launch import (
+    ceil_div,
+    dense_rows,
+    dot_precision,
+    dot_type,
+    like_tokens,
+    options,
+    padded,
+)
 from . import triton_kernels as kernels
 from .triton_kernels import Gates, Inputs, Plan, Sizes
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attention import grouped
 from ..errors import KernelError
 from ..kernel import kernel
-from ..precision import wide
+from ..shared import wide
 from .axes import Axis, Ints, axes_of, neighbors, visible
 from .blocks import by_blocks
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..triton_rows import load_rows, softmax_step, store_rows
+from ..shared.triton_rows import load_rows, softmax_step, store_rows
 from .tiles import Triple, Windows
 from .triton_boxes import box, intervals, places, seen_by, steps_through, visited
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..kernel import interpreted
-from ..launch import (
+from ..shared.triton_launch import (
     MOST,
     ceil_div,
     dense_rows,
@@ -23,7 +23,7 @@ from ..launch import (
     power_of_2,
     scarce,
 )
-from ..triton_rows import LOG2E
+from ..shared.triton_rows import LOG2E
 from .axes import Axis, Ints, axes_of
 from .reference import check
 from .tiles import Tiles, Triple, tiles

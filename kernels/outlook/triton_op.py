@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..launch import MOST, ceil_div, dense_rows, like_tokens, power_of_2
+from ..shared.triton_launch import MOST, ceil_div, dense_rows, like_tokens, power_of_2
 from .reference import check, windows
 from .triton_kernels import Plan, Sizes, gather, to_v, to_weight
 

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ..errors import KernelError
 from ..kernel import kernel
-from ..precision import wide
-from ..softmax import fused, normal
+from ..shared import fused, normal, wide
 from ..windows import Window
 
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..triton_rows import LOG2E, load_rows, softmax_step, store_rows
+from ..shared.triton_rows import LOG2E, load_rows, softmax_step, store_rows
 
 # Where the tokens of a block lie: blocks side by side, rows and columns of one, the grid's width.
 Lattice = tuple[int, int, int, int]

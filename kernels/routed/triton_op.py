@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..launch import (
+from ..shared.triton_launch import (
     MOST,
     ceil_div,
     dense_rows,
@@ -21,7 +21,7 @@ from ..launch import (
     padded,
     scarce,
 )
-from ..triton_rows import LOG2E
+from ..shared.triton_rows import LOG2E
 from ..windows import Window
 from .reference import check
 from .triton_kernels import Lattice, Plan, Pointers, Sizes, Strides, attend, to_keys, to_queries

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...kernels.map_statistics import distances
+from ...kernels.shared import distances
 from ...probe.attribution import Heads, head_method
 
 Unit = Literal["patches", "pixels", "relative"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...kernels.map_statistics import Rows, reduced
+from ...kernels.shared import Rows, reduced
 from ..axes import find_grid
 from ..errors import MethodError, SiteError
 from ..results import About, SaliencyMap

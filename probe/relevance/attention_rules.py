@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...kernels.attention import grouped
 from ...kernels.kernel import Face, Mixing
-from ...kernels.precision import wide
+from ...kernels.shared import wide
 from ..ops import rows_of_map
 
 _ROWS = 512

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...kernels.precision import wide
+from ...kernels.shared import wide
 from ..ops import OpCall
 
 Forward = Callable[[Tensor, Tensor, Tensor | None], Tensor]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...kernels.kernel import FACES, Face
-from ...kernels.precision import wide
+from ...kernels.shared import wide
 from ..errors import LimelightError
 from ..ops import Edge, OpCall, OpInput, rows_of_map, spec_of
 from .assignment import Assignment, uses_running_statistics

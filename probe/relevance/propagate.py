@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from ...kernels.precision import wide
+from ...kernels.shared import wide
 from ..errors import ProbeError
 from ..ops import LINEAR, OpCall, OpInput, kind_of
 from ..trace import Value, leaves

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...kernels.precision import wide
+from ...kernels.shared import wide
 from ..ops import Edge
 from ..trace import exchange, leaves
 from .linear_rules import as_gradient

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 import limelight as ll
 from limelight.kernels.attention.reference import attention, attention_map, attention_statistics
-from limelight.kernels.map_statistics import distances
+from limelight.kernels.shared import distances
 from limelight.methods.circuits.evidence import Evidence
 from limelight.methods.circuits.head_outputs import head_outputs
 from limelight.probe.errors import MethodError

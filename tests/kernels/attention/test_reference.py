@@ -15,7 +15,7 @@ from limelight.kernels.attention import row_statistics as attention_rows
 from limelight.kernels.attention.arguments import AttentionArguments
 from limelight.kernels.attention.reference import attention, attention_map, attention_statistics
 from limelight.kernels.errors import KernelError
-from limelight.kernels.map_statistics import distances, reduced
+from limelight.kernels.shared import distances, reduced
 from limelight.kernels.windows import Window
 from limelight.models.zoo.convit import GPSA, SelfAttention
 

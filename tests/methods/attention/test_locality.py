@@ -8,7 +8,7 @@ from fill import fill, image
 from shared import golden
 
 import limelight as ll
-from limelight.kernels.map_statistics import distances
+from limelight.kernels.shared import distances
 from limelight.methods.attention.locality import upstream_nonlocality
 from limelight.models.weights.load import no_init
 from limelight.probe.errors import MethodError

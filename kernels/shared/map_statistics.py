@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import KernelError
+from ..errors import KernelError
 
 Rows = Callable[[slice], Tensor]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from limelight.kernels.softmax import fused, normal, written
+from limelight.kernels.shared import fused, normal, written
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .kernel import interpreted
+from ..kernel import interpreted
 
 HOPPER_SHARED_MEMORY = 160 * 1024  # bytes, what the largest tiles take
 MOST = 2**31 - 2**20  # numbers of one head are counted in 32 bits
