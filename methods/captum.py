@@ -162,7 +162,7 @@ _ALSO = {
 }
 
 
-@pass_method("captum")
+@pass_method("captum", perturbs=True)
 def captum(
     runner: Runner,
     x: Tensor,

@@ -13,7 +13,7 @@ from .copies import own_layout
 from .windows import Size, window_sizes, windows
 
 
-@pass_method("occlusion")
+@pass_method("occlusion", perturbs=True)
 def occlusion(
     runner: Runner,
     x: Tensor,

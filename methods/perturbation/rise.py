@@ -16,7 +16,7 @@ from ...probe.targets import Target
 from .copies import own_layout
 
 
-@pass_method("rise")
+@pass_method("rise", perturbs=True)
 def rise(
     runner: Runner,
     x: Tensor,

@@ -33,7 +33,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class Method(Named):
     """A registered method: what it is called, what it needs, where it reads, its options.
 
-    places  its formula sums or averages over places, so that features alone say nothing
+    places    its formula sums or averages over places, so that features alone say nothing
+    perturbs  it makes maps of inputs by changing them, each that `sites` names
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Method(Named):
     regime: str | Callable[..., object] = "plain"
     needs: tuple[str, ...] = ()
     places: bool = False
+    perturbs: bool = False
 
     noun: ClassVar[str] = "method"
     decorator: ClassVar[str] = "method"
@@ -106,15 +108,18 @@ def method(
 
 def path_method(name: str, *, sites: str = "input") -> Callable[[Function], Function]:
     """Register a path method: `f(**options) -> Path`; equal paths share their passes."""
-    return _register(name, "path", sites)
+    return _register(name, "path", sites, perturbs=True)
 
 
-def pass_method(name: str, *, sites: str = "input") -> Callable[[Function], Function]:
+def pass_method(
+    name: str, *, sites: str = "input", perturbs: bool = False
+) -> Callable[[Function], Function]:
     """Register a pass method: `f(runner, x, target, **options)`; it asks for its own passes.
 
     x is one sample in the model's own layout, which is `runner.layout`; the map is `1` and places.
+    With `perturbs=True` x is each input that is asked for: `sites=["input", "input.1"]`.
     """
-    return _register(name, "pass", sites)
+    return _register(name, "pass", sites, perturbs=perturbs)
 
 
 def head_method(name: str, *, sites: str = "heads") -> Callable[[Function], Function]:
@@ -125,9 +130,11 @@ def head_method(name: str, *, sites: str = "heads") -> Callable[[Function], Func
     return _register(name, "heads", sites)
 
 
-def _register(name: str, kind: Kind, sites: str) -> Callable[[Function], Function]:
+def _register(
+    name: str, kind: Kind, sites: str, *, perturbs: bool = False
+) -> Callable[[Function], Function]:
     def register(function: Function) -> Function:
-        METHODS.add(Method(name, function, kind, sites))
+        METHODS.add(Method(name, function, kind, sites, perturbs=perturbs))
         return function
 
     return register

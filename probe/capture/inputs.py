@@ -30,18 +30,36 @@ def explained_input(
 ) -> str:
     """The name of the tensor that is explained: the first of values, else of ids; "" for none.
 
-    Masks are neither. They are told by type and by name, their own or that of the model's
-    argument, never by size. The order of keywords does not matter but among equals.
+    The order of keywords does not matter but among equals.
 
     names  of the model's positional arguments
     """
-    candidates = [
+    candidates = _no_masks(tensors, fixed, names)
+    values = (name for name in candidates if not is_tokens(tensors[name]))
+    return next(values, next(iter(candidates or tensors), ""))
+
+
+def movable_inputs(
+    tensors: Mapping[str, Tensor], *, fixed: Sequence[str] = (), names: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The names of the tensors that a path could move: floats that are no masks."""
+    return tuple(
+        name for name in _no_masks(tensors, fixed, names) if tensors[name].is_floating_point()
+    )
+
+
+def _no_masks(
+    tensors: Mapping[str, Tensor], fixed: Sequence[str], names: Sequence[str]
+) -> list[str]:
+    """Masks are told by type and by name, their own or that of the model's argument, never by size.
+
+    names  of the model's positional arguments
+    """
+    return [
         name
         for name, t in tensors.items()
         if name not in fixed and t.dtype != torch.bool and not _MASK.search(_argument(name, names))
     ]
-    values = (name for name in candidates if not is_tokens(tensors[name]))
-    return next(values, next(iter(candidates or tensors), ""))
 
 
 def _argument(name: str, names: Sequence[str]) -> str:

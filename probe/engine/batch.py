@@ -15,6 +15,7 @@ from ..capture import (
     input_name,
     input_tensors,
     is_tokens,
+    movable_inputs,
     takes_ids,
 )
 from ..errors import LimelightError, MethodError
@@ -33,6 +34,7 @@ class Batch:
                perturb
     axes       of inputs where they were said, by address: `input`, `input.1`
     ids        whether the explained tensor holds ids, whose embedding is explained
+    movable    tensors that paths could move: floats, no masks, neither shared nor fixed
 
     Names are those of keyword arguments, or positions: `mask`, `1`, `features.2`.
     """
@@ -45,6 +47,7 @@ class Batch:
     explained: str = ""
     axes: Mapping[str, str] = field(default_factory=dict)
     ids: bool = False
+    movable: tuple[str, ...] = ()
 
     @staticmethod
     def of(x: Any, axes: Mapping[str, str] | None = None, model: nn.Module | None = None) -> Batch:
@@ -101,21 +104,42 @@ class Batch:
             )
         return x if x.is_floating_point() or x.is_complex() else x.float()
 
+    def explaining(self, name: str) -> Batch:
+        """The batch with another of its tensors as the one that is explained.
+
+        Raises MethodError for one without a row a sample, which no sample's map can be about.
+        """
+        if name == self.explained:
+            return self
+        if name not in self.rows:
+            raise MethodError(
+                f"input {name!r} was to be perturbed, but it serves all samples; give it a row a "
+                "sample, or explain another input"
+            )
+        names = {"input": f"input.{self.explained}", f"input.{name}": "input"}
+        axes = {names.get(address, address): said for address, said in self.axes.items()}
+        ids = is_tokens(input_tensors(self.args, self.kwargs)[name])
+        return replace(self, explained=name, axes=axes, ids=ids)
+
     def with_x(self, x: Tensor) -> Batch:
         """The batch with its float input exchanged; one sample's other inputs serve many copies.
 
         Raises MethodError for copies of several samples, whose order nothing tells.
         """
-        dim = self.rows.get(self.explained, 0)
-        if x.shape[dim] != len(self) != 1:
+        return self.with_inputs({self.explained: x})
+
+    def with_inputs(self, values: Mapping[str, Tensor]) -> Batch:
+        """The batch with tensors exchanged by name, all for as many samples. Raises as `with_x`."""
+        name, x = next(iter(values.items()))
+        count = x.shape[self.rows.get(name, 0)]
+        if count != len(self) != 1:
             raise MethodError(
-                f"{x.shape[dim]} inputs were given for a batch of {len(self)} samples; give one "
+                f"{count} inputs were given for a batch of {len(self)} samples; give one "
                 "a sample, or many of a single sample"
             )
-        whole = self if x.shape[dim] == len(self) else self.take([0] * x.shape[dim])
+        whole = self if count == len(self) else self.take([0] * count)
         args, kwargs = exchange(
-            (whole.args, dict(whole.kwargs)),
-            lambda p, t: x if input_name(p) == self.explained else t,
+            (whole.args, dict(whole.kwargs)), lambda p, t: values.get(input_name(p), t)
         )
         return replace(whole, args=args, kwargs=kwargs)
 
@@ -172,7 +196,9 @@ def batch_of(
     open_ones = tuple(doubtful) if shared is None else ()
     known = {a: names for a, names in axes.items() if a.partition(".")[0] == "input"}
     ids = is_tokens(tensors[main])
-    return Batch(args, kwargs, tuple(range(count)), members, open_ones, main, known, ids)
+    still = (*fixed, *(shared or ()))
+    movable = movable_inputs(tensors, fixed=still, names=names)
+    return Batch(args, kwargs, tuple(range(count)), members, open_ones, main, known, ids, movable)
 
 
 def _said_again(batch: Batch, axes: Mapping[str, str]) -> Batch:
@@ -182,7 +208,7 @@ def _said_again(batch: Batch, axes: Mapping[str, str]) -> Batch:
     again = batch_of(batch.args, batch.kwargs, whole, shared=shared, explained=batch.explained)
     doubtful = tuple(n for n in batch.doubtful if f"input.{n}" not in axes)
     index = batch.index if len(again) == len(batch) else again.index
-    return replace(again, doubtful=doubtful, index=index)
+    return replace(again, doubtful=doubtful, index=index, movable=batch.movable)
 
 
 def _batch_dim(name: str, t: Tensor, main: bool, axes: Mapping[str, str]) -> int | None:

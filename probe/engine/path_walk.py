@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from ..attribution import RAW, BoundMethod, Path, RawMap, Sites, use
-from ..axes import Layout
+from ..attribution import RAW, BoundMethod, Path, Points, RawMap, Sites, use
 from ..targets import Target
 from .batch import Batch, chunks
+from .moved_inputs import MovedInput
 from .passes import Passes
 
-Group = Sequence[tuple[BoundMethod, Path]]
+
+@dataclass(frozen=True)
+class Walker:
+    """A path method, and its path through each input that moves."""
+
+    bound: BoundMethod
+    paths: tuple[Path, ...]
 
 
-def bases_of(group: Group, sites: Sites) -> list[BoundMethod]:
+Group = Sequence[Walker]
+
+
+def bases_of(group: Group, moved: Sequence[MovedInput], sites: Sites) -> list[BoundMethod]:
     """The site method that each path method reads at its points."""
+    inputs = tuple(one.site for one in moved)
     return [
-        BoundMethod(RAW, (), "input")
-        if path.base == "raw"
-        else replace(use(path.base), sites=bound.sites or sites or bound.method.sites)  # type: ignore[arg-type]
-        for bound, path in group
+        BoundMethod(RAW, (), inputs)
+        if own.paths[0].base == "raw"
+        else replace(
+            use(own.paths[0].base), sites=own.bound.sites or sites or own.bound.method.sites
+        )  # type: ignore[arg-type]
+        for own in group
     ]
 
 
@@ -32,7 +44,7 @@ def walk(
     passes: Passes,
     group: Group,
     batch: Batch,
-    layout: Layout,
+    moved: Sequence[MovedInput],
     target: Target,
     generators: Sequence[Generator],
     limit: int,
@@ -40,40 +52,56 @@ def walk(
     """Visit the points that a group of path methods shares; their maps, in the order of the group.
 
     passes      the open probe that reads `bases_of` the group
-    layout      how methods, and so the points of a path, read the input
+    moved       the inputs that move together, each from its start to its end
     generators  one per sample, asked point after point whatever passes together
     limit       how many inputs pass the model at a time, at least the batch
     """
-    points = group[0][1].points
+    points = [path.points for path in group[0].paths]
+    values = [batch.explaining(one.name).x for one in moved]
+    ends = [one.layout.canonical(x) for one, x in zip(moved, values, strict=True)]
+    places_of = {one.site: i for i, one in enumerate(moved)}
     states: dict[int, Any] = {}
-    x = layout.canonical(batch.x)
-    for turns in chunks(points.count, max(1, limit // len(batch))):
-        inputs = _inputs(points, x, turns, generators)
-        inputs = layout.restore(inputs, batch.x.shape, batch.x.dtype)
+    raw_maps: list[RawMap] = []
+    for turns in chunks(points[0].count, max(1, limit // len(batch))):
+        steps = _steps(points, ends, turns, generators)
+        inputs = {
+            one.name: one.layout.restore(step, x.shape, x.dtype)
+            for one, step, x in zip(moved, steps, values, strict=True)
+        }
         places = [*range(len(batch))] * len(turns)
-        raw_maps = passes.raw_maps(batch.take(places).with_x(inputs), target.take(places))
+        raw_maps = passes.raw_maps(batch.take(places).with_inputs(inputs), target.take(places))
         owners = _owners(passes, group, raw_maps)
-        for i, (raw, (_, path)) in enumerate(zip(raw_maps, owners, strict=True)):
-            for k, values in zip(turns, raw.values.chunk(len(turns)), strict=True):
-                states[i] = path.fold(states.get(i), values, k)
-    return [
-        replace(
-            raw,
-            source=replace(raw.source, bound=bound),
-            values=path.finish(states[i], points.count, x.cpu()),
+        for i, (raw, own) in enumerate(zip(raw_maps, owners, strict=True)):
+            path = own.paths[places_of.get(raw.source.value.site, 0)]
+            for k, reading in zip(turns, raw.values.chunk(len(turns)), strict=True):
+                states[i] = path.fold(states.get(i), reading, k)
+    maps = []
+    for i, (raw, own) in enumerate(zip(raw_maps, owners, strict=True)):
+        place = places_of.get(raw.source.value.site, 0)
+        path, end = own.paths[place], ends[place].cpu()
+        source = replace(raw.source, bound=own.bound)
+        maps.append(
+            replace(raw, source=source, values=path.finish(states[i], points[0].count, end))
         )
-        for i, (raw, (bound, path)) in enumerate(zip(raw_maps, owners, strict=True))
-    ]
+    return maps
 
 
-def _inputs(points: Any, x: Tensor, turns: range, generators: Sequence[Generator]) -> Tensor:
-    """Some points of every sample, `point b` in front."""
-    return torch.stack([points(x[i], k, g) for k in turns for i, g in enumerate(generators)])
+def _steps(
+    points: Sequence[Points],
+    ends: Sequence[Tensor],
+    turns: range,
+    generators: Sequence[Generator],
+) -> list[Tensor]:
+    """Some points of every sample, `point b` in front, for each input that moves."""
+    steps: list[list[Tensor]] = [[] for _ in ends]
+    for k in turns:
+        for i, generator in enumerate(generators):
+            for step, point, end in zip(steps, points, ends, strict=True):
+                step.append(point(end[i], k, generator))
+    return [torch.stack(step) for step in steps]
 
 
-def _owners(
-    passes: Passes, group: Group, raw_maps: Sequence[RawMap]
-) -> list[tuple[BoundMethod, Path]]:
+def _owners(passes: Passes, group: Group, raw_maps: Sequence[RawMap]) -> list[Walker]:
     """The path method that each raw map belongs to."""
     owner = {id(base): own for (base, _), own in zip(passes.patterns, group, strict=True)}
     return [owner[id(raw.source.bound)] for raw in raw_maps]

@@ -30,14 +30,13 @@ from ..capture import guarded
 from ..errors import MethodError, SiteError
 from ..probe import Probe
 from ..results import About, SaliencyMap
-from ..sites import Adapter, Site, adapt, addresses
+from ..sites import Adapter, Pattern, Site, adapt, addresses
 from ..targets import Target
 from .batch import Batch, chunks
+from .moved_inputs import INPUT, MovedInput, about_still, inputs_among, name_at, told_again
 from .passes import Passes
-from .path_walk import bases_of, walk
+from .path_walk import Walker, bases_of, walk
 from .settled import given_to, settled
-
-INPUT = Site("", "in")
 
 
 @dataclass(eq=False)
@@ -234,31 +233,77 @@ class Runner:
         self, bounds: Sequence[BoundMethod], scored: ScoredTarget, samples: Sequence[str]
     ) -> list[SaliencyMap]:
         """Path methods; those with equal points share every pass."""
-        groups: dict[Any, list[tuple[BoundMethod, Path]]] = defaultdict(list)
+        groups: dict[Any, list[Walker]] = defaultdict(list)
         for bound in bounds:
-            path = bound()
-            path = path.at(self.layout, self.batch.x) if path.at is not None else path
-            groups[path.points].append((bound, path))
-        raw_maps: list[RawMap] = []
-        for group in groups.values():
-            generators = self.generators()
-            with self.passes(bases_of(group, self.sites)) as passes:
-                raw_maps += walk(
-                    passes, group, self.batch, self.layout, scored.target, generators, self.limit
+            sites = tuple(self._input_sites(bound))
+            paths = tuple(self._path(bound(), site) for site in sites)
+            groups[sites, tuple(path.points for path in paths)].append(Walker(bound, paths))
+        saliency_maps: list[SaliencyMap] = []
+        for (sites, _), group in groups.items():
+            moved = [MovedInput(s, name_at(s, self.batch), self._layout_of(s)) for s in sites]
+            target = scored.target
+            about = about_still(self.about, self.batch, [one.name for one in moved])
+            with self.passes(bases_of(group, moved, self.sites)) as passes:
+                raw_maps = walk(
+                    passes, group, self.batch, moved, target, self.generators(), self.limit
                 )
-        return results(raw_maps, scored, samples, self.about)
+            saliency_maps += results(raw_maps, scored, samples, about)
+        return saliency_maps
+
+    def _path(self, path: Path, site: Site) -> Path:
+        """A path as it runs through an input."""
+        if path.at is None:
+            return path
+        x = self.batch.explaining(name_at(site, self.batch)).x
+        return path.at(self._layout_of(site), x)
+
+    def _input_sites(self, bound: BoundMethod) -> list[Site]:
+        """The inputs that a method perturbs."""
+        asked = bound.sites or self.sites
+        return inputs_among(self._patterns(asked), self.batch) if asked else [INPUT]
+
+    def _patterns(self, asked: Sites) -> list[Pattern]:
+        probe = self.probe(grad=False)
+        return [p for address in addresses(asked) for p in probe.resolve(address)]
 
     def pass_maps(
         self, bound: BoundMethod, scored: ScoredTarget, samples: Sequence[str]
     ) -> list[SaliencyMap]:
         """A method with passes of its own, sample by sample, at each site it was asked for."""
-        raw_maps: list[RawMap] = []
-        for site in self._sites_of(bound):
-            values = self._own_passes(bound, site, scored.target)
-            source = MethodAtSite.uncaptured(bound, site)
-            plan = self._laid_out(bound, site, values.ndim - 1)
-            raw_maps.append(RawMap(source, values, plan, self._sizes))
-        return results(raw_maps, scored, samples, self.about)
+        if bound.method.perturbs:
+            return [
+                m
+                for site in self._input_sites(bound)
+                for m in self._explaining(site)._pass_maps(bound, INPUT, site, scored, samples)
+            ]
+        return [
+            m
+            for site in self._sites_of(bound)
+            for m in self._pass_maps(bound, site, site, scored, samples)
+        ]
+
+    def _pass_maps(
+        self,
+        bound: BoundMethod,
+        site: Site,
+        address: Site,
+        scored: ScoredTarget,
+        samples: Sequence[str],
+    ) -> list[SaliencyMap]:
+        """The maps at a site, which the call around them knows by `address`."""
+        values = self._own_passes(bound, site, scored.target)
+        source = MethodAtSite.uncaptured(bound, address)
+        plan = self._laid_out(bound, site, values.ndim - 1)
+        return results([RawMap(source, values, plan, self._sizes)], scored, samples, self.about)
+
+    def _explaining(self, site: Site) -> Runner:
+        """A runner over the same batch in which the tensor at an input's site is the input."""
+        name = name_at(site, self.batch)
+        if name == self.batch.explained:
+            return self
+        known = told_again(self.adapter, self.batch, name)
+        batch = self.batch.explaining(name)
+        return replace(self, batch=batch, known=known, _layouts={}, _sizes={}, _prepared={})
 
     def _laid_out(self, bound: BoundMethod, site: Site, dims: int) -> Layout:
         """The layout of the maps of a method: that of the site; or one row of tokens."""
@@ -302,12 +347,11 @@ class Runner:
         """Concrete sites for a pass method; those about the input read the input."""
         usual = bound.method.sites
         asked = bound.sites or (usual if usual == "input" else self.sites or usual)
-        probe = self.probe(grad=False)
-        patterns = [p for address in addresses(asked) for p in probe.resolve(address)]
+        patterns, modules = self._patterns(asked), self.probe(grad=False).modules
         return [
             Site(path, p.port, p.call or 0, p.index)
             for p in patterns
-            for path in probe.modules
+            for path in modules
             if p.matches(Site(path, p.port, p.call or 0))
         ]
 
