@@ -47,11 +47,16 @@ def told_again(adapter: Adapter, batch: Batch, name: str) -> Adapter:
     return replace(adapter, axes=axes)
 
 
-def about_still(about: About, batch: Batch, moved: Sequence[str]) -> About:
-    """Provenance of moving some inputs: which others could have moved too."""
+def about_still(
+    about: About, batch: Batch, moved: Sequence[str], *, together: bool = True
+) -> About:
+    """Provenance of moving some inputs: which others could have moved.
+
+    together  whether those that `sites=` names move at once, and not one after the other
+    """
     still = [name for name in batch.movable if name in batch.rows and name not in moved]
     if not still:
         return about
     names = ", ".join("input" if n == batch.explained else f"input.{n}" for n in still)
-    note = f"{names} stood still; name it in sites= to move it too"
+    note = f"{names} stood still" + ("; name it in sites= to move it too" if together else "")
     return replace(about, notes=(*about.notes, note))

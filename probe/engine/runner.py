@@ -299,11 +299,18 @@ class Runner:
     def _explaining(self, site: Site) -> Runner:
         """A runner over the same batch in which the tensor at an input's site is the input."""
         name = name_at(site, self.batch)
+        about = about_still(self.about, self.batch, [name], together=False)
         if name == self.batch.explained:
-            return self
-        known = told_again(self.adapter, self.batch, name)
-        batch = self.batch.explaining(name)
-        return replace(self, batch=batch, known=known, _layouts={}, _sizes={}, _prepared={})
+            return replace(self, about=about, known=self.adapter)
+        return replace(
+            self,
+            batch=self.batch.explaining(name),
+            known=told_again(self.adapter, self.batch, name),
+            about=about,
+            _layouts={},
+            _sizes={},
+            _prepared={},
+        )
 
     def _laid_out(self, bound: BoundMethod, site: Site, dims: int) -> Layout:
         """The layout of the maps of a method: that of the site; or one row of tokens."""

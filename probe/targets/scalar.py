@@ -51,8 +51,8 @@ class Target:
         count = samples if samples is not None else _rows_of(given)
         self.check(count)
         score = self.read(given, *(_usable(t) for t in self._arguments()))
-        if isinstance(score, Tensor) and score.ndim == 0 and count == 1:
-            return score[None]
+        if isinstance(score, Tensor) and score.numel() == count == (*score.shape, 1)[0]:
+            return score.reshape(count)  # also `b 1`, and a lone number of a lone sample
         if not isinstance(score, Tensor) or score.shape != (count,):
             returned = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise TargetError(

@@ -63,6 +63,18 @@ def test_what_stood_still_is_said(site: str, still: str) -> None:
     torch.testing.assert_close(by_site(maps, site).sum(1), gap, atol=5e-3, rtol=0)
 
 
+def test_perturbations_take_one_input_after_the_other() -> None:
+    maps = ll.maps(Hinges(), (A, B), "occlusion,window=1,stride=1", target=whole, sites=BOTH)
+    for site, still, without in (
+        ("input", "input.1", (0 * A, B)),
+        ("input.1", "input", (A, 0 * B)),
+    ):
+        drop = Hinges()(A, B) - Hinges()(*without)
+        torch.testing.assert_close(by_site(maps, site).sum(1), drop)
+        notes_here = [m.about.notes for m in maps if str(m.site) == site]
+        assert notes_here == [(f"{still} stood still",)] * 2
+
+
 def test_fixed_and_shared_inputs_are_not_missed() -> None:
     for inputs in (ll.inputs(A, B, fixed="1"), ll.inputs(A, B[:1], shared="1")):
         maps = ll.maps(Hinges(), inputs, "integrated_gradients,n=4", target=whole)
