@@ -37,11 +37,11 @@ class Located(Protocol):
 
 
 @dataclass(frozen=True)
-class Input:
-    """The input as a value that nobody captured."""
+class Uncaptured:
+    """A value that nobody captured: the input, a part of the output."""
 
     site: Site
-    edge: Edge
+    edge: Edge | None
     shape: tuple[int, ...]
 
 
@@ -175,7 +175,14 @@ class ValueAxes:
         """How methods read the input. Raises SiteError where its axes are not known."""
         if self.main is None:
             raise SiteError("the input is no float tensor and no embedding of one: it has no axes")
-        return self.layout(Input(INPUT, self.main, self.main_shape))
+        return self.layout(Uncaptured(INPUT, self.main, self.main_shape))
+
+    def of_output(self, part: Tensor, at: str = "") -> str:
+        """The axes of a part of the output, by its path: `b c y x`, `?` for what is not known."""
+        node = part.grad_fn
+        edge = None if node is None else (node, part.output_nr)
+        site = Site("", f"out.{at}" if at else "out")
+        return self.names(Uncaptured(site, edge, tuple(part.shape)))
 
     def batch_dimension(self, ndim: int) -> int:
         """Which dimension of an input of so many counts samples: the first, or the one called b."""
@@ -256,7 +263,7 @@ class ValueAxes:
             said = self.declared.of(INPUT, self.main_shape) or ("b", "c", "y", "x")
             self.sizes = dict(zip(said, self.main_shape, strict=True))
         if not self.sizes and self.main is not None:
-            names = self.names(Input(INPUT, self.main, self.main_shape)).split()
+            names = self.names(Uncaptured(INPUT, self.main, self.main_shape)).split()
             self.sizes = {n: s for n, s in zip(names, self.main_shape, strict=True) if n != "?"}
         return self.sizes
 

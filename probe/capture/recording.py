@@ -92,9 +92,10 @@ class Recording:
     def given(self) -> Given:
         """What the model was given: how many samples, how many token ids each."""
         if not self.shape:
-            return Given()
+            return Given(axes=self.axes.of_output)
         count = self.shape[self.axes.batch_dimension(len(self.shape) + self.tokens)]
-        return Given(count, self.shape[1] if self.tokens and len(self.shape) == 2 else 0)
+        tokens = self.shape[1] if self.tokens and len(self.shape) == 2 else 0
+        return Given(count, tokens, self.axes.of_output)
 
     def input_site(self, name: str) -> Site:
         """The site of an input: `input` for the one that is explained, else `input.mask`."""

@@ -213,8 +213,8 @@ def patch(
         if target is None:
             return output
         chosen = targets(target)[0].resolve(by_name(probe.adapter.labels))
-        given = given_to(batch)
-    (chosen,) = settled(model, batch, [chosen])
+        given, adapter = given_to(batch), probe.adapter
+    (chosen,) = settled(model, batch, [chosen], output, adapter)
     return chosen.settle(output, given)(output, given.samples)
 
 

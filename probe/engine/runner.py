@@ -201,7 +201,8 @@ class Runner:
             if also:
                 self._learn(probe, more)
             output = probe.trace.output
-            scored = [ScoredTarget.of(t, output, self.labels, given_to(self.batch)) for t in wanted]
+            given = given_to(self.batch, probe)
+            scored = [ScoredTarget.of(t, output, self.labels, given) for t in wanted]
             about = replace(self.about, notes=self.about.notes + _remarks(probe))
             for i, one in enumerate(scored):
                 raw_maps = gather(probe, sources, one.target, retain=i < len(wanted) - 1)
@@ -216,16 +217,16 @@ class Runner:
         also  methods that will run on their own: the forward has a graph then, which tells how
               what they read is laid out, and what the output is
         """
-        given = given_to(self.batch)
         if not also:
-            known = settled(self.model, self.batch, wanted, self.adapter)
-            output = self.output(self.batch)
+            output, given = self.output(self.batch), given_to(self.batch)
+            known = settled(self.model, self.batch, wanted, output, self.adapter)
             return [ScoredTarget.of(t, output, self.labels, given) for t in known], output
         sites = [site for bound in also for site in self._sites_of(bound)]
         with self.probe() as probe:
             self._watch(probe, sites)
             output = probe(*self.batch.args, **self.batch.kwargs)
             self._learn(probe, sites)
+            given = given_to(self.batch, probe)
             scored = [ScoredTarget.of(t, output, self.labels, given) for t in wanted]
         return scored, probe.trace.output
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -20,10 +21,13 @@ class Given:
 
     samples  in the batch; None where that is not known
     tokens   how many token ids a sample, where the input is token ids `b n`; else 0
+    axes     what the dimensions of a part of the output are, `b c y x`, `?` where neither the ops
+             nor anybody says it; the part and its path
     """
 
     samples: int | None = None
     tokens: int = 0
+    axes: Callable[[Tensor, str], str] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class Reading:
     position  the part is `b n c`: its place `position` is read
     tokens    as in `Given`: such a model's `b n v` is read at its last position
     made      the scale that the output is on; None as long as that was not found out
+    axes      of the part, as in `Given`; "" as long as nobody looked
     notes     what was assumed
 
-    Outputs `b c`, and `b`, are scores of classes; `b c y x` and `b c z y x` are dense. Three
-    dimensions are `b n v` where the input is token ids or the model calls its output that of a
-    language model; others are not told from `b c t`, and `dense` or `position` must say it.
+    Outputs `b c`, and `b`, are scores of classes. More dimensions are read by their axes: where
+    channels come first, or four or five dimensions have no known axes, they are dense, `b c t`,
+    `b c y x`; `b n v` is read at its last position where the input is token ids or the model
+    calls its output that of a language model; of others `dense` or `position` must say it.
     """
 
     form: Form = "classes"
@@ -52,6 +58,7 @@ class Reading:
     position: int | None = None
     tokens: int = 0
     made: Made | None = None
+    axes: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -100,24 +107,43 @@ class Reading:
         """Whether it still has to be found out on what scale the output is."""
         return self.made is None and self.of != "logit" and self.form != "part"
 
-    def settled(self, output: Any, samples: int | None = None) -> Reading:
+    def wants_axes(self, output: Any) -> bool:
+        """Whether the axes of the part matter, and nobody has looked for them."""
+        return self.form != "part" and not self.axes and self.part(output).ndim > 2
+
+    def settled(self, output: Any, given: Given | None = None) -> Reading:
         """The reading with what an output with its graph tells, for outputs without a graph."""
-        if self.form == "part" or self.made is not None:
+        if self.form == "part":
             return self
-        part = self.part(output)
-        notes = (*self.notes, *_noted(self, part, output))
+        given, part = given or Given(), self.part(output)
+        reading = self
+        if given.axes is not None and self.wants_axes(output):
+            reading = replace(self, axes=given.axes(part, self.at))
+        if reading.made is not None:
+            return reading
+        notes = (*self.notes, *_noted(reading, part, output))
         if self.of == "logit":
-            return replace(self, notes=tuple(dict.fromkeys(notes)))
-        made, assumed = found_scale(part, self._values(output, samples))
-        return replace(self, made=made, notes=tuple(dict.fromkeys(notes + assumed)))
+            return replace(reading, notes=tuple(dict.fromkeys(notes)))
+        made, assumed = found_scale(part, reading._values(output, given.samples))
+        return replace(reading, made=made, notes=tuple(dict.fromkeys(notes + assumed)))
 
     def _values(self, output: Any, samples: int | None) -> Tensor:
         part = self.part(output)
+        ordered = _channels_second(part, self.axes)
         if self.form == "field":
-            return _field(part)
+            return _field(part if ordered is None else ordered)
         if self.form == "positions":
-            return _positions(part).transpose(1, 2)
-        return _classes(self, part, samples, reads_tokens(self, part, output))
+            positions = _positions(part)
+            return positions.transpose(1, 2) if ordered is None else ordered
+        return _classes(self, part, ordered, samples, reads_tokens(self, part, output))
+
+
+def _channels_second(part: Tensor, axes: str) -> Tensor | None:
+    """A part as `b c` and its places; None where its axes are not known."""
+    words = axes.split()
+    if part.ndim != len(words) or "b" not in words or "c" not in words:
+        return None
+    return part.movedim((words.index("b"), words.index("c")), (0, 1))
 
 
 def reads_tokens(reading: Reading, part: Tensor, output: Any) -> bool:
@@ -129,24 +155,37 @@ def reads_tokens(reading: Reading, part: Tensor, output: Any) -> bool:
         return False
     if not reading.at and "LM" in type(output).__name__:  # transformers' CausalLMOutput, ...
         return True
+    if reading.tokens and "c" in (words := reading.axes.split()):
+        return words.index("c") == 2
     count = reading.tokens
     return bool(count) and not (part.shape[2] == count != part.shape[1])
 
 
 def _noted(reading: Reading, part: Tensor, output: Any) -> tuple[str, ...]:
-    if reading.form != "classes" or not reads_tokens(reading, part, output):
-        return ()
-    return (f"output {tuple(part.shape)} read as b n v, at its last position",)
+    if reading.form == "classes" and reads_tokens(reading, part, output):
+        return (f"output {tuple(part.shape)} read as b n v, at its last position",)
+    if 4 <= part.ndim <= 5 and _channels_second(part, reading.axes) is None:
+        usual = "b c y x" if part.ndim == 4 else "b c z y x"
+        return (f"output {tuple(part.shape)} read as {usual}: no op says what its dimensions are",)
+    return ()
 
 
-def _classes(reading: Reading, part: Tensor, samples: int | None, tokens: bool) -> Tensor:
-    """Scores `b c ...` before they are summed over places."""
+def _classes(
+    reading: Reading, part: Tensor, ordered: Tensor | None, samples: int | None, tokens: bool
+) -> Tensor:
+    """Scores `b c ...` before they are summed over places.
+
+    ordered  the part as `b c` and places, where its axes are known
+    """
     if reading.position is not None:
-        return _at_position(part, reading.position)
+        turned = part if ordered is None else ordered.transpose(1, -1)
+        return _at_position(turned, reading.position)
     if reading.dense:
-        return _field(part)
+        return _field(part if ordered is None else ordered)
     if tokens:
         return part[:, -1]
+    if ordered is not None and (part.ndim > 3 or reading.axes.split().index("c") == 1):
+        return ordered
     if part.ndim == 0:
         if samples == 1:
             return part[None, None]
@@ -156,10 +195,14 @@ def _classes(reading: Reading, part: Tensor, samples: int | None, tokens: bool) 
     if part.ndim == 1:
         return part[None] if samples == 1 else part[:, None]
     if part.ndim == 3 or part.ndim > 5:
+        shape = f"an output {tuple(part.shape)}"
         raise TargetError(
-            f"a class was asked for, but an output {tuple(part.shape)} may be positions b n c or "
-            "classes over places, b c t: write position=-1 (or limelight.token) or dense=True, "
+            f"a class was asked for, but {shape} may be positions b n c or classes over places, "
+            "b c t: write position=-1 (or limelight.token) or dense=True, "
             "name another part by at=, or give a function of the output"
+            if ordered is None
+            else f"a class was asked for, but {shape} is {reading.axes}: write position=-1 for the "
+            "scores of one of them, or dense=True for their sum"
         )
     return part
 

@@ -109,7 +109,7 @@ class Target:
         if self.reading is None:
             return self
         given = given or Given()
-        reading = self.reading.told(given).settled(output, given.samples)
+        reading = self.reading.told(given).settled(output, given)
         return self if reading is self.reading else replace(self, reading=reading)
 
     def fix(self, output: Any, given: Given | None = None) -> Target:

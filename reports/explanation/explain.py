@@ -195,7 +195,7 @@ class _Answers:
             if reading.open and reading.part(output).grad_fn is None:  # it hides what made it
                 asked = Target("probabilities", picked, reading=reading)
                 reading = settled(self.model, Batch.of(self.example), [asked])[0].reading or reading
-                self.reading = replace(self.reading, made=reading.made)
+                self.reading = replace(self.reading, made=reading.made, axes=reading.axes)
             places = reading.places(output, samples).detach().float()
         except TargetError:
             return [torch.empty(0)] * samples

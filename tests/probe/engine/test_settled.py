@@ -231,3 +231,76 @@ def test_one_pass_with_a_graph_is_made_where_it_is_needed_alone():
     assert (target.reading.made, passes, len(target.rows)) == ("softmax", [True], 3)
     settled(model, batch, [target])
     assert passes == [True]
+
+
+class Dense(nn.Module):
+    """A score of three classes at every place, in an order of dimensions of its own."""
+
+    def __init__(self, conv: nn.Module, order: tuple[int, ...]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.order = conv, order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).permute(self.order)
+
+
+DENSE = [
+    (Dense(nn.Conv1d(2, 3, 3), (0, 1, 2)), torch.randn(2, 2, 7), (0, 1, 2)),
+    (Dense(nn.Conv1d(2, 3, 3), (2, 0, 1)), torch.randn(2, 2, 7), (1, 2, 0)),
+    (Dense(nn.Conv2d(2, 3, 3), (0, 2, 3, 1)), torch.randn(2, 2, 6, 5), (0, 3, 1, 2)),
+    (Dense(nn.Conv2d(2, 3, 1), (0, 3, 1, 2)), torch.randn(2, 2, 3, 3), (0, 2, 3, 1)),
+    (Dense(nn.Conv3d(2, 3, 2), (0, 4, 3, 2, 1)), torch.randn(1, 2, 3, 4, 5), (0, 4, 3, 2, 1)),
+]
+
+
+@pytest.mark.parametrize(("model", "x", "back"), DENSE)
+def test_ops_say_which_dimension_of_an_output_holds_the_classes(model, x, back):
+    model, of_class = model.eval(), 2
+    usual = [] if model.order == (2, 0, 1) else [of_class]  # `t b c`: positions or a sum
+    for target in (*usual, ll.label(of_class, dense=True)):
+        maps = ll.maps(model, x, ["input_x_gradient", "occlusion,window=2,stride=2"], target=target)
+        scores = model(x).detach().permute(back)[:, of_class].flatten(1).sum(1)
+        for m in maps:
+            assert m.about.score == pytest.approx(float(scores[int(m.sample)]), rel=1e-4)
+            assert not any("read as" in note for note in m.about.notes)
+
+
+def test_classes_behind_positions_are_asked_for_by_name():
+    model = Dense(nn.Conv1d(2, 3, 3), (0, 2, 1)).eval()
+    x = torch.randn(2, 2, 7)
+    with pytest.raises(
+        ll.LimelightError, match=r"an output \(2, 5, 3\) is b t c: write position=-1"
+    ):
+        ll.maps(model, x, "gradient", target=1)
+    (m, _) = ll.maps(model, x, "gradient", target=ll.label(1, position=-2))
+    assert m.about.score == pytest.approx(float(model(x).detach()[0, -2, 1]), rel=1e-5)
+
+
+def test_a_position_of_channels_first_is_one_of_the_places():
+    model = Dense(nn.Conv1d(2, 3, 3), (0, 1, 2)).eval()
+    x = torch.randn(2, 2, 7)
+    for target in (ll.label(1, position=-1), ll.token(1, -1)):
+        (m, _) = ll.maps(model, x, "gradient", target=target)
+        assert m.about.score == pytest.approx(float(model(x).detach()[0, 1, -1]), rel=1e-5)
+
+
+def test_dense_outputs_that_no_op_names_carry_a_note():
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.einsum("bcyx,cd->bdyx", x, torch.ones(2, 3))
+
+    (m,) = ll.maps(
+        Mixed(), torch.randn(1, 2, 4, 4), "gradient", target=1, axes={"input": "b c y x"}
+    )
+    known = "read as b c y x" in " ".join(m.about.notes)
+    assert known == ("?" in axes_of(Mixed(), torch.randn(1, 2, 4, 4)))
+    said = {"input": "b c y x", "output": "b c y x"}
+    (m,) = ll.maps(Mixed(), torch.randn(1, 2, 4, 4), "gradient", target=1, axes=said)
+    assert not any("read as" in note for note in m.about.notes)
+
+
+def axes_of(model: nn.Module, x: Tensor) -> str:
+    with ll.Probe(model, axes={"input": "b c y x"}) as probe:
+        output = probe(x)
+        return probe.given.axes(output, "")

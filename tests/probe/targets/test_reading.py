@@ -84,11 +84,11 @@ def test_what_is_not_known_is_refused(reading, output, samples, error):
 
 def test_token_ids_tell_that_positions_come_first_and_a_note_says_so():
     told = Reading().told(Given(2, tokens=4))
-    assert told.settled(TEXT, 2).notes == (NOTE,)
-    assert told.settled(TEXT, 2).settled(TEXT, 2).notes == (NOTE,)
-    assert Reading().settled(CausalLMOutput(TEXT, PICTURE), 2).notes == (NOTE,)
-    assert told.settled(LOGITS, 2).notes == ()
-    assert Reading(position=-1).told(Given(2, 4)).settled(TEXT, 2).notes == ()
+    assert told.settled(TEXT, Given(2)).notes == (NOTE,)
+    assert told.settled(TEXT, Given(2)).settled(TEXT, Given(2)).notes == (NOTE,)
+    assert Reading().settled(CausalLMOutput(TEXT, PICTURE), Given(2)).notes == (NOTE,)
+    assert told.settled(LOGITS, Given(2)).notes == ()
+    assert Reading(position=-1).told(Given(2, 4)).settled(TEXT, Given(2)).notes == ()
     torch.testing.assert_close(scores(TEXT, Given(2, 4)), TEXT[:, -1])
 
 
@@ -96,7 +96,7 @@ def test_a_reading_keeps_what_one_graph_has_told():
     asked = Reading(of="probability")
     z = (LOGITS * 0.1 + 0.5).clamp(0, 1).requires_grad_()
     for made, known in ((z.sigmoid(), "sigmoid"), (z @ torch.eye(3), "logits")):
-        settled = asked.settled(made, 2)
+        settled = asked.settled(made, Given(2))
         assert (settled.made, settled.notes, settled.open) == (known, (), False)
         bare = made.detach()
         want = bare if known == "sigmoid" else bare.softmax(1)
