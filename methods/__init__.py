@@ -3,6 +3,7 @@
 from . import captum, circuits, meta
 from .attention import locality, rollout, sequence_heads, transformer_attribution
 from .cam import (
+    band_energy,
     cam,
     eigencam,
     eigengradcam,
@@ -10,6 +11,7 @@ from .cam import (
     gradcam_plus_plus,
     hirescam,
     layercam,
+    magnitude,
     xgradcam,
 )
 from .combine import combine
@@ -21,13 +23,14 @@ from .gradients import (
     integrated_gradients,
     smoothgrad,
 )
-from .metrics import complexity, faithfulness, localisation, similarity, smooth
+from .metrics import complexity, faithfulness, localisation, similarity, smooth, spectrum
 from .normgrad import normgrad
 from .normgrad import own_convolution as normgrad_proper
 from .perturbation import occlusion, rise
 from .relevance import excitation, foci, lrp, salient_relevance
 
 __all__ = [
+    "band_energy",
     "cam",
     "captum",
     "circuits",
@@ -49,6 +52,7 @@ __all__ = [
     "localisation",
     "locality",
     "lrp",
+    "magnitude",
     "meta",
     "normgrad",
     "normgrad_proper",
@@ -60,6 +64,7 @@ __all__ = [
     "similarity",
     "smooth",
     "smoothgrad",
+    "spectrum",
     "transformer_attribution",
     "xgradcam",
 ]

@@ -10,6 +10,7 @@ from .zoo.biformer import model as biformer
 from .zoo.efficientnet_lite import model as efficientnet_lite
 from .zoo.gla import model as gla
 from .zoo.halonet import model as halonet
+from .zoo.litv2 import model as litv2
 from .zoo.maxvit import model as maxvit
 from .zoo.vig import hierarchical as vig_h
 from .zoo.vig import model as vig
@@ -34,6 +35,7 @@ __all__ = [
     "images",
     "labels",
     "list_models",
+    "litv2",
     "llama",
     "load",
     "maxvit",

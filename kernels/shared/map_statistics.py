@@ -20,13 +20,14 @@ def reduced(
     grid: tuple[int, int] | None = None,
     radius: float | None = None,
     pool: int | None = None,
-    stride: int = 1,
+    stride: float = 1,
     block: int = 128,
 ) -> dict[str, Tensor]:
     """Entropy of each row; on a grid its mean distance and mass within a radius; pooled peaks.
 
     rows    a slice of queries -> those rows of the map, `b h r m`
-    stride  queries lie on the grid of the keys, each in the middle of stride x stride of them
+    stride  queries lie on the grid of the keys, each in the middle of stride x stride of them; a
+            fraction where keys are the coarser ones, as 1/2 for keys that stand for 2 x 2 queries
     Raises KernelError for a grid of other tokens, and a radius without a grid.
     """
     if radius is not None and grid is None:
@@ -62,9 +63,10 @@ def entropy(part: Tensor) -> Tensor:
     return -expected
 
 
-def fits(grid: tuple[int, int], stride: int, queries: int, keys: int) -> None:
+def fits(grid: tuple[int, int], stride: float, queries: int, keys: int) -> None:
     """Raise KernelError where the tokens are not those of the grid."""
-    want = (grid[0] // stride) * (grid[1] // stride), grid[0] * grid[1]
+    rows, columns = query_grid(grid, stride)
+    want = rows * columns, grid[0] * grid[1]
     if (queries, keys) != want:
         raise KernelError(
             f"a grid of {grid[0]} x {grid[1]} has {want[0]} queries and {want[1]} keys, but the "
@@ -72,22 +74,27 @@ def fits(grid: tuple[int, int], stride: int, queries: int, keys: int) -> None:
         )
 
 
+def query_grid(grid: tuple[int, int], stride: float) -> tuple[int, int]:
+    """Rows and columns of the queries beside a grid of keys."""
+    return tuple(int(side / stride + 1e-6) for side in grid)  # type: ignore[return-value]
+
+
 def distances(
     grid: tuple[int, int],
-    stride: int,
+    stride: float,
     device: torch.device,
     dtype: torch.dtype,
     span: slice = slice(None),
 ) -> Tensor:
     """Euclidean distances of a span of queries to keys, `r m`, in steps of the keys' grid."""
-    queries = _coordinates((grid[0] // stride, grid[1] // stride), stride, device, dtype)[span]
+    queries = _coordinates(query_grid(grid, stride), stride, device, dtype)[span]
     y, x = (torch.arange(side, device=device, dtype=dtype) for side in grid)
     rows, columns = (queries[:, :1] - y).square(), (queries[:, 1:] - x).square()
     return (rows[:, :, None] + columns[:, None]).sqrt_().flatten(1)
 
 
 def _coordinates(
-    grid: tuple[int, int], stride: int, device: torch.device, dtype: torch.dtype
+    grid: tuple[int, int], stride: float, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     y, x = ((torch.arange(side, device=device, dtype=dtype) + 0.5) * stride - 0.5 for side in grid)
     return torch.cartesian_prod(y, x).reshape(-1, 2)

@@ -1,6 +1,6 @@
 """Scores of maps under one registry; beside them sanity checks, and scores of scanpaths."""
 
-from . import complexity, faithfulness, localisation, scanpath
+from . import complexity, faithfulness, localisation, scanpath, spectrum
 from .faithfulness import deletion_curve, insertion_curve, region_drops
 from .multimatch import MultiMatch, multimatch
 from .perturbed_scores import Scorer
@@ -38,3 +38,4 @@ from .scanpath import (
 )
 from .similarity import pearson, spearman, ssim
 from .smooth import smooth
+from .spectrum import frequencies, power_spectrum, radial_spectrum

@@ -29,7 +29,7 @@ class Heads:
     shape    b, h, n queries, m keys
     grid     rows and columns of the keys after `prefix` other tokens; None where they lie on none
     patch    rows and columns of pixels that one key stands for
-    stride   queries lie on the grid / stride
+    stride   queries lie on the grid / stride; a fraction where keys are pooled tokens
     tokens   the ids that a language model read, `b n`
     gate     the op's gates, if it has some
     """
@@ -41,7 +41,7 @@ class Heads:
     grid: tuple[int, int] | None = None
     prefix: int = 0
     patch: tuple[float, float] = (1.0, 1.0)
-    stride: int = 1
+    stride: float = 1
     tokens: Tensor | None = None
     gate: Tensor | None = None
     _statistics: dict[Any, dict[str, Tensor]] = field(default_factory=dict, repr=False)
@@ -108,12 +108,23 @@ def _placed(heads: Heads, probe: Forward) -> Heads:
     grid = find_grid(m, (rows, columns), prefix)
     if grid is None:
         return heads
-    stride = round(((m - grid.prefix) / max(n - grid.prefix, 1)) ** 0.5)
     sides = (grid.rows, grid.columns)
-    if (n - grid.prefix) * stride**2 != m - grid.prefix or any(s % stride for s in sides):
+    stride = _stride(n - grid.prefix, sides)
+    if stride is None:
         return heads  # queries lie elsewhere: a class token that asks for all
     patch = (rows / grid.rows, columns / grid.columns)
     return replace(heads, grid=sides, prefix=grid.prefix, patch=patch, stride=stride)
+
+
+def _stride(queries: int, keys: tuple[int, int]) -> float | None:
+    """Steps of the keys' grid from query to query; a fraction where queries are the finer ones."""
+    count = keys[0] * keys[1]
+    if queries > count:
+        fine = round((queries / count) ** 0.5)
+        return 1 / fine if count * fine**2 == queries else None
+    coarse = round((count / max(queries, 1)) ** 0.5)
+    tiled = queries * coarse**2 == count and not any(side % coarse for side in keys)
+    return coarse if tiled else None
 
 
 def watched(probe: Forward, asked: Sequence[Address]) -> list[Pattern]:
@@ -175,7 +186,11 @@ def _assumed(heads: Heads) -> tuple[str, ...]:
     if not heads.grid:
         return ()
     rows, columns = heads.grid
-    return (f"tokens on the picture by its proportions: {rows} x {columns} after {heads.prefix}",)
+    note = f"tokens on the picture by its proportions: {rows} x {columns} after {heads.prefix}"
+    if heads.stride < 1:
+        side = round(1 / heads.stride)
+        note += f"; each key stands for {side} x {side} queries"
+    return (note,)
 
 
 def asked_sites(bound_sites: Any, sites: Any) -> list[Address]:

@@ -14,7 +14,7 @@ from ...kernels.kernel import FACES
 
 Kind = Literal[
     "move", "gradient", "pass", "statistic", "product", "softmax", "gate", "norm", "batch_norm",
-    "quotient", "glu", "max_pool", "conv", "linear", "attention", "mixer", "none",
+    "quotient", "glu", "max_pool", "sample", "conv", "linear", "attention", "mixer", "none",
 ]  # fmt: skip
 LINEAR = ("conv", "linear")
 
@@ -117,7 +117,7 @@ ROWS: tuple[OpSpec, ...] = (
     op("gradient", "log_softmax", "special_log_softmax"),
     *ops("gradient", """
         positive sum mean nanmean nansum fold interpolate upsample upsample_bilinear
-        upsample_nearest grid_sample affine_grid avg_pool1d avg_pool2d avg_pool3d
+        upsample_nearest affine_grid avg_pool1d avg_pool2d avg_pool3d
         adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d maximum minimum fmax fmin
         embedding_bag cumsum diff index_add scatter_add scatter_reduce lerp trace logsumexp real
         imag view_as_real view_as_complex complex resolve_conj resolve_neg istft stft fft_fft
@@ -187,6 +187,9 @@ ROWS: tuple[OpSpec, ...] = (
     op("conv", "conv_transpose3d", parameters=_CONV_TRANSPOSE),
     op("max_pool", "max_pool2d",
        parameters="input kernel_size stride padding dilation ceil_mode"),
+    # read at places that are held: linear in what is read
+    op("sample", "grid_sample", "grid_sampler grid_sampler_2d grid_sampler_3d",
+       parameters="input grid", constant="input"),
     # no rule, but something to know
     op("none", "acos", "arccos"),
     op("none", "resize", reshapes=True),

@@ -239,6 +239,13 @@ def _max_pool(c: RuleContext) -> Iterable[Message]:
     return [c.to(x, back.reshape(x.act.shape))]
 
 
+def _sample(c: RuleContext) -> Iterable[Message]:
+    """What is read takes all, through the transposed reading; where it is read is held."""
+    x = c.call.named["input"]
+    plain = c.plain_gradients() if x.edge is not None else {}
+    return [Message(edge, grad) for edge, grad in plain.items() if edge == x.edge]
+
+
 def _gradient(c: RuleContext) -> Iterable[Message]:
     """The plain gradient, which shares a sum by values; or its residual form."""
     summands = c.call.inputs
@@ -295,6 +302,7 @@ OP_RULES: dict[str, OpRule] = {
     "mixer": _mixer,
     "softmax": _softmax,
     "max_pool": _max_pool,
+    "sample": _sample,
     "gradient": _gradient,
     "statistic": RuleContext.plain,
     "none": _refuse,

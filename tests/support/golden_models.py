@@ -16,6 +16,7 @@ from golden_recordings import (
     gla_ports,
     halo_attention,
     halo_layer,
+    hilo_halves,
     maxvit_windows,
     neighborhood_layer,
     qkv_map,
@@ -158,6 +159,14 @@ VOLO = {
     "x_cls": "head",
     "x_aux": "aux_head",
 }
+LITV2 = {
+    "l0b0_mlp": "layers.0.blocks.0.mlp",
+    "l0_offset": "layers.0.downsample.dconv.conv_offset",
+    "l0_dconv": "layers.0.downsample.dconv",
+    "l2b0_attn": "layers.2.blocks.0.attn",
+    **{f"layer{n}": f"layers.{n}.downsample" for n in range(3)},
+    "layer3": "layers.3.blocks.1",
+}
 HORNET = {
     "stem": "downsample_layers.0",
     "proj_in0": "stages.0.0.gnconv.proj_in",
@@ -260,6 +269,7 @@ NETWORKS = {
     "hornet.tiny_7x7_64": _hornet("hornet_tiny_7x7"),
     "hornet.tiny_gf_224": _hornet("hornet_tiny_gf"),
     "hornet.tiny_gf_96x64": _hornet("hornet_tiny_gf"),
+    "hilo.litv2_s": Network(_configured("litv2_s"), _by_spread(1e-4), LITV2, hilo_halves),
     "vig.tiny_96x128": Network(
         _configured("vig_tiny", without=("embed_dims",)), _by_size(1e-4), VIG, vig_scans
     ),

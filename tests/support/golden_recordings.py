@@ -60,6 +60,14 @@ def maxvit_windows(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
     return found | {"pooled": pooled}
 
 
+def hilo_halves(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The two parts of the first HiLo; maps of features as tokens, as the published code has."""
+    high, low = ports(model, x, "layers.2.blocks.0.attn", ("hifi", "lofi"))
+    maps = {"logits", "l0_offset", "l0_dconv"}
+    tokens = {key: y if key in maps else y.flatten(1, 2) for key, y in found.items()}
+    return tokens | {"l2b0_hifi": high, "l2b0_lofi": low}
+
+
 def halo_attention(
     model: nn.Module, x: Tensor, path: str, grid: tuple[int, ...]
 ) -> dict[str, Tensor]:

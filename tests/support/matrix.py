@@ -154,6 +154,17 @@ SMALL = (
     Small("hornet_tiny_7x7", {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 10}),
     Small("hornet_tiny_gf", {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 10}),
     Small(
+        "litv2_s",
+        {
+            "img_size": 64,
+            "embed_dim": 16,
+            "depths": (1, 1, 1, 1),
+            "num_heads": (1, 1, 4, 4),
+            "alpha": 0.5,
+            "num_classes": 10,
+        },
+    ),
+    Small(
         "gla_340m",
         {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2, "vocab_size": 128},
         tokens=24,

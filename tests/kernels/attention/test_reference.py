@@ -324,6 +324,10 @@ def test_blocks_of_rows_change_nothing_and_far_is_in_tokens():
     thinned = distances((4, 4), 2, share.device, share.dtype)
     assert thinned.shape == (4, 16)
     assert float(thinned[0, 0]) == pytest.approx(0.5**0.5)
+    pooled = distances((1, 2), 1 / 3, share.device, share.dtype)  # keys that stand for 3 x 3
+    assert pooled.shape == (18, 2)
+    assert pooled[0].tolist() == pytest.approx([2**0.5 / 3, 17**0.5 / 3])
+    assert pooled[10].tolist() == pytest.approx([1, 0])
     with pytest.raises(KernelError, match="needs the grid"):
         reduced(rows, 24, radius=1.0)
 
