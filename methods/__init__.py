@@ -3,6 +3,7 @@
 from . import captum, circuits, meta
 from .attention import locality, rollout, sequence_heads, transformer_attribution
 from .cam import (
+    activation,
     band_energy,
     cam,
     eigencam,
@@ -30,6 +31,7 @@ from .perturbation import occlusion, rise
 from .relevance import excitation, foci, lrp, salient_relevance
 
 __all__ = [
+    "activation",
     "band_energy",
     "cam",
     "captum",

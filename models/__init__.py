@@ -3,15 +3,17 @@
 from .card import Card
 from .inputs import images, labels, preprocess, read
 from .registry import list_models, load
-from .zoo import alexnet, convit, hornet, llama, nat, resnet, vgg
+from .zoo import activator, alexnet, convit, hornet, llama, nat, ninformer, resnet, vgg
 from .zoo.attention_only import model as attention_only
 from .zoo.biformer import channels_first as biformer_nchw
 from .zoo.biformer import model as biformer
 from .zoo.efficientnet_lite import model as efficientnet_lite
+from .zoo.ffnet import model as ffnet
 from .zoo.gla import model as gla
 from .zoo.halonet import model as halonet
 from .zoo.litv2 import model as litv2
 from .zoo.maxvit import model as maxvit
+from .zoo.ulsam import mobilenet_v1, mobilenet_v2
 from .zoo.vig import hierarchical as vig_h
 from .zoo.vig import model as vig
 from .zoo.vit import model as vit
@@ -22,6 +24,7 @@ from .adapters import zoo as adapters  # isort: skip  # last: it reads the cards
 
 __all__ = [
     "Card",
+    "activator",
     "adapters",
     "alexnet",
     "attention_only",
@@ -29,6 +32,7 @@ __all__ = [
     "biformer_nchw",
     "convit",
     "efficientnet_lite",
+    "ffnet",
     "gla",
     "halonet",
     "hornet",
@@ -39,7 +43,10 @@ __all__ = [
     "llama",
     "load",
     "maxvit",
+    "mobilenet_v1",
+    "mobilenet_v2",
     "nat",
+    "ninformer",
     "preprocess",
     "read",
     "resnet",

@@ -40,6 +40,7 @@ SPELLINGS = (
     ("layer_scale_init", "layer_scale_init_value"),
     ("num_hidden_layers", "num_layers", "depth"),
     ("hidden_size", "embed_dim", "dim"),
+    ("d_model", "embed_dim", "dim", "hidden_dim"),
     ("mlp_ratio", "mlp_ratios"),
     ("n_win", "n_wins"),
     ("kv_per_win", "kv_per_wins"),

@@ -15,6 +15,7 @@ from ...kernels.shared import distances
 from ...probe.attribution import Heads, head_method
 
 Unit = Literal["patches", "pixels", "relative"]
+_QUERIES = 256  # rows of a map that are held at once
 
 
 @head_method("nonlocality")
@@ -43,6 +44,19 @@ def attention_entropy(heads: Heads, *, normalised: bool = False) -> Tensor:
     entropy = heads.statistics()["entropy"].mean(-1)
     keys = heads.shape[3] - heads.prefix
     return entropy / torch.log(torch.tensor(float(keys))) if normalised else entropy
+
+
+@head_method("uniform")
+def uniform(heads: Heads) -> Tensor:
+    """The share of queries that attend to all keys exactly alike; 1 for a map that says nothing.
+
+    In ULSAM (arXiv 2006.15102) a ReLU before the softmax shuts all scores of some subspaces.
+    """
+    alike = []
+    for start in range(0, heads.shape[2], _QUERIES):
+        rows = heads.rows(slice(start, min(start + _QUERIES, heads.shape[2])))[..., heads.prefix :]
+        alike.append(rows.amax(-1) == rows.amin(-1))
+    return torch.cat(alike, -1)[..., heads.prefix :].double().mean(-1)
 
 
 @head_method("attention_mass")

@@ -1,6 +1,7 @@
 """Scores of maps under one registry; beside them sanity checks, and scores of scanpaths."""
 
 from . import complexity, faithfulness, localisation, scanpath, spectrum
+from .exact_tokens import OfTokens, exact_shares, exact_tokens
 from .faithfulness import deletion_curve, insertion_curve, region_drops
 from .multimatch import MultiMatch, multimatch
 from .perturbed_scores import Scorer

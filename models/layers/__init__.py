@@ -8,9 +8,9 @@ from .conv_norm_act import ConvNormAct
 from .drop_path import drop_rates, dropped
 from .init import init_weights
 from .language_model import LanguageModel, Trunk, config_activation, in_trunk
-from .mlp import GatedMlp, Mlp
+from .mlp import GatedMlp, Mlp, NestedMlp
 from .norms import ChannelNorm, NormAct, RmsNorm
-from .patch_embed import PatchEmbed
+from .patch_embed import PatchEmbed, PatchMean
 from .pooling import pooling
 from .positions import GridSize, fit_positions, grid_of, resize_positions, square_grid
 from .rotary_attention import RotaryAttention

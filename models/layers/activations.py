@@ -43,6 +43,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_tanh": _GELU_TANH,
     "gelu_new": _GELU_TANH,
     "relu": Activation(F.relu, nn.ReLU),
+    "relu6": Activation(F.relu6, nn.ReLU6),
     "silu": _SILU,
     "swish": _SILU,
     "sigmoid": Activation(torch.sigmoid, nn.Sigmoid),

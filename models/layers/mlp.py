@@ -38,6 +38,17 @@ class Mlp(nn.Module):
         return x
 
 
+class NestedMlp(nn.Module):
+    """An Mlp with dropout whose layers files call `net.0` and `net.3`."""
+
+    def __init__(self, dim: int, hidden: int, drop: float) -> None:
+        super().__init__()
+        self.net = Mlp(dim, hidden, drop=drop, names=("0", "3"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
 class GatedMlp(nn.Module):
     """down(act(gate(x)) * up(x)) over the last axis (GLU variants, arXiv 2002.05202).
 

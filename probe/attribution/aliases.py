@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MethodName = Literal[
     "ablation",
     "acdc",
+    "activation",
     "activation_patching",
     "attention_entropy",
     "attention_gradcam",
@@ -77,6 +78,7 @@ MethodName = Literal[
     "smoothgrad",
     "squaregrad",
     "transformer_attribution",
+    "uniform",
     "untrained_sae",
     "vargrad",
     "xgradcam",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from golden_recordings import (
     maxvit_windows,
     neighborhood_layer,
     qkv_map,
+    ulsam_maps,
     vig_h_scans,
     vig_scans,
     volo_maps,
@@ -31,6 +33,7 @@ from limelight.models import load
 from limelight.models.weights.load import no_init
 from limelight.models.zoo.halonet.model import HaloAttention
 from limelight.models.zoo.nat import NeighborhoodAttention2D, NeighborhoodAttention3D
+from limelight.models.zoo.ulsam import ULSAM
 
 
 def _as_found(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
@@ -195,6 +198,25 @@ GLA = {
     "norm": "model.norm",
 }
 ROUTING = tuple(f"s{s}b0_r_{part}" for s in range(3) for part in ("idx", "weight"))
+NINFORMER = {
+    **{f"b0.mgu.{part}": f"model.0.mgu.{part}" for part in ("proj", "Mixer")},
+    "b0.mgu.token_mix": "model.0.mgu.Mixer.token_mix",
+    "b0.mgu": "model.0.mgu",
+    **{f"b{n}.out": f"model.{n}" for n in range(4)},
+}
+ACTIVATOR = {
+    "b0.gelu": "model.0.actgu.act",
+    "b0.actgu": "model.0.actgu",
+    **{f"b{n}.out": f"model.{n}" for n in range(4)},
+}
+FFNET = {
+    "s0b0_mixer": "stages.0.0.token_mixer.0.main",
+    **{f"stage{n}": f"stages.{n}.{last}" for n, last in enumerate((1, 2, 8, 2))},
+    "s1_down": "stages.1.0",
+    "s2b0_coef": "stages.2.1.token_mixer.0.main.act",
+    "s2b0_mixer": "stages.2.1.token_mixer.0.main",
+}
+ULSAM_CASES = {"module_512_g4": 3, "module_64_g1": 0}  # the last subspace
 CONVIT_MAPS = ("gates", "pos_distance", "content_attention", "positional_attention",
                "gated_attention", "nonlocality_insitu", "nonlocality_upstream")  # fmt: skip
 
@@ -277,6 +299,21 @@ NETWORKS = {
     **{
         f"gla.lm-{name}": Network(_configured("gla_1.3b"), _absolute(2e-5), GLA, gla_ports)
         for name in ("small", "mqa-conv")
+    },
+    "ninformer.cifar10": Network(_configured("ninformer_cifar10"), _absolute(1e-4), NINFORMER),
+    **{
+        f"activator.{kind}": Network(_configured(f"activator_{kind}"), _absolute(1e-4), ACTIVATOR)
+        for kind in ("cifar10", "cifar10_only_geglu")
+    },
+    "ffnet.ffnet_1": Network(_configured("ffnet_1"), _by_spread(1e-4), FFNET),
+    **{
+        f"ulsam.{case}": Network(
+            lambda config: ULSAM(**config),
+            _by_spread(1e-4),
+            {"g0_dws": "subspaces.0.relu_dws", "g0_pool": "subspaces.0.maxpool"},
+            partial(ulsam_maps, last=last),
+        )
+        for case, last in ULSAM_CASES.items()
     },
     "fna.module2d": Network(
         lambda config: NeighborhoodAttention2D(**config),

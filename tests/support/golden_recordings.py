@@ -39,6 +39,15 @@ def qkv_map(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
     return found | {"attn0": (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)}
 
 
+def ulsam_maps(model: nn.Module, x: Tensor, found: Outputs, *, last: int) -> Outputs:
+    """A ULSAM alone: attention of its first and last subspace, the first's part of what leaves."""
+    attention = ports(model, x, "", ("map",))[0][:, :, 0]
+    found = layer_output(model, x, found)
+    size = x.shape[1] // (last + 1)
+    maps = {"g0_att": attention[:, :1], "glast_att": attention[:, last : last + 1]}
+    return found | maps | {"g0_out": found["out"][:, :size]}
+
+
 def maxvit_windows(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
     """Attention and its outputs cut into windows; the pooled features."""
     first = "stages.0.blocks.0"

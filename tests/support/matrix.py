@@ -182,6 +182,28 @@ SMALL = (
         tokens=24,
     ),
     Small("induction_2l", {"vocab_size": 128}, tokens=24),
+    Small(
+        "ninformer_cifar10",
+        {"img_size": 64, "patch_size": 8, "d_model": 32, "d_ffn": 48, "num_layers": 2},
+    ),
+    Small("activator_cifar10", {"patch_size": 8, "d_model": 32, "d_ffn": 48, "num_layers": 2}),
+    Small(
+        "activator_cifar10_only_geglu",
+        {"patch_size": 8, "d_model": 32, "d_ffn": 48, "num_layers": 2},
+    ),
+    Small(
+        "ffnet_3",
+        {
+            "depth": (1, 1),
+            "embed_dim": (16, 32),
+            "in_dim": 8,
+            "kernel_sizes1": (3, 7),
+            "kernel_sizes2": (3, 7),
+            "num_classes": 10,
+        },
+    ),
+    Small("mobilenet_v1_ulsam_after_11", {"width": 0.25, "num_classes": 10}),
+    Small("mobilenet_v2_ulsam_for_13_16", {"width": 0.25, "num_classes": 10}),
     Small("vig_tiny", {"depth": 2, "num_classes": 10}),
     Small("vig_h_tiny", {"dims": 32, "depths": (1, 1), "num_heads": (1, 2), "num_classes": 10}),
     Small("vit_b_16", {"img_size": 64, "depth": 2, "dim": 96, "heads": 3, "num_classes": 10}),

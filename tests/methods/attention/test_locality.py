@@ -71,6 +71,18 @@ def test_a_class_token_is_left_out_or_not():
         torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-6)
 
 
+def test_queries_that_attend_to_all_alike_are_counted():
+    torch.manual_seed(0)
+    model = ll.load("deit_tiny", img_size=64, depth=2)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        model.blocks[1].attn.qkv.weight[64:128] = 0  # the second head's queries
+        model.blocks[1].attn.qkv.bias[64:128] = 0
+    maps = ll.maps(model, x, "uniform")
+    assert [m.values.tolist() for m in maps.where(site="blocks.0.attn:map")] == [[0, 0, 0]] * 2
+    assert [m.values.tolist() for m in maps.where(site="blocks.1.attn:map")] == [[0, 1, 0]] * 2
+
+
 def test_windows_have_distances_and_languages_have_none():
     torch.manual_seed(0)
     small = {"stages": ("BA", "A"), "out_chs": (64, 128), "stem_chs": (16,), "heads": 4,

@@ -1,0 +1,1 @@
+"""FFNet: attention whose keys and values are kernels, and its merged form."""
