@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from threading import Lock
 from types import TracebackType
 
 import torch
@@ -138,11 +139,39 @@ def refuse_reentrant(place: str) -> None:
         frame = frame.f_back  # type: ignore[assignment]
 
 
+class _EagerForwards:
+    """How many forwards want compiled code run as written: the switch is the whole process's.
+
+    The first turns it and the last one turns it back, in whatever order threads leave.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.count, self.stance = Lock(), 0, ExitStack()
+
+    def enter(self) -> None:
+        with self.lock:
+            if not self.count:
+                self.stance.enter_context(torch.compiler.set_stance("force_eager"))
+            self.count += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.count -= 1
+            if not self.count:
+                self.stance.close()
+
+
+_forwards = _EagerForwards()
+
+
 @contextmanager
 def eager() -> Iterator[None]:
     """Run compiled code as written, so that hooks and marks inside it fire."""
     if "torch._dynamo" not in sys.modules:
         yield  # nothing can have been compiled
         return
-    with torch.compiler.set_stance("force_eager"):
+    _forwards.enter()
+    try:
         yield
+    finally:
+        _forwards.leave()

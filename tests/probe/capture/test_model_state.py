@@ -15,7 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 import limelight as ll
 from limelight import probe
-from limelight.probe.capture.model_state import Undo
+from limelight.probe.capture.model_state import Undo, eager
 from limelight.probe.errors import ProbeError, SiteError
 
 
@@ -334,3 +334,27 @@ def test_inputs_die_with_the_run_though_the_probe_lives_on(tokens):
     del x
     assert p.trace["output"].act.shape[0] == 2
     assert [ref.expired() for ref in seen] == [True] * (1 + tokens)
+
+
+def test_forwards_that_end_in_any_order_leave_compiled_code_compiled() -> None:
+    """Two threads may leave in the order in which they came."""
+    torch.compiler.reset()
+    runs: list[int] = []
+
+    def backend(graph: Any, _inputs: Any) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            runs.append(1)
+            return graph.forward(*args)
+
+        return call
+
+    compiled, x = torch.compile(lambda t: t * 2, backend=backend), torch.ones(2)
+    first, second = eager(), eager()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    compiled(x)
+    assert runs == []
+    second.__exit__(None, None, None)
+    compiled(x)
+    assert runs == [1]
