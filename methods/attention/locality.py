@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from ...kernels.shared import distances
+from ...kernels.windows import Window
 from ...probe.attribution import Heads, head_method
+from ...probe.errors import OptionError
 
 Unit = Literal["patches", "pixels", "relative"]
 _QUERIES = 256  # rows of a map that are held at once
@@ -60,11 +62,36 @@ def uniform(heads: Heads) -> Tensor:
 
 
 @head_method("attention_mass")
-def attention_mass(heads: Heads, *, radius: float = 1.5) -> Tensor:
-    """The share of attention within a radius, in patches; NaN where tokens lie on no grid."""
+def attention_mass(
+    heads: Heads, *, radius: float = 1.5, window: tuple[int, ...] | None = None
+) -> Tensor:
+    """The share of attention within a radius, in patches, or within the query's own window.
+
+    window  rows and columns of windows that tile the patches, instead of a radius. What is missing
+            to 1 is the total variation between the map and the one that windows would leave of it.
+    NaN where tokens lie on no grid, and where windows do not tile it.
+    """
+    if window is not None and (len(window) != 2 or min(window) < 1):
+        raise OptionError(f"attention_mass: window={window} is no rows and columns, as in 7x7")
     if heads.grid is None:
         return heads.nothing()
+    if window is not None:
+        return _mass_in_windows(heads, heads.grid, (window[0], window[1]))
     return heads.statistics(radius)["mass"].mean(-1)
+
+
+def _mass_in_windows(heads: Heads, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    if heads.stride != 1 or any(side % part for side, part in zip(grid, size, strict=True)):
+        return heads.nothing()
+    of_token, _ = Window("block", size, grid).place()
+    found: list[Tensor] = []
+    for of_queries in of_token.split(128):
+        start = heads.prefix + 128 * len(found)
+        part = heads.rows(slice(start, start + len(of_queries)))[..., heads.prefix :]
+        part = part / part.sum(-1, keepdim=True) if heads.prefix else part
+        same = of_queries[:, None] == of_token
+        found.append(torch.linalg.vecdot(part, same.to(part)))
+    return torch.cat(found, 2).mean(-1)
 
 
 @head_method("gate")

@@ -4,7 +4,7 @@ from .activations import activation
 from .attention import Attention
 from .block import Block
 from .checkpointing import Checkpointing
-from .conv_norm_act import ConvNormAct
+from .convolutions import ConvNormAct, SameAvgPool2d, SameConv2d
 from .drop_path import drop_rates, dropped
 from .init import init_weights
 from .language_model import LanguageModel, Trunk, config_activation, in_trunk
@@ -12,7 +12,15 @@ from .mlp import GatedMlp, Mlp, NestedMlp
 from .norms import ChannelNorm, NormAct, RmsNorm
 from .patch_embed import PatchEmbed, PatchMean
 from .pooling import pooling
-from .positions import GridSize, fit_positions, grid_of, resize_positions, square_grid
+from .positions import (
+    GridSize,
+    fit_positions,
+    grid_of,
+    offset_bias,
+    resize_offsets,
+    resize_positions,
+    square_grid,
+)
 from .rotary_attention import RotaryAttention
 from .sequence import Memory, pads_back, pads_first
 from .squeeze_excite import SqueezeExcite, divisible

@@ -40,6 +40,7 @@ _SILU = Activation(F.silu, nn.SiLU)
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": _GELU,
     "gelu exact": _GELU,
+    "gelu (erf)": _GELU,
     "gelu_tanh": _GELU_TANH,
     "gelu_new": _GELU_TANH,
     "relu": Activation(F.relu, nn.ReLU),

@@ -1,4 +1,4 @@
-"""Learned position tables at another size than they were trained for."""
+"""Learned positions and biases of offsets, at other sizes than they were trained for."""
 
 from __future__ import annotations
 
@@ -82,3 +82,22 @@ def fit_positions(
     state[name] = resize_positions(
         table, old, grid, prefix=prefix, align_corners=align_corners, antialias=antialias
     )
+
+
+def resize_offsets(table: Tensor, size: tuple[int, int]) -> Tensor:
+    """A table of offsets `h 2y-1 2x-1` for a window of `size`: bilinear, between pixel centres."""
+    new = (2 * size[0] - 1, 2 * size[1] - 1)
+    if tuple(table.shape[1:]) == new:
+        return table
+    wide = table if table.is_floating_point() and table.itemsize > 2 else table.float()
+    return F.interpolate(wide[None], new, mode="bilinear")[0].to(table.dtype)
+
+
+def offset_bias(table: Tensor) -> Tensor:
+    """The bias of each query and key of a window in raster order, `h q k`.
+
+    table   `h 2y-1 2x-1`, the middle is offset 0: bias_qk = table[key - query + (y - 1, x - 1)]
+    """
+    height, width = (side // 2 + 1 for side in table.shape[1:])
+    planes = table.unfold(1, height, 1).unfold(2, width, 1).flip(1, 2)  # h qy qx ky kx
+    return planes.flatten(3).flatten(1, 2)

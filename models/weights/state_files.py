@@ -14,27 +14,34 @@ from torch import Tensor
 
 from ...probe.errors import WeightsError, near
 from ..card import State
+from .tensorflow_checkpoint import INDEX, TARS, read_checkpoint
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", INDEX, *TARS)
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "model_ema", "weights")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def read_state(path: Path, key: str = "") -> State:
-    """The state dict in a .safetensors or torch file, unwrapped.
+    """The state dict in a .safetensors or torch file or a TensorFlow checkpoint, unwrapped.
 
     key   where it lies; without one the usual wrappers and prefixes are looked through
     Raises WeightsError for a file that is unreadable, needs code or holds no tensors.
     """
     if path.stat().st_size == 0:
         raise WeightsError(f"weights file {str(path)!r} is empty: fetch it again")
-    content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    content = _content(path)
     if key:
         if not isinstance(content, Mapping) or key not in content:
             hint = near(key, map(str, content)) if isinstance(content, Mapping) else ""
             raise WeightsError(f"weights file {str(path)!r} has no entry {key!r}{hint}")
         content = content[key]
     return _strip(_unwrap(content, path))
+
+
+def _content(path: Path) -> object:
+    if path.suffix in (INDEX, *TARS):
+        return read_checkpoint(path)
+    return _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
 
 
 def _safetensors(path: Path) -> State:

@@ -9,13 +9,17 @@ from torch import nn
 from limelight.models.layers import (
     GatedMlp,
     Mlp,
+    SameAvgPool2d,
+    SameConv2d,
     SqueezeExcite,
     activation,
     drop_rates,
     dropped,
     fit_positions,
     init_weights,
+    offset_bias,
     pooling,
+    resize_offsets,
 )
 from limelight.models.layers.activations import ACTIVATIONS
 from limelight.models.layers.language_model import config_activation
@@ -105,3 +109,53 @@ def test_poolings_have_several_names():
     assert (pooling("class token"), pooling("mean")) == ("token", "avg")
     with pytest.raises(OptionError, match="no pooling 'tokens' of tokens; did you mean 'token'"):
         pooling("tokens")
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 2), (4, 2), (5, 2), (3, 3), (2, 3)])
+def test_same_pooling_does_not_count_what_lies_outside(kernel, stride):
+    x = torch.randn(2, 3, 9, 14, dtype=torch.float64)
+    found = SameAvgPool2d(kernel, stride)(x)
+    ranges = []
+    for side in (9, 14):
+        count = -(-side // stride)
+        before = max((count - 1) * stride + kernel - side, 0) // 2
+        starts = [n * stride - before for n in range(count)]
+        ranges.append([(max(at, 0), min(at + kernel, side)) for at in starts])
+    want = [[x[:, :, a:b, c:d].mean((2, 3)) for c, d in ranges[1]] for a, b in ranges[0]]
+    torch.testing.assert_close(found, torch.stack([torch.stack(row, -1) for row in want], 2))
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_same_convolutions_pad_at_the_end_first(side):
+    conv = SameConv2d(1, 1, 3, 2)
+    x = torch.randn(1, 1, side, side)
+    edges = (0, 1, 0, 1) if side == 8 else (1, 1, 1, 1)
+    want = nn.functional.conv2d(nn.functional.pad(x, edges), conv.weight, conv.bias, 2)
+    torch.testing.assert_close(conv(x), want)
+    assert want.shape[-1] == -(-side // 2)
+
+
+def test_a_bias_is_read_at_key_minus_query():
+    table = torch.randn(2, 3, 7)  # a window of 2 x 4
+    bias = offset_bias(table)
+    for query in range(8):
+        for key in range(8):
+            y, x = key // 4 - query // 4 + 1, key % 4 - query % 4 + 3
+            assert torch.equal(bias[:, query, key], table[:, y, x])
+
+
+def test_a_table_of_offsets_is_resized_between_pixel_centres():
+    table = torch.arange(9.0).reshape(1, 3, 3)
+    assert resize_offsets(table, (2, 2)) is table
+    tall = resize_offsets(table.bfloat16(), (4, 2))
+    assert tall.dtype == torch.bfloat16
+    places = ((torch.arange(7) + 0.5) * 3 / 7 - 0.5).clamp(0, 2)
+    torch.testing.assert_close(tall.float()[0, :, 1], 3 * places + 1, rtol=1e-2, atol=1e-2)
+
+
+def test_squeeze_excite_bears_the_names_of_its_files():
+    gate = SqueezeExcite(4, 2, "silu", names=("down", "up"))
+    assert [name for name, _ in gate.named_children()] == ["down", "act", "up"]
+    x = torch.randn(2, 4, 3, 3)
+    inner = nn.functional.silu(gate.down(x.mean((2, 3), keepdim=True)))
+    torch.testing.assert_close(gate(x), x * gate.up(inner).sigmoid())

@@ -19,6 +19,7 @@ from golden_recordings import (
     halo_layer,
     hilo_halves,
     maxvit_windows,
+    moat_windows,
     neighborhood_layer,
     qkv_map,
     ulsam_maps,
@@ -150,6 +151,13 @@ MAXVIT = {
     "win_attn0": f"{FIRST}.attn_block.attn",
     "grid_attn0": f"{FIRST}.attn_grid.attn",
 }
+MOAT = {
+    "mbconv0": "block_00_00",
+    "moat0": "block_02_00",
+    "moat0_attn_out": "block_02_00.attention",
+    "normed": "final_layer_norm",
+    **{f"stage{n}": f"block_{n - 1:02}_{depth - 1:02}" for n, depth in enumerate((2, 3, 7, 2), 1)},
+}
 VOLO = {
     "outlook0": "network.0.0.attn",
     "outlook_logits0": "network.0.0.attn.attn",
@@ -274,6 +282,10 @@ NETWORKS = {
         "maxvit_tiny_tf_224", 224, (2, 2, 5, 2), pre_logits="head.pre_logits"
     ),
     "maxvit.nano_rw_128x96": _maxvit("maxvit_nano_rw_256", (128, 96), (1, 2, 3, 1)),
+    **{
+        f"moat.tiny0_{kind}": Network(_configured("moat0"), _by_spread(1e-4), MOAT, moat_windows)
+        for kind in ("256", "win_224x448")
+    },
     "halonet.halonet26t_256": _halonet(
         "halonet26t",
         (2, 2, 2, 2),

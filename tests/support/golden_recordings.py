@@ -77,6 +77,21 @@ def hilo_halves(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
     return tokens | {"l2b0_hifi": high, "l2b0_lofi": low}
 
 
+def moat_windows(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The first attention and its output cut into windows, `(b w) ...`."""
+    path = "block_02_00.attention"
+    (attention,) = ports(model, x, path, ("map",))
+    out = found["moat0_attn_out"]
+    grid = (out.shape[1], out.shape[2])
+    window = Window("block", model.get_submodule(path).window or grid, grid)
+    queries, keys = window.query_index(), window.key_index()
+    cut = attention[:, :, queries[:, :, None], keys[:, None, :]].transpose(1, 2).flatten(0, 1)
+    return found | {
+        "moat0_attn": cut,
+        "moat0_attn_out": out.flatten(1, 2)[:, queries].flatten(0, 1),
+    }
+
+
 def halo_attention(
     model: nn.Module, x: Tensor, path: str, grid: tuple[int, ...]
 ) -> dict[str, Tensor]:

@@ -139,6 +139,19 @@ SMALL = (
         },
     ),
     Small(
+        "tiny_moat0",
+        {
+            "stem_size": (16, 16),
+            "block_type": ("mbconv", "moat", "moat"),
+            "num_blocks": (1, 1, 1),
+            "hidden_size": (16, 32, 64),
+            "head_size": 16,
+            "window_size": (None, (4, 4), None),
+            "position_embedding_size": (None, 4, 3),
+            "num_classes": 10,
+        },
+    ),
+    Small(
         "halonet26t",
         {
             "stages": ("BA", "A"),

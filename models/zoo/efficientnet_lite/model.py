@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import ceil
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....probe.errors import OptionError
 from ...card import Card, Source, State
-from ...layers import divisible
+from ...layers import SameConv2d, divisible
 from ...registry import Variant, register
 from .names import from_timm
 
@@ -37,27 +36,6 @@ STAGES = (
     Stage(1, 3, 1, 6, 320),
 )
 STEM, HEAD = 32, 1280
-
-
-class SameConv2d(nn.Conv2d):
-    """A convolution whose output has ceil(size / stride) pixels; the odd pad goes right and below.
-
-    total pad = max((ceil(size / stride) - 1) stride + kernel - size, 0)
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        top, bottom = self._pads(x.shape[-2], 0)
-        left, right = self._pads(x.shape[-1], 1)
-        if (top, left) == (bottom, right):
-            pad = (top, left)
-        else:
-            x, pad = F.pad(x, (left, right, top, bottom)), (0, 0)
-        return F.conv2d(x, self.weight, self.bias, self.stride, pad, self.dilation, self.groups)
-
-    def _pads(self, size: int, axis: int) -> tuple[int, int]:
-        stride, kernel = self.stride[axis], self.kernel_size[axis]
-        total = max((ceil(size / stride) - 1) * stride + kernel - size, 0)
-        return total // 2, total - total // 2
 
 
 def _norm(width: int, eps: float) -> nn.BatchNorm2d:

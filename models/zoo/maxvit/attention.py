@@ -6,43 +6,33 @@ from collections import OrderedDict
 from math import isqrt
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....kernels.attention import attention
 from ....kernels.windows import Window
 from ....probe.errors import ModelError
-from ...layers import Mlp
+from ...layers import Mlp, offset_bias, resize_offsets
 from .layout import MaxVitLayout
 
 
-def offsets(size: tuple[int, int], signed: bool) -> Tensor:
-    """The number of each offset in a window, `q k`: key minus query, or query minus key."""
-    height, width = size
-    y, x = torch.arange(height * width) // width, torch.arange(height * width) % width
-    down, along = (t[None, :] - t[:, None] for t in (y, x))
-    if not signed:
-        down, along = -down, -along
-    return (down + height - 1) * (2 * width - 1) + along + width - 1
-
-
 class RelativeBias(nn.Module):
-    """A learned bias for each offset between two places of a window, `h q k`."""
+    """A learned bias for each offset in a window, key minus query or the reverse; `h q k`."""
 
     def __init__(self, size: tuple[int, int], num_heads: int, signed: bool) -> None:
         super().__init__()
-        self.signed, self.shape = signed, (num_heads, 2 * size[0] - 1, 2 * size[1] - 1)
+        self.signed, self.size = signed, size
+        self.shape = (num_heads, 2 * size[0] - 1, 2 * size[1] - 1)
         flat = (self.shape[1] * self.shape[2], num_heads)
         self.relative_position_bias_table = nn.Parameter(
             torch.zeros(self.shape if signed else flat)
         )
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("index", offsets(size, signed), persistent=False)
 
     def forward(self) -> Tensor:
         table = self.relative_position_bias_table
-        flat = table.flatten(1) if self.signed else table.T
-        return flat[:, self.index]  # type: ignore[index]
+        return offset_bias(
+            table if self.signed else table.T.unflatten(1, self.shape[1:]).flip(1, 2)
+        )
 
     def resized(self, table: Tensor) -> Tensor:
         """A table of another window at this one's size; a flat one must come from a square."""
@@ -55,8 +45,8 @@ class RelativeBias(nn.Module):
         plane = table if self.signed else table.T.unflatten(1, (side, side))
         if len(plane) != self.shape[0]:
             return table
-        grown = F.interpolate(plane[None].float(), self.shape[1:], mode="bilinear")[0]
-        return (grown if self.signed else grown.flatten(1).T).to(table.dtype)
+        grown = resize_offsets(plane, self.size)
+        return grown if self.signed else grown.flatten(1).T
 
 
 class RelativeMlp(nn.Module):
@@ -72,12 +62,12 @@ class RelativeMlp(nn.Module):
                 fc2=nn.Linear(hidden, num_heads),
             )
         )
+        self.shape = (2 * size[0] - 1, 2 * size[1] - 1)
         places = torch.cartesian_prod(*(torch.arange(1.0 - side, side) for side in size))
         self.register_buffer("places", places.sign() * places.abs().log1p(), persistent=False)
-        self.register_buffer("index", offsets(size, False), persistent=False)
 
     def forward(self) -> Tensor:
-        return self.mlp(self.places).T[:, self.index]
+        return offset_bias(self.mlp(self.places).T.unflatten(1, self.shape).flip(1, 2))
 
 
 class PartitionAttention(nn.Module):

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...layers import NormAct, SqueezeExcite
+from ...layers import NormAct, SameConv2d, SqueezeExcite
 from .layout import MaxVitLayout
 
 
-class Conv(nn.Conv2d):
-    """A convolution that keeps ceil(side / stride), padded evenly or as TensorFlow does."""
-
-    def __init__(
-        self, inputs: int, out: int, kernel: int, stride: int, groups: int, bias: bool, same: bool
-    ) -> None:
-        super().__init__(inputs, out, kernel, stride, groups=groups, bias=bias)
-        self.same = same
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        edges: list[int] = []
-        for side in (x.shape[-1], x.shape[-2]):
-            total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-            edges += [total // 2, total - total // 2] if self.same else [kernel // 2] * 2
-        return super().forward(F.pad(x, edges) if any(edges) else x)
+def convolution(
+    inputs: int, out: int, kernel: int, stride: int, groups: int, bias: bool, same: bool
+) -> nn.Conv2d:
+    """A convolution that keeps ceil(side / stride), padded as TensorFlow does or evenly."""
+    if same:
+        return SameConv2d(inputs, out, kernel, stride, groups=groups, bias=bias)
+    return nn.Conv2d(inputs, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
 
 
 class Shortcut(nn.Module):
@@ -51,7 +41,7 @@ class MBConv(nn.Module):
         self.pre_norm = nn.BatchNorm2d(inputs, lay.bn_eps)
         self.conv1_1x1 = nn.Conv2d(inputs, middle, 1, bias=False)
         self.norm1 = NormAct(middle, lay.bn_eps, lay.act_conv)
-        self.conv2_kxk = Conv(middle, middle, 3, stride, middle, False, lay.same)
+        self.conv2_kxk = convolution(middle, middle, 3, stride, middle, False, lay.same)
         self.norm2 = NormAct(middle, lay.bn_eps, lay.act_conv)
         squeezed = int(lay.se * (out if lay.from_out else middle))
         self.se = SqueezeExcite(middle, squeezed, lay.se_act)
@@ -68,9 +58,9 @@ class Stem(nn.Module):
 
     def __init__(self, in_channels: int, widths: Sequence[int], lay: MaxVitLayout) -> None:
         super().__init__()
-        self.conv1 = Conv(in_channels, widths[0], 3, 2, 1, lay.stem_bias, lay.same)
+        self.conv1 = convolution(in_channels, widths[0], 3, 2, 1, lay.stem_bias, lay.same)
         self.norm1 = NormAct(widths[0], lay.bn_eps, lay.act_conv)
-        self.conv2 = Conv(widths[0], widths[1], 3, 1, 1, lay.stem_bias, lay.same)
+        self.conv2 = convolution(widths[0], widths[1], 3, 1, 1, lay.stem_bias, lay.same)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.norm1(self.conv1(x)))

@@ -11,7 +11,7 @@ import limelight as ll
 from limelight.kernels.shared import distances
 from limelight.methods.attention.locality import upstream_nonlocality
 from limelight.models.weights.load import no_init
-from limelight.probe.errors import MethodError
+from limelight.probe.errors import MethodError, OptionError
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,29 @@ def test_windows_have_distances_and_languages_have_none():
     words = ll.load("gla_340m", hidden_size=64, num_hidden_layers=1, num_heads=2, vocab_size=50)
     ids = torch.randint(0, 50, (2, 20))
     assert ll.maps(words, ids, "nonlocality")[0].values.isnan().all()
+
+
+def test_mass_in_windows_by_hand():
+    torch.manual_seed(0)
+    model = ll.load("deit_tiny", img_size=64, depth=2)
+    first = model.blocks[0].attn
+    torch.nn.init.zeros_(first.qkv.weight[: 2 * 192].data)  # the first block looks everywhere
+    x = torch.randn(2, 3, 64, 64)
+    names = [f"attention_mass,window={size}" for size in ("2x4", "1x1", "4x4", "3x2")]
+    maps = ll.maps(model, x, names)
+    even = maps.where(site="blocks.0.attn:map")
+    for name, share in zip(names, (1 / 2, 1 / 16, 1.0), strict=False):
+        found = even.where(method=name).stack()
+        torch.testing.assert_close(found, torch.full((2, 3), share).double())
+    assert maps.where(method=names[3]).stack().isnan().all()  # three rows do not tile four
+    path = "blocks.1.attn:map"
+    share = ll.trace(model, x, path)[path].act.double()[:, :, 1:, 1:]
+    share = share / share.sum(-1, keepdim=True)
+    want = share.diagonal(dim1=2, dim2=3).mean(-1)
+    found = maps.where(site=path, method=names[1]).stack()
+    torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-7)
+    with pytest.raises(OptionError, match=r"window=\(7,\) is no rows and columns, as in 7x7"):
+        ll.maps(model, x, "attention_mass,window=7")
 
 
 class Repeats(torch.nn.Module):

@@ -1,0 +1,1 @@
+"""MOAT: mobile convolutions whose last stages alternate with attention."""
