@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limelight.kernels.attention import attention, attention_statistics
+from limelight.kernels.context_convolution import context_convolution
 from limelight.kernels.gated_convolution import gated_convolution
 from limelight.kernels.gated_linear import bidirectional_gla, gated_linear_attention
 from limelight.kernels.neighborhood import neighborhood_attention
@@ -273,8 +274,33 @@ def local_tasks() -> Iterator[Task]:
     )
 
 
+def context_tasks() -> Iterator[Task]:
+    """OverLoCK-T's third stage at 224 and 448; kernels lie as convolutions leave them."""
+    sizes = ((1, 2, 4, 7, 3, 5),) if TINY else ((32, 8, 16, 14, 5, 13), (32, 8, 16, 28, 5, 13))
+    for b, g, e, side, small, large in sizes:
+        n, taps = side * side, small**2 + large**2
+
+        def make(
+            t: torch.dtype, b: int = b, g: int = g, e: int = e, side: int = side,
+            small: int = small, large: int = large,
+        ) -> Named:  # fmt: skip
+            sides = {"small": small, "large": large}
+            kernels = {
+                name: randn(b, k * k, g, side * side, dtype=t, seed=k)
+                .permute(0, 2, 3, 1)
+                .softmax(-1)
+                for name, k in sides.items()
+            }
+            return {"v": randn(b, 2 * g, side * side, e, dtype=t), **kernels, "grid": (side, side)}
+
+        flops, moved = 2.0 * b * g * n * e * taps, 2.0 * b * g * n * (4 * e + taps)
+        name = f"context convolution {small}, {large} of {side} x {side} C{2 * g * e}"
+        yield Task(name, context_convolution, make, {}, {}, flops, moved)
+
+
 def tasks() -> Iterator[Task]:
-    for family in (attention_tasks, neighborhood_tasks, routed_tasks, scan_tasks, local_tasks):
+    families = (attention_tasks, neighborhood_tasks, routed_tasks, scan_tasks, local_tasks)
+    for family in (*families, context_tasks):
         yield from family()
 
 

@@ -12,7 +12,6 @@ from .cam import (
     gradcam_plus_plus,
     hirescam,
     layercam,
-    magnitude,
     xgradcam,
 )
 from .combine import combine
@@ -54,7 +53,6 @@ __all__ = [
     "localisation",
     "locality",
     "lrp",
-    "magnitude",
     "meta",
     "normgrad",
     "normgrad_proper",

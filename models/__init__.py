@@ -14,6 +14,7 @@ from .zoo.halonet import model as halonet
 from .zoo.litv2 import model as litv2
 from .zoo.maxvit import model as maxvit
 from .zoo.moat import model as moat
+from .zoo.overlock import model as overlock
 from .zoo.ulsam import mobilenet_v1, mobilenet_v2
 from .zoo.vig import hierarchical as vig_h
 from .zoo.vig import model as vig
@@ -49,6 +50,7 @@ __all__ = [
     "mobilenet_v2",
     "nat",
     "ninformer",
+    "overlock",
     "preprocess",
     "read",
     "resnet",

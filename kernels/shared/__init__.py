@@ -2,7 +2,7 @@
 
 from .map_statistics import Rows, distances, entropy, fits, peak, reduced
 from .precision import wide
-from .softmax import fused, normal, written
+from .softmax import fused, normal, transformed, written
 
 __all__ = [
     "Rows",
@@ -13,6 +13,7 @@ __all__ = [
     "normal",
     "peak",
     "reduced",
+    "transformed",
     "wide",
     "written",
 ]

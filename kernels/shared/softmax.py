@@ -27,7 +27,7 @@ def fused(
     """
     if torch.compiler.is_compiling():
         return _sdpa(q, k, v, mask, scale, causal)
-    if _transformed():
+    if transformed():
         return written(q, k, v, mask, scale, causal)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, mask)):
         return cast(Callable[..., Tensor], _Fused.apply)(q, k, v, mask, scale, causal)
@@ -60,7 +60,7 @@ def _sdpa(
     return out
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether torch.func or forward mode is at work."""
     stack = torch._C._functorch.peek_interpreter_stack()
     return stack is not None or torch.autograd.forward_ad._current_level >= 0

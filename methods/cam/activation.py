@@ -8,7 +8,7 @@ from ...probe.attribution import method
 from ..gradients import Reduce, reduce_channels
 
 
-@method("activation", sites="last")
+@method("activation", sites="hidden")
 def activation(act: Tensor, *, reduce: Reduce = "sum", channels: bool = False) -> Tensor:
     """The values at a site over its places: gates, coefficients, attention over a picture.
 

@@ -25,6 +25,7 @@ def regime(
     pool: Any,
     unknown: Any,
     through: str | tuple[str, ...],
+    hold: str | tuple[str, ...],
     channels: bool,
 ) -> Preset:
     """The preset that the options of `lrp` mean."""
@@ -58,8 +59,13 @@ def regime(
         init=base.init if init == "logit" else init,
         pool=base.pool if pool == "winner" else pool,
         unknown=base.unknown if unknown == "error" else unknown,
-        through=((through,) if isinstance(through, str) else through) or base.through,
+        through=_several(through) or base.through,
+        hold=_several(hold) or base.hold,
     )
+
+
+def _several(sites: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (sites,) if isinstance(sites, str) else sites
 
 
 @method("lrp", sites="input", regime=regime)
@@ -76,6 +82,7 @@ def lrp(
     pool: Literal["winner", "unpool-overwrite"] = "winner",
     unknown: Literal["error", "gradient"] = "error",
     through: str | tuple[str, ...] = (),
+    hold: str | tuple[str, ...] = (),
     channels: bool = False,
 ) -> Tensor:
     """Relevance summed over channels; signed, its total the part of the score that was kept.
@@ -90,6 +97,8 @@ def lrp(
     pool     `unpool-overwrite` loses relevance where windows overlap, as max_unpool does
     unknown  `gradient` lets ops without a rule hand on their plain gradient
     through  a channel or head, or several: `features.10[17]`; relevance passes there alone
+    hold     sites of gates, or several: `**:gate`, `sub_blocks3.*.gate`; in a product with another
+             value they take no relevance, where factors otherwise share alike
     channels  a map of each channel instead of their sum
     Raises NoRule for an op that no rule speaks of.
     """

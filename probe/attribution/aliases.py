@@ -57,7 +57,6 @@ MethodName = Literal[
     "linear_approx",
     "linear_probe",
     "lrp",
-    "magnitude",
     "mean_difference",
     "meta",
     "mutual_information",

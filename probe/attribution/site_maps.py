@@ -83,12 +83,12 @@ RAW = Method("raw", lambda grad: grad, "site", "input", needs=("grad",))
 
 
 def needed(bound: BoundMethod, patterns: Iterable[Pattern]) -> list[Pattern]:
-    """The sites to watch for a method: its own, and what enters the module if it asks for that."""
+    """The sites to watch for a method: its own, what enters those, what its options name."""
     listed = list(patterns)
     if "inputs" in bound.method.needs:
         listed += [replace(p, port="in") for p in patterns]
-    through = getattr(bound.regime, "through", ())
-    return listed + [replace(parse(address), index=None) for address in through]
+    named = (*getattr(bound.regime, "through", ()), *getattr(bound.regime, "hold", ()))
+    return listed + [replace(parse(address), index=None) for address in named]
 
 
 def methods_at(

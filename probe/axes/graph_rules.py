@@ -58,6 +58,7 @@ _SAME = """
     Softmax Softplus Softshrink Sqrt Tan Tanh Threshold ToCopy Tril Triu Trunc Alias
     MaskedFill MaskedScatter IndexFill IndexAdd IndexCopy IndexPut IndexPutImpl ScatterAdd
     Scatter ScatterReduce SelectScatter SliceScatter Fill Renorm FftC2C
+    _MixedByTiles
 """
 
 

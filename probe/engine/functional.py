@@ -23,6 +23,7 @@ from ..attribution import (
     Sites,
     Targets,
     bound_methods,
+    needed,
     use,
 )
 from ..capture import Keep, keeps_model
@@ -189,7 +190,7 @@ def ledger(
         )
     batch = Batch.of(x, None, model)
     with _probe(model, batch, ledger=True) as probe:
-        probe.watch("input")
+        probe.watch("input", *needed(bound, ()))
         probe(*batch.args, **batch.kwargs)
         chosen = targets(top() if target is None else target)[0]
         chosen = chosen.resolve(by_name(probe.adapter.labels))

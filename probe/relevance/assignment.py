@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch.autograd.graph import Node
 
-from ..ops import LINEAR, kind_of
+from ..ops import LINEAR, Edge, kind_of
 from .messages import ends, inputs_of
 from .presets import Preset
 
@@ -42,10 +43,11 @@ class Assignment:
     ops         what sits at a node: one op, or a linear map with its batch norm
     maker       the op that made a node
     weightlike  nodes whose results, in a product with another value, take no relevance
+    held        values of which the preset says the same, by edge
     """
 
-    def __init__(self, tape: Tape, preset: Preset) -> None:
-        self.preset = preset
+    def __init__(self, tape: Tape, preset: Preset, held: Iterable[Edge] = ()) -> None:
+        self.preset, self.held = preset, frozenset(held)
         self.kinds = {op.nodes[0]: kind_in(op) for op in tape.ops}
         self.maker = {node: op for op in tape.ops for node in op.nodes}
         self.weightlike: set[Node] = set()
@@ -61,7 +63,8 @@ class Assignment:
 
     def _look(self, node: Node) -> None:
         """Whether a node lies behind a linear map, and whether its value is weight-like."""
-        parents = [n for n, _ in node.next_functions if n is not None and not ends(n)]
+        edges = [(n, nr) for n, nr in node.next_functions if n is not None and not ends(n)]
+        parents = [n for n, _ in edges]
         op = self.maker.get(node)
         kind = self.kinds.get(node, "") if op is not None and op.nodes[0] is node else ""
         if kind in LINEAR or any(n in self._passed for n in parents):
@@ -69,9 +72,13 @@ class Assignment:
         if kind == "softmax" or (parents and self._mixing.issuperset(parents)):
             self._mixing.add(node)  # maps mixed once more, as talking heads are, stay maps
         through = kind not in LINEAR or node in self._mixing
-        inherits = through and bool(parents) and self.weightlike.issuperset(parents)
+        inherits = through and bool(edges) and all(map(self.takes_none, edges))
         if inherits or kind in self.preset.weightlike or self._gates(node, kind, parents):
             self.weightlike.add(node)
+
+    def takes_none(self, edge: Edge) -> bool:
+        """Whether a value, in a product with another, takes no relevance."""
+        return edge[0] in self.weightlike or edge in self.held
 
     def _gates(self, node: Node, kind: str, parents: list[Node]) -> bool:
         """Whether a node adds a constant to a tanh, as hand-written GELUs do."""

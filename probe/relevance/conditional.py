@@ -1,4 +1,4 @@
-"""Conditional relevance: what a pass keeps of the relevance that arrives at some sites."""
+"""Conditional relevance: what a pass keeps of what arrives at some sites, and which sites hold."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from ..errors import ProbeError
+from ..ops import Edge
 from ..sites import Site, parse
 from ..trace import Trace, index_dim
 
@@ -44,3 +45,17 @@ def masks(trace: Trace, through: Sequence[str]) -> Masks:
             mask.select(dim, index).fill_(1)
         by_node[value.edge[0]].append((value.edge[1], mask.to(value.act.device)))
     return by_node
+
+
+def edges(trace: Trace, hold: Sequence[str]) -> set[Edge]:
+    """Where the values of these sites come from.
+
+    Raises ProbeError for a channel of one, SiteError for sites that nobody saw.
+    """
+    for address in hold:
+        if parse(address).index is not None:
+            raise ProbeError(
+                f"relevance holds whole values, not {address!r}: name the site without its index"
+            )
+    values = (value for address in hold for value in trace.where(parse(address)).values())
+    return {value.edge for value in values if value.edge is not None}

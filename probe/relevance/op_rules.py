@@ -71,8 +71,13 @@ class RuleContext:
     def sharing(self) -> list[OpInput]:
         """The factors of a product that take relevance: those that are not weight-like."""
         varying = [x for x in self.call.inputs if x.edge is not None]
-        weightlike = self.assignment.weightlike
-        return [x for x in varying if x.edge and x.edge[0] not in weightlike] or varying
+        takes_none = self.assignment.takes_none
+        return [x for x in varying if x.edge and not takes_none(x.edge)] or varying
+
+    def holds(self, name: str) -> bool:
+        """Whether an argument takes no relevance beside others."""
+        x = self.call.named[name]
+        return isinstance(x, OpInput) and x.edge is not None and self.assignment.takes_none(x.edge)
 
 
 OpRule = Callable[[RuleContext], Iterable[Message]]
@@ -201,10 +206,12 @@ def _attention(c: RuleContext) -> Iterator[Message]:
 def _mixer(c: RuleContext) -> Iterator[Message]:
     """A kernel: an equal part of its plain gradient to each argument that its face shares among.
 
-    For attention that is v alone, the map held, unless the preset asks for q and k as well.
+    Those that are weight-like have no part. For attention that is v alone, the map held, unless the
+    preset asks for q and k as well.
     """
     face = FACES[c.op.name]
     varying = [name for name in face.share if c.call.varies(name)]
+    varying = [name for name in varying if not c.holds(name)] or varying
     parts = dict.fromkeys(varying, 1 / max(1, len(varying)))
     if c.preset.attention != "hold" and face.share == (face.values,) and "q" in c.call.named:
         if c.preset.attention == "stepwise":

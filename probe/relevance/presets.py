@@ -43,6 +43,7 @@ class Preset:
     sites         rules for ops by name or inside modules of a path, wildcards allowed, first match
                   wins
     through       channels or heads, `features.10[17]`: relevance passes that site only there
+    hold          sites of gates, `**:gate`: in a product with another value they take no relevance
     """
 
     name: str
@@ -61,6 +62,7 @@ class Preset:
     init: Literal["logit", "one", "softmax-contrast", "clrp"] = "logit"
     sites: tuple[tuple[str, LinearRule | None], ...] = ()
     through: tuple[str, ...] = ()
+    hold: tuple[str, ...] = ()
 
     def rule(
         self, kind: str, op: OpRecord, *, first: bool = False, last: bool = False
@@ -129,7 +131,7 @@ def settled(asked: Preset, ops: list[OpRecord]) -> Preset:
     """The preset itself; in place of `auto` what we recommend, with what else was asked."""
     if asked.name != "auto":
         return asked
-    kept = ("init", "pool", "unknown", "sites", "through")
+    kept = ("init", "pool", "unknown", "sites", "through", "hold")
     return replace(recommended(ops), **{name: getattr(asked, name) for name in kept})
 
 

@@ -22,10 +22,10 @@ from torch.autograd.graph import Node
 
 from ...kernels.shared import wide
 from ..errors import ProbeError
-from ..ops import LINEAR, OpCall, OpInput, kind_of
+from ..ops import LINEAR, Edge, OpCall, OpInput, kind_of
 from ..trace import Value, leaves
 from .assignment import AssignedOp, Assignment
-from .conditional import Masks, masks
+from .conditional import Masks, edges, masks
 from .ledger import Ledger, LedgerRecorder
 from .linear_map import linear_map
 from .linear_rules import as_gradient
@@ -50,6 +50,7 @@ class Propagation:
     messages    what is on its way down
     deliver     called with each wanted value and its relevance, on arrival
     only        the part of what arrives at a node that goes on, where the pass is conditional
+    held        edges of values that take no relevance in a product
     recorder    what writes the ledger, where one is kept
     """
 
@@ -59,11 +60,12 @@ class Propagation:
         preset: Preset,
         deliver: Deliver,
         only: Masks | None = None,
+        held: Iterable[Edge] = (),
         recorder: LedgerRecorder | None = None,
     ) -> None:
         self.tape, self.preset, self.deliver = tape, preset, deliver
         self.only, self.recorder = only or {}, recorder
-        self.assignment = Assignment(tape, preset)
+        self.assignment = Assignment(tape, preset, held)
         self.messages = Messages()
         self.wanted: dict[Node, list[Value]] = defaultdict(list)
 
@@ -226,7 +228,8 @@ def propagate(
     start = seeds(trace.output, outputs, target, preset)
     preset = settled(preset, tape.ops)
     recorder = _recorder(recording, outputs)
-    Propagation(tape, preset, deliver, masks(trace, preset.through), recorder).run(start, values)
+    only, held = masks(trace, preset.through), edges(trace, preset.hold)
+    Propagation(tape, preset, deliver, only, held, recorder).run(start, values)
     for value in waiting.values():
         receive(value, torch.zeros_like(wide(value.act)))
     return None if recorder is None else recorder.close(tape)

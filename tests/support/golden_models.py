@@ -21,6 +21,7 @@ from golden_recordings import (
     maxvit_windows,
     moat_windows,
     neighborhood_layer,
+    overlock_kernels,
     qkv_map,
     ulsam_maps,
     vig_h_scans,
@@ -190,6 +191,20 @@ HORNET = {
     "pooled": "norm",
     **_ends("stages.{}.{}", (2, 3, 18, 2)),
 }
+OVERLOCK = {
+    "stem": "patch_embed1",
+    "rep0": "blocks1.0.proj.1",
+    "block1_0": "blocks1.0",
+    "stage2": "blocks2.1",
+    "stage3": "blocks3.2",
+    "ctx": "blocks4.1",
+    "ctx_proj": "high_level_proj",
+    "sub3_0_x": "sub_blocks3.0",
+    "sub3_last_x": "sub_blocks3.5",
+    "embedx_x": "patch_embedx.x_proj",
+    "embedx_ctx": "patch_embedx.h_proj",
+    "focus_out": "sub_blocks4.1",
+}
 VIG = {
     **{f"b0.{part}": f"blocks.0.{part}" for part in ("attn_norm", "attn", "mlp")},
     **{f"b{n}.out": f"blocks.{n}" for n in (0, 6, 11)},
@@ -304,6 +319,12 @@ NETWORKS = {
     "hornet.tiny_gf_224": _hornet("hornet_tiny_gf"),
     "hornet.tiny_gf_96x64": _hornet("hornet_tiny_gf"),
     "hilo.litv2_s": Network(_configured("litv2_s"), _by_spread(1e-4), LITV2, hilo_halves),
+    **{
+        f"overlock.{case}": Network(
+            _configured("overlock_xt"), _by_spread(1e-4), OVERLOCK, overlock_kernels
+        )
+        for case in ("xt_224", "xt_96x128")
+    },
     "vig.tiny_96x128": Network(
         _configured("vig_tiny", without=("embed_dims",)), _by_size(1e-4), VIG, vig_scans
     ),

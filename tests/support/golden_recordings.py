@@ -127,6 +127,25 @@ def volo_maps(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
     }
 
 
+def overlock_kernels(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The first block's context part; kernels of the first and last block by rows and columns."""
+    first, last = "sub_blocks3.0", "sub_blocks4.1"
+    sites = (f"{first}:out.1", f"{first}:small", f"{first}:large", f"{last}:large")
+    trace = ll.trace(model, x, sites)
+    context, *kernels = (trace[site].act for site in sites)
+    names = ("dyn_kernel_small0", "dyn_kernel_large0", "dyn_kernel_large_last")
+    grids = [
+        model.get_submodule(path).mixed_at(grid)
+        for path, grid in (
+            (first, context.shape[2:]),
+            (first, context.shape[2:]),
+            (last, found["focus_out"].shape[2:]),
+        )
+    ]
+    shaped = (k.unflatten(2, grid) for k, grid in zip(kernels, grids, strict=True))
+    return found | {"sub3_0_ctx": context} | dict(zip(names, shaped, strict=True))
+
+
 def _scans(model: nn.Module, x: Tensor, path: str) -> dict[str, Tensor]:
     """Both directions of a scan: what they read and what they give."""
     q, k, v, gate, back = ports(model, x, path, ("q", "k", "v", "gate", "gate_back"))

@@ -34,6 +34,7 @@ NAMES = (
     "gated_linear: wide heads",
     "outlook: every place",
     "gated_convolution: odd picture",
+    "context_convolution: channels in parts",
 )
 
 

@@ -176,6 +176,18 @@ SMALL = (
             "alpha": 0.5,
             "num_classes": 10,
         },
+        "overlock_xt",
+        {
+            "depth": (1, 1, 1, 1),
+            "sub_depth": (2, 1),
+            "embed_dim": (16, 16, 32, 48),
+            "kernel_size": (7, 7, 5, 5),
+            "sub_num_heads": (2, 2),
+            "smk_size": 3,
+            "projection": 64,
+            "num_classes": 10,
+        },
+        size=(96, 96),
     ),
     Small(
         "gla_340m",

@@ -150,6 +150,25 @@ def outlook(v, weight, grid, kernel_size=3, stride=1, padding=1) -> Tensor:
     return torch.stack(rows, 2)
 
 
+def context_convolution(v, small, large=None, *, grid) -> Tensor:
+    """Pixel by pixel, tap by tap: the window is moved until it lies in the picture."""
+    halves = [(v, small)] if large is None else list(zip(v.chunk(2, 1), (small, large)))  # noqa: B905
+    parts = []
+    for values, weight in halves:
+        size = round(weight.shape[3] ** 0.5)
+        picture = values.unflatten(2, grid)
+        rows = []
+        for y, x in product(range(grid[0]), range(grid[1])):
+            top, left = y - size // 2, x - size // 2
+            top = 0 if top < 0 else min(top, grid[0] - size)
+            left = 0 if left < 0 else min(left, grid[1] - size)
+            own = weight[:, :, y * grid[1] + x]
+            sees = picture[:, :, top : top + size, left : left + size].flatten(2, 3)
+            rows.append((own[..., None] * sees).sum(2))
+        parts.append(torch.stack(rows, 2))
+    return torch.cat(parts, 1)
+
+
 def gated_convolution(first, context, weight, bias=None, scale=1.0) -> Tensor:
     """Tap by tap: a shifted picture times its weight."""
     (height, width), (rows, columns) = context.shape[2:], weight.shape[2:]

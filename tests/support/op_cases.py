@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from limelight.kernels.attention.reference import attention
+from limelight.kernels.context_convolution.reference import context_convolution
 from limelight.kernels.gated_convolution.reference import gated_convolution, global_filter
 from limelight.kernels.gated_linear.reference import bidirectional_gla, gated_linear_attention
 from limelight.kernels.neighborhood.reference import neighborhood_attention
@@ -98,6 +99,15 @@ def pictures(y=5, x=7, k=(7, 7), b=2, c=5, bias=True) -> Named:
     named = {"first": draw(b, c, y, x), "context": draw(b, c, y, x, seed=1)}
     named["weight"] = draw(c, 1, *k, seed=2)
     return named | ({"bias": draw(c, seed=3)} if bias else {}) | {"scale": 1 / 3}
+
+
+def kernels_of_pixels(grid, small=3, large=0, b=2, g=2, e=5) -> Named:
+    n, count = prod(grid), 2 if large else 1
+    named = as_layers_give({"v": draw(b, count * g, n, e)})
+    for seed, (name, size) in enumerate((("small", small), ("large", large)), 1):
+        if size:  # as a 1 x 1 convolution leaves them: pixels side by side
+            named[name] = draw(b, size**2, g, n, seed=seed).permute(0, 2, 3, 1).softmax(-1)
+    return named | {"grid": grid}
 
 
 @dataclass(frozen=True)
@@ -278,8 +288,24 @@ def _others() -> dict[str, Case]:
     return cases
 
 
+def _context() -> dict[str, Case]:
+    cases = {
+        "two kernels": kernels_of_pixels((9, 11), 3, 5),
+        "larger before smaller": kernels_of_pixels((7, 9), 7, 3, b=1, e=4),
+        "whole picture": kernels_of_pixels((7, 7), 5, 7, g=3, e=3),
+        "one row": kernels_of_pixels((1, 9), 1),
+        "even kernel": kernels_of_pixels((6, 5), 4, b=1, e=1),
+        "several tiles": kernels_of_pixels((19, 10), 3, 9, b=1, g=1, e=2),
+        "channels in parts": kernels_of_pixels((3, 4), 3, b=1, g=1, e=150),
+    }
+    op, formula = context_convolution, naive.context_convolution
+    small = Case(op, formula, kernels_of_pixels((3, 5), 1, 3, b=1, g=1, e=3), small=True)
+    return {name: Case(op, formula, named) for name, named in cases.items()} | {"small": small}
+
+
 FAMILIES = {
     "attention": _attention,
+    "context_convolution": _context,
     "neighborhood": _neighborhood,
     "routed": _routed,
     "gated_linear": _scans,

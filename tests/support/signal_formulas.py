@@ -45,6 +45,8 @@ AT_THE_INPUT: dict[str, Formula] = {
     "input_x_gradient": lambda x, g: (x * g).sum(1),
 }
 HIDDEN: dict[str, Formula] = {
+    "activation": lambda x, g: x.sum(1),
+    "activation,reduce=norm": lambda x, g: (x * x).sum(1).sqrt(),
     "linear_approx": lambda x, g: (x * g).sum(1),
     "hirescam": lambda x, g: (x * g).sum(1).clamp(min=0),
     "gradcam_elementwise": lambda x, g: (x * g).clamp(min=0).sum(1),

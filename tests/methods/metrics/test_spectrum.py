@@ -85,7 +85,7 @@ class Given(nn.Module):
 def test_energy_of_a_band_at_each_place():
     coarse, fine = wave(1, 2), wave(0, 7)
     x = torch.stack([coarse + fine, fine - 2 * coarse + 3])[None]
-    specs = ["band_energy", "band_energy:0.01,high=0.25", "band_energy:0", "magnitude"]
+    specs = ["band_energy", "band_energy:0.01,high=0.25", "band_energy:0", "activation:norm"]
     maps = ll.maps(Given(), x, specs, sites="features", target=0)
     high, low, whole, size = (m.values for m in maps)
     torch.testing.assert_close(high, 2 * fine.square())

@@ -330,10 +330,13 @@ def test_spectra_of_both_halves_and_offsets_are_maps_of_the_page(tmp_path):
     model, x = filled(), torch.from_numpy(image((2, 3, 128, 128)))
     attn, merging = "layers.2.blocks.0.attn", "layers.0.downsample.dconv"
     halves = (f"{attn}:hifi", f"{attn}:lofi")
-    asked = [ll.use("band_energy", sites=halves), ll.use("magnitude", sites=f"{merging}:offset")]
+    asked = [
+        ll.use("band_energy", sites=halves),
+        ll.use("activation:norm", sites=f"{merging}:offset"),
+    ]
     page = ll.explain(model, inputs=x, methods=asked, target=3)
     maps, text = page.maps, page.save(tmp_path / "page.html").read_text()
-    assert all(word in text for word in (*halves, "band_energy", "magnitude"))
+    assert all(word in text for word in (*halves, "band_energy", "activation"))
     t = ll.trace(model, x, [*halves, f"{merging}:offset"])
     for half in halves:
         act = t[half].act.permute(0, 3, 1, 2)  # 8 x 8 places
@@ -347,7 +350,7 @@ def test_spectra_of_both_halves_and_offsets_are_maps_of_the_page(tmp_path):
         torch.testing.assert_close(found, spectrum[:, fine].sum(1), rtol=1e-4, atol=1e-3)
     offset = t[f"{merging}:offset"].act
     assert offset.shape == (2, 2, 32, 32)
-    torch.testing.assert_close(maps.where(method="magnitude").stack(), offset.norm(dim=1))
+    torch.testing.assert_close(maps.where(method="activation:norm").stack(), offset.norm(dim=1))
 
 
 def test_holding_the_offsets_at_zero_makes_a_plain_convolution():
