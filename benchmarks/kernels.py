@@ -30,6 +30,7 @@ from limelight.kernels.attention import attention, attention_statistics
 from limelight.kernels.context_convolution import context_convolution
 from limelight.kernels.gated_convolution import gated_convolution
 from limelight.kernels.gated_linear import bidirectional_gla, gated_linear_attention
+from limelight.kernels.kan import kan_attention
 from limelight.kernels.neighborhood import neighborhood_attention
 from limelight.kernels.neighborhood.axes import axes_of, visible
 from limelight.kernels.outlook import outlook
@@ -298,9 +299,27 @@ def context_tasks() -> Iterator[Task]:
         yield Task(name, context_convolution, make, {}, {}, flops, moved)
 
 
+def learned_tasks() -> Iterator[Task]:
+    """Learned maps at the sizes of ViT-Tiny and ViT-Base, and of many tokens."""
+    r = 4 if TINY else 12
+    sizes = ((1, 2, 9, 16, 2),) if TINY else ((16, 3, 197, 64, 3), (16, 12, 197, 64, 1))
+    for b, h, n, d, g in (*sizes, *(() if TINY else ((4, 3, 3137, 64, 3),))):
+
+        def make(
+            t: torch.dtype, b: int = b, h: int = h, n: int = n, d: int = d, g: int = g
+        ) -> Named:
+            a, b_sin = (randn(h, r, n, g, dtype=t, seed=seed) for seed in (3, 4))
+            w = randn(h, n, r, dtype=t, seed=5)
+            return {**heads(b, h, n, d, t), "a": a, "b": b_sin, "W": w}
+
+        flops = 2.0 * b * h * n * n * (d + 2 * g * r)
+        name = f"learned maps B{b} H{h} N{n} d{d} G{g} r{r}"
+        yield Task(name, kan_attention, make, {}, {}, flops, 8.0 * b * h * n * d)
+
+
 def tasks() -> Iterator[Task]:
     families = (attention_tasks, neighborhood_tasks, routed_tasks, scan_tasks, local_tasks)
-    for family in (*families, context_tasks):
+    for family in (*families, context_tasks, learned_tasks):
         yield from family()
 
 

@@ -34,6 +34,8 @@ class Face:
     values   the argument that the mixing map multiplies: result = map @ values
     mixing   mixing(rows, **arguments) -> those rows (a slice) of the map, `b h r m`
     opaque   False lets relevance go by the rules of the ops inside the reference instead
+    entrywise  each entry of the map comes from one score, but for its row's sum as of softmax, so
+             that relevance may step from an entry to its score; else the map is held there too
     """
 
     name: str
@@ -42,6 +44,7 @@ class Face:
     values: str
     mixing: Mixing | None
     opaque: bool = True
+    entrywise: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def kernel(
     values: str = "v",
     mixing: Mixing | None = None,
     opaque: bool = True,
+    entrywise: bool = True,
     fast: str = "",
 ) -> Callable[[Callable[..., Tensor]], KernelOp]:
     """Make the torch reference below an op that a probe sees as one.
@@ -90,7 +94,7 @@ def kernel(
 
     The reference is what the op is: torch operations that differentiate as often as one likes,
     under vmap and torch.compile too; it raises KernelError for arguments that do not fit.
-    share, hold, values, mixing, opaque   what relevance needs to know, see Face
+    share, hold, values, mixing, opaque, entrywise   what relevance needs to know, see Face
     fast   the module beside the reference with the Triton path, "" where there is none. It has
            `can_run(**arguments) -> str | None`   None, or the reason why not
            `forward(**arguments) -> (out, saved)`  saved: tensors for the backward
@@ -100,7 +104,7 @@ def kernel(
     `op.why(*args)` says which path a call takes and why not the other.
     Raises KernelError when the name is taken by another module.
     """
-    face = Face(name, share, hold, values, mixing, opaque)
+    face = Face(name, share, hold, values, mixing, opaque, entrywise)
 
     def make(reference: Callable[..., Tensor]) -> KernelOp:
         @wraps(reference)

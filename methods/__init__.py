@@ -1,7 +1,13 @@
 """Methods: one file each, registered on import; nothing here imports more than torch and numpy."""
 
 from . import captum, circuits, meta
-from .attention import locality, rollout, sequence_heads, transformer_attribution
+from .attention import (
+    locality,
+    rollout,
+    sequence_heads,
+    signed_maps,
+    transformer_attribution,
+)
 from .cam import (
     activation,
     band_energy,
@@ -61,6 +67,7 @@ __all__ = [
     "rollout",
     "salient_relevance",
     "sequence_heads",
+    "signed_maps",
     "similarity",
     "smooth",
     "smoothgrad",

@@ -3,7 +3,7 @@
 from .card import Card
 from .inputs import images, labels, preprocess, read
 from .registry import list_models, load
-from .zoo import activator, alexnet, convit, hornet, llama, nat, ninformer, resnet, vgg
+from .zoo import activator, alexnet, convit, hornet, karat, llama, nat, ninformer, resnet, vgg
 from .zoo.attention_only import model as attention_only
 from .zoo.biformer import channels_first as biformer_nchw
 from .zoo.biformer import model as biformer
@@ -39,6 +39,7 @@ __all__ = [
     "halonet",
     "hornet",
     "images",
+    "karat",
     "labels",
     "list_models",
     "litv2",

@@ -56,6 +56,9 @@ SPELLINGS = (
     ("rms_norm_eps", "eps", "ln_eps"),
     ("intermediate_size", "mlp_dim"),
     ("ln_eps", "ln_epsilon"),
+    ("rank", "r"),
+    ("grid_size", "G"),
+    ("num_heads", "H"),
 )
 PREPROCESSING = ("img_size", "resize", "crop_pct", "interpolation", "mean", "std")
 COUNTS = ("num_classes", "in_channels", "embed_dim", "num_heads", "patch_size")

@@ -1,3 +1,4 @@
-"""Methods that read attention maps: rollout, attribution, locality, heads of sequences."""
+"""Methods that read attention maps: rollout, attribution, locality, signs, heads of sequences."""
 
+from .learned_maps import LearnedCurves, MapSpectra, learned_curves, map_spectra
 from .locality import upstream_nonlocality

@@ -29,10 +29,16 @@ def rollout(
     normalise  rows of each A + I sum to one, as in the paper
     start      the first block that takes part
     Not about any class. The row of the class token, else the mean row; of a language model, the
-    last token's.
+    last token's. Raises MethodError where rows to be normalised have negative weights.
     """
     with attending(runner, target, relevance=False, gradients=False) as (probe, paths):
         parts = [_fused(probe.trace[f"{path}:map"].act, heads) for path in paths[start:]]
+        signed = [path for path, part in zip(paths[start:], parts, strict=True) if part.min() < 0]
+        if normalise and signed:
+            raise MethodError(
+                f"rollout makes shares of every row, but the map of {signed[0]!r} has negative "
+                "weights, which may add up to nothing: ask with normalise=false, or for relevance"
+            )
         return explained(probe, parts, normalise=normalise)
 
 

@@ -1,7 +1,15 @@
 """What architectures share: norms, MLPs, blocks, activations, positions."""
 
 from .activations import activation
-from .attention import Attention
+from .attention import (
+    Attention,
+    KanAttention,
+    KanOperator,
+    KanOptions,
+    RotaryAttention,
+    attention_width,
+    fixed_grid,
+)
 from .block import Block
 from .checkpointing import Checkpointing
 from .convolutions import ConvNormAct, SameAvgPool2d, SameConv2d
@@ -21,6 +29,5 @@ from .positions import (
     resize_positions,
     square_grid,
 )
-from .rotary_attention import RotaryAttention
 from .sequence import Memory, pads_back, pads_first
 from .squeeze_excite import SqueezeExcite, divisible

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels.attention import attention
+from ...kernels.kan import Order
 from ...probe.errors import OptionError
 from ..card import Card, Source, State
 from ..layers import (
@@ -15,10 +16,15 @@ from ..layers import (
     Block,
     Checkpointing,
     GridSize,
+    KanAttention,
+    KanOperator,
+    KanOptions,
     Mlp,
     PatchEmbed,
+    attention_width,
     drop_rates,
     fit_positions,
+    fixed_grid,
     grid_of,
     init_weights,
     resize_positions,
@@ -93,12 +99,18 @@ class SelfAttention(Attention):
 
 
 class ConViT(Checkpointing, nn.Module):
-    """GPSA blocks on patches alone; then the class token joins, and ordinary blocks follow."""
+    """GPSA blocks on patches alone; then the class token joins, and ordinary blocks follow.
+
+    karat   the learned functions that the last blocks share, if they do
+    learned   how many of the last blocks have learned maps, which fix the input size
+    """
 
     def __init__(
         self,
         blocks: list[Block],
+        karat: KanOperator | None = None,
         *,
+        learned: int = 0,
         grid: GridSize,
         patch_size: int,
         in_channels: int,
@@ -111,6 +123,7 @@ class ConViT(Checkpointing, nn.Module):
     ) -> None:
         super().__init__()
         self.patch_size, self.grid, self.local_up_to_layer = patch_size, grid, local_up_to_layer
+        self.learned, self.karat = learned, karat
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         shape = (1, grid[0] * grid[1], embed_dim)
@@ -133,6 +146,8 @@ class ConViT(Checkpointing, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         grid = grid_of((x.shape[-2], x.shape[-1]), self.patch_size)
+        if self.learned:
+            fixed_grid(grid, self.grid, self.patch_size)
         x = self.patch_embed(x)
         if self.pos_embed is not None:
             x = x + resize_positions(self.pos_embed, self.grid, grid)
@@ -141,8 +156,9 @@ class ConViT(Checkpointing, nn.Module):
         for block in self.blocks[: self.local_up_to_layer]:
             x = self.through(block, x, offsets)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
-        for block in self.blocks[self.local_up_to_layer :]:
-            x = self.through(block, x)
+        for place in range(self.local_up_to_layer, len(self.blocks)):
+            last = self.karat is not None and place >= len(self.blocks) - self.learned
+            x = self.through(self.blocks[place], x, *([self.karat] if last else []))
         return self.head(self.norm(x)[:, 0])
 
 
@@ -164,6 +180,16 @@ def convit(
     norm_eps: float = 1e-6,
     dropout: float = 0.0,
     drop_path: float = 0.0,
+    karat_blocks: int = 0,
+    rank: int = 12,
+    grid_size: int = 3,
+    universal: bool = False,
+    basis: str = "fourier",
+    base: str = "zero",
+    order: Order = "w_phi",
+    scales: bool = True,
+    simplex: bool = False,
+    softmax_heads: tuple[int, ...] = (),
 ) -> ConViT:
     """A ConViT.
 
@@ -172,25 +198,36 @@ def convit(
     locality_strength   how sharply heads look around their offsets at the start
     drop_path   share of branches dropped in the last block, growing from 0 in the first; 0.1
                 trained the published models
+    karat_blocks   the last blocks whose maps are learned functions of their scores (KArAt,
+                arXiv 2503.10632: 2); what follows it builds those, as in `karat`
     """
-    dim = width_of(embed_dim, head_dim, num_heads)
-    if not 0 <= local_up_to_layer < depth:
+    dim = attention_width(embed_dim, head_dim, num_heads, usual=48)
+    _check_depth(depth, local_up_to_layer, karat_blocks)
+    options = KanOptions(
+        rank, grid_size, basis, base, order, simplex, scales, universal, tuple(softmax_heads)
+    ).checked(num_heads)
+    if not karat_blocks and options != KanOptions():
         raise OptionError(
-            f"local_up_to_layer={local_up_to_layer} of {depth} blocks leaves none for the class "
-            "token: give at most depth - 1"
+            "rank, grid_size, basis and the like build learned maps, but karat_blocks=0 has none: "
+            "give karat_blocks=2, or leave them out"
         )
     grid = grid_of(img_size, patch_size)
+    tokens, learned = 1 + grid[0] * grid[1], depth - karat_blocks
     blocks = []
     for place, drop in enumerate(drop_rates(drop_path, [depth])):
-        attn = (
-            GPSA(dim, num_heads, qkv_bias, locality_strength, dropout, grid)
-            if place < local_up_to_layer
-            else SelfAttention(dim, num_heads, qkv_bias, dropout, 0.0)
-        )
+        attn: nn.Module
+        if place < local_up_to_layer:
+            attn = GPSA(dim, num_heads, qkv_bias, locality_strength, dropout, grid)
+        elif place < learned:
+            attn = SelfAttention(dim, num_heads, qkv_bias, dropout, 0.0)
+        else:
+            attn = KanAttention(dim, num_heads, qkv_bias, dropout, tokens, options)
         mlp = Mlp(dim, int(dim * mlp_ratio), drop=dropout)
         blocks.append(Block(dim, attn, mlp, norm_eps, drop))
     built = ConViT(
         blocks,
+        KanOperator(num_heads, tokens, options) if universal and karat_blocks else None,
+        learned=karat_blocks,
         grid=grid,
         patch_size=patch_size,
         in_channels=in_channels,
@@ -207,16 +244,18 @@ def convit(
     return built
 
 
-def width_of(embed_dim: int | None, head_dim: int | None, num_heads: int) -> int:
-    """The whole width. Raises OptionError where it is not heads x head_dim."""
-    dim = embed_dim or (head_dim or 48) * num_heads
-    other = head_dim and embed_dim and head_dim * num_heads != dim
-    if num_heads < 1 or dim % num_heads or other:
+def _check_depth(depth: int, local_up_to_layer: int, karat_blocks: int) -> None:
+    """Raise OptionError where blocks of a kind do not fit into the depth."""
+    if not 0 <= local_up_to_layer < depth:
         raise OptionError(
-            f"embed_dim={embed_dim}, head_dim={head_dim} and num_heads={num_heads} do not fit: "
-            "give a width that is heads x head_dim"
+            f"local_up_to_layer={local_up_to_layer} of {depth} blocks leaves none for the class "
+            "token: give at most depth - 1"
         )
-    return dim
+    if not 0 <= karat_blocks <= depth - local_up_to_layer:
+        raise OptionError(
+            f"karat_blocks={karat_blocks} of {depth} blocks reach those without a class token: "
+            f"give at most depth - local_up_to_layer = {depth - local_up_to_layer}"
+        )
 
 
 def published(name: str) -> dict[str, Source]:
@@ -232,6 +271,12 @@ VARIANTS = (
     Variant("convit_tiny", build={"num_heads": 4}, weights=published("convit_tiny")),
     Variant("convit_small", build={"num_heads": 9}, weights=published("convit_small")),
     Variant("convit_base", build={"num_heads": 16}, weights=published("convit_base")),
+    Variant(
+        "convit_tiny_karat_g3b",
+        build={"num_heads": 4, "karat_blocks": 2},
+        about="top-1 75.57 on CIFAR-10 in the paper, ConViT-Tiny 71.36; no weights",
+        card={"paper": "Kolmogorov-Arnold Attention, arXiv 2503.10632"},
+    ),
     Variant(
         "convit_digits",
         build={

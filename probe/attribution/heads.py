@@ -50,7 +50,8 @@ class Heads:
         """Entropy, and on a grid distance and mass within a radius, of every query: `b h n`.
 
         Class tokens are left out as queries and as keys; rows then add up to one again, unless
-        they are wanted raw. Computed once for all metrics that ask the same.
+        they are wanted raw. A row with negative weights is no distribution and gives NaN. Computed
+        once for all metrics that ask the same.
         """
         key = radius, raw
         if key not in self._statistics:
@@ -59,12 +60,20 @@ class Heads:
             def rows(span: slice) -> Tensor:
                 start, stop, _ = span.indices(self.shape[2] - skip)
                 part = self.rows(slice(start + skip, stop + skip))[..., skip:]
+                below = (part < 0).any(-1, keepdim=True)
+                if below.any():
+                    part = part.masked_fill(below, torch.nan)
                 return part if raw or not skip else part / part.sum(-1, keepdim=True)
 
             self._statistics[key] = reduced(
                 rows, self.shape[2] - skip, grid=self.grid, radius=radius, stride=self.stride
             )
         return self._statistics[key]
+
+    @property
+    def signed(self) -> bool:
+        """Whether statistics met negative weights."""
+        return any(bool(x["entropy"].isnan().any()) for x in self._statistics.values())
 
     def nothing(self) -> Tensor:
         """What a metric gives where it has no meaning."""
@@ -171,7 +180,7 @@ def measured(
         about_bound = replace(about, options=tuple((k, str(v)) for k, v in bound.options))
         for heads in every_heads:
             values = bound(heads).detach().double().cpu()
-            about_heads = replace(about_bound, notes=about_bound.notes + _assumed(heads))
+            about_heads = replace(about_bound, notes=about_bound.notes + _assumed(heads, values))
             for i, sample in enumerate(samples):
                 values_by_sample.append(
                     SaliencyMap(
@@ -181,16 +190,19 @@ def measured(
     return values_by_sample
 
 
-def _assumed(heads: Heads) -> tuple[str, ...]:
-    """What a reader must know of where the tokens were taken to lie."""
-    if not heads.grid:
-        return ()
-    rows, columns = heads.grid
-    note = f"tokens on the picture by its proportions: {rows} x {columns} after {heads.prefix}"
-    if heads.stride < 1:
-        side = round(1 / heads.stride)
-        note += f"; each key stands for {side} x {side} queries"
-    return (note,)
+def _assumed(heads: Heads, values: Tensor) -> tuple[str, ...]:
+    """What a reader must know: where tokens were taken to lie, why there may be no number."""
+    notes = []
+    if heads.grid:
+        rows, columns = heads.grid
+        where = f"{rows} x {columns} after {heads.prefix}"
+        notes.append(f"tokens on the picture by its proportions: {where}")
+        if heads.stride < 1:
+            side = round(1 / heads.stride)
+            notes[-1] += f"; each key stands for {side} x {side} queries"
+    if values.isnan().any() and heads.signed:
+        notes.append("rows of the map have negative weights: they are no distributions")
+    return tuple(notes)
 
 
 def asked_sites(bound_sites: Any, sites: Any) -> list[Address]:

@@ -207,17 +207,19 @@ def _mixer(c: RuleContext) -> Iterator[Message]:
     """A kernel: an equal part of its plain gradient to each argument that its face shares among.
 
     Those that are weight-like have no part. For attention that is v alone, the map held, unless the
-    preset asks for q and k as well.
+    preset asks for q and k as well; steps from the map to its scores are taken only where each
+    entry is of one score.
     """
     face = FACES[c.op.name]
     varying = [name for name in face.share if c.call.varies(name)]
     varying = [name for name in varying if not c.holds(name)] or varying
     parts = dict.fromkeys(varying, 1 / max(1, len(varying)))
     if c.preset.attention != "hold" and face.share == (face.values,) and "q" in c.call.named:
-        if c.preset.attention == "stepwise":
+        if c.preset.attention != "stepwise":
+            parts = dict.fromkeys(c.call.named, 1 / 2) | {"q": 1 / 4, "k": 1 / 4}
+        elif face.entrywise:
             yield from _stepwise(c, face)
             return
-        parts = dict.fromkeys(c.call.named, 1 / 2) | {"q": 1 / 4, "k": 1 / 4}
     plain = c.plain_gradients()
     for name, part in parts.items():
         x = c.call.named.get(name)

@@ -32,6 +32,8 @@ NAMES = (
     "routed: regions, few keys",
     "gated_linear: one way, back",
     "gated_linear: wide heads",
+    "kan: gelu, scales, many frequencies",
+    "kan: some softmax",
     "outlook: every place",
     "gated_convolution: odd picture",
     "context_convolution: channels in parts",

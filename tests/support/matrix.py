@@ -69,6 +69,11 @@ SMALL = (
     Small("efficientnet_lite0", {"num_classes": 10}),
     Small("deit_tiny", {"img_size": 64, "depth": 3, "num_classes": 10}),
     Small("convit_tiny", {"img_size": 64, "depth": 3, "local_up_to_layer": 2, "num_classes": 10}),
+    Small("karat_tiny_g3b", {"img_size": 64, "depth": 3, "num_classes": 10}),
+    Small(
+        "karat_tiny_g3u",
+        {"img_size": 64, "depth": 2, "base": "silu", "softmax_heads": (1,), "num_classes": 10},
+    ),
     Small(
         "volo_d1",
         {

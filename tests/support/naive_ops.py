@@ -190,3 +190,74 @@ def global_filter(x, weight) -> Tensor:
     for dy, dx in product(range(height), range(width)):
         out = out + kernels[:, dy, dx][:, None, None] * x.roll((dy, dx), (2, 3))
     return out
+
+
+def learned_sums(rows, a, b, scale_base, scale_sp, basis, base) -> Tensor:
+    """Function by function, all of them at once: `b h n q` -> `b h n p`."""
+    x = rows[:, :, :, None, :, None]  # b h n p q g
+    if basis == "fourier":
+        each = sum(
+            a[:, None, ..., g : g + 1] * (x * (g + 1)).cos()
+            + b[:, None, ..., g : g + 1] * (x * (g + 1)).sin()
+            for g in range(a.shape[-1])
+        )
+    elif basis == "rational":
+        above = sum(a[:, None, ..., n : n + 1] * x**n for n in range(6))
+        each = above / (1 + sum(b[:, None, ..., n : n + 1] * x ** (n + 1) for n in range(4)).abs())
+    else:
+        at = (x - b[:, None, ..., :1]) / b[:, None, ..., 1:]
+        bell = (-at * at / 2).exp()
+        aux = 35 - 84 * (2 * at.abs() - 1) + 70 * (2 * at.abs() - 1) ** 2
+        aux = (2 * at.abs() - 1) ** 4 * (aux - 20 * (2 * at.abs() - 1) ** 3)
+        falling = torch.where(at.abs() < 0.5, 1.0, (torch.pi / 2 * aux).cos())
+        shape = {
+            "mexican_hat": 2 / (3**0.5 * torch.pi**0.25) * (1 - at * at) * bell,
+            "morlet": (5 * at).cos() * bell,
+            "dog": -at * bell,
+            "meyer": torch.where(at.abs() < 1, (torch.pi * at.abs()).sin() * falling, 0.0),
+            "shannon": at.sin() / at,
+        }[basis]
+        each = a[:, None, ..., :1] * shape
+    each = each[..., 0]
+    each = each if scale_sp is None else each * scale_sp[:, None]
+    own = torch.nn.functional
+    fixed = {"zero": torch.zeros_like, "identity": lambda y: y, "silu": own.silu, "gelu": own.gelu}
+    beside = fixed[base](x[..., 0])
+    each = each + (beside if scale_base is None else beside * scale_base[:, None])
+    return each.sum(-1)
+
+
+def kan_attention(q, k, v, a, b, W=None, scale_base=None, scale_sp=None, a2=None, b2=None,  # noqa: N803
+                  scale_base2=None, scale_sp2=None, basis="fourier", base="zero", order="w_phi",
+                  simplex=False, softmax_heads=(), scale=None) -> Tensor:  # fmt: skip
+    """Head by head: the map is made whole, then meets the values."""
+    scores, out = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale), []
+    learned = iter(range(q.shape[1]))
+    for head in range(q.shape[1]):
+        if head in softmax_heads:
+            out.append(scores[:, head].softmax(-1) @ v[:, head])
+            continue
+        i = next(learned)
+        of = [x if x is None else x[i : i + 1] for x in (a, b, scale_base, scale_sp)]
+        rows = scores[:, head : head + 1]
+        if order == "phi_w":
+            rows = rows @ W[i].T
+        rows = learned_sums(rows, *of, basis, base)
+        if order == "phi_phi":
+            of = [x if x is None else x[i : i + 1] for x in (a2, b2, scale_base2, scale_sp2)]
+            rows = learned_sums(rows, *of, basis, base)
+        share = rows[:, 0] @ W[i].T if order == "w_phi" else rows[:, 0]
+        out.append((nearest_on_simplex(share) if simplex else share) @ v[:, head])
+    return torch.stack(out, 1)
+
+
+def nearest_on_simplex(share: Tensor) -> Tensor:
+    """By bisection for the number that, taken away, leaves a row that adds up to one."""
+    low, high = share.detach().amin(-1, keepdim=True) - 1, share.detach().amax(-1, keepdim=True)
+    for _ in range(80):
+        middle = (low + high) / 2
+        more = (share.detach() - middle).clamp(min=0).sum(-1, keepdim=True) > 1
+        low, high = torch.where(more, middle, low), torch.where(more, high, middle)
+    held = (share.detach() > high).to(share)
+    off = ((share * held).sum(-1, keepdim=True) - 1) / held.sum(-1, keepdim=True)
+    return (share - off) * held

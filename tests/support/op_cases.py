@@ -15,6 +15,8 @@ from limelight.kernels.attention.reference import attention
 from limelight.kernels.context_convolution.reference import context_convolution
 from limelight.kernels.gated_convolution.reference import gated_convolution, global_filter
 from limelight.kernels.gated_linear.reference import bidirectional_gla, gated_linear_attention
+from limelight.kernels.kan.bases import BASES
+from limelight.kernels.kan.reference import kan_attention
 from limelight.kernels.neighborhood.reference import neighborhood_attention
 from limelight.kernels.outlook.reference import outlook, windows
 from limelight.kernels.routed.reference import routed_attention
@@ -95,6 +97,32 @@ def looks(grid, kernel_size=3, stride=2, padding=1, b=1, h=2, e=5) -> Named:
     return named | {"grid": grid, **options}
 
 
+def learned(n=10, h=2, d=8, e=5, r=4, g=3, b=1, m=None, own=None, **how) -> Named:
+    """Coefficients near the size that training leaves; of wavelets b is an offset and a scale."""
+    m = m or n
+    own, basis, order = own or h, how.get("basis", "fourier"), how.get("order", "w_phi")
+    p, inputs = {"phi_w": (m, r), "phi": (m, m)}.get(order, (r, m))
+    sizes = {"fourier": (g, g), "rational": (6, 4)}.get(basis, (1, 2))
+
+    def pair(p: int, inputs: int, seed: int) -> tuple[Tensor, Tensor]:
+        shapes = [(own, p, inputs, size) for size in sizes]
+        a, b = (draw(*shape, seed=seed + i) * inputs**-0.5 for i, shape in enumerate(shapes))
+        if basis not in ("fourier", "rational"):
+            b = b + torch.tensor([0.0, 1.5])
+        return a, b
+
+    named = as_layers_give(qkv(n, m, h=h, g=h, d=d, e=e, b=b))
+    named |= dict(zip("ab", pair(p, inputs, 3), strict=True))
+    if order in ("w_phi", "phi_w"):
+        named["W"] = draw(own, *((m, p) if order == "w_phi" else (inputs, m)), seed=5) * 0.5
+    if order == "phi_phi":
+        named |= dict(zip(("a2", "b2"), pair(m, p, 6), strict=True))
+    if how.pop("scales", False):
+        named["scale_base"] = 1 + draw(own, p, inputs, seed=8) / 4
+        named["scale_sp"] = 1 + draw(own, p, inputs, seed=9) / 4
+    return named | how
+
+
 def pictures(y=5, x=7, k=(7, 7), b=2, c=5, bias=True) -> Named:
     named = {"first": draw(b, c, y, x), "context": draw(b, c, y, x, seed=1)}
     named["weight"] = draw(c, 1, *k, seed=2)
@@ -119,6 +147,7 @@ class Case:
     tolerance  of the largest difference as a part of the largest number, on Triton in float32
     small      stands for its op where one case is enough
     exact      the arguments that stay in float32 among halves
+    kernel     whether its op's kernels take it; else only the reference does
     """
 
     op: Any
@@ -127,6 +156,7 @@ class Case:
     tolerance: float = 1e-5
     small: bool = False
     exact: tuple[str, ...] = ()
+    kernel: bool = True
 
     @property
     def moving(self) -> list[str]:
@@ -303,17 +333,49 @@ def _context() -> dict[str, Case]:
     return {name: Case(op, formula, named) for name, named in cases.items()} | {"small": small}
 
 
+def _kan() -> dict[str, Case]:
+    on_triton = {
+        "fourier": learned(63, h=1, d=24, e=40, r=12),
+        "one frequency, pictures": learned(19, b=2, g=1),
+        "more keys than queries": learned(33, m=50, h=1, r=3, g=2, scale=-0.3),
+        "identity": learned(17, base="identity"),
+        "silu, scales": learned(17, base="silu", scales=True),
+        "gelu, scales, many frequencies": learned(40, h=1, r=20, g=11, base="gelu", scales=True),
+        "gelu": learned(12, base="gelu", g=1),
+        "simplex": learned(17, simplex=True),
+        "some softmax": learned(17, h=4, own=2, softmax_heads=(0, 2)),
+        "some softmax, simplex, silu": learned(
+            9, h=3, own=2, softmax_heads=(1,), simplex=True, base="silu"
+        ),
+    }
+    bases = {f"basis {name}": learned(9, basis=name) for name in BASES if name != "fourier"}
+    written = bases | {
+        "phi of w": learned(17, order="phi_w"),
+        "phi of phi": learned(17, order="phi_phi", base="silu"),
+        "full rank": learned(17, order="phi", base="silu", scales=True),
+        "rational, phi of phi": learned(7, order="phi_phi", basis="rational"),
+    }
+    op, formula = kan_attention, naive.kan_attention
+    small = Case(op, formula, learned(6, h=2, base="silu", scales=True), 2e-5, small=True)
+    return {
+        **{name: Case(op, formula, named, 2e-5) for name, named in on_triton.items()},
+        **{name: Case(op, formula, named, kernel=False) for name, named in written.items()},
+        "small": small,
+    }
+
+
 FAMILIES = {
     "attention": _attention,
     "context_convolution": _context,
     "neighborhood": _neighborhood,
     "routed": _routed,
     "gated_linear": _scans,
+    "kan": _kan,
 }
 CASES = {
     f"{family}: {name}": case for family, make in FAMILIES.items() for name, case in make().items()
 } | _others()
-ON_TRITON = {name: case for name, case in CASES.items() if case.op.fast}
+ON_TRITON = {name: case for name, case in CASES.items() if case.op.fast and case.kernel}
 SMALL = {case.op.face.name: case for case in ON_TRITON.values() if case.small}
 
 

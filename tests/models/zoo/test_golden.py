@@ -13,6 +13,10 @@ from shared import TESTS
 ELSEWHERE = {
     "gla.lm-leftpad": ("models/zoo/test_gla.py", "only positions inside its mask are stored"),
     **{
+        f"karat.{name}": ("kernels/kan/test_golden.py", "it is an operator, not a network")
+        for name in ("reference", "reference_gelu")
+    },
+    **{
         f"transformerlens.{name}": ("models/zoo/test_attention_only.py", "its names are renamed")
         for name in ("bridge_attn_only", "bridge_mlp", "ht_attn_only")
     },

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...kernels.attention import attention
-from ...probe.errors import OptionError
-from .sequence import Memory, pads_back, pads_first
+from ....kernels.attention import attention
+from ....probe.errors import OptionError
+from ..sequence import Memory, pads_back, pads_first
 
 
 class RotaryAttention(nn.Module):

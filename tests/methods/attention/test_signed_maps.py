@@ -1,0 +1,78 @@
+"""Negative mass and rank of maps in closed form; statistics that signed maps do not have."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import limelight as ll
+from limelight.methods.attention.signed_maps import map_rank, negative_mass, rank
+from limelight.models.registry import load
+from limelight.probe.attribution import Heads
+from limelight.probe.errors import MethodError
+from limelight.probe.sites import Site
+
+
+def heads(share: torch.Tensor) -> Heads:
+    """The attention of a map that is known."""
+    return Heads(Site("x", "map"), nn.Identity(), lambda s: share[:, :, s], tuple(share.shape))
+
+
+def test_negative_mass_is_a_mean_of_rows():
+    share = torch.zeros(1, 2, 3, 4)
+    share[0, 0] = torch.tensor([[1.0, -1.0, 0, 2], [0.5, 0.5, 0, 0], [-3.0, -1.0, 0, 0]])
+    share[0, 1, 0] = torch.tensor([-1.0, 3.0, 0, 0])  # its other rows are empty
+    want = torch.tensor([[(0.25 + 0 + 1) / 3, 0.25]], dtype=torch.float64)
+    torch.testing.assert_close(negative_mass(heads(share)), want)
+    assert negative_mass(heads(torch.zeros(1, 1, 2, 2))).isnan().all()
+
+
+def test_many_rows_are_read_in_blocks():
+    share = torch.ones(2, 1, 600, 3)
+    share[:, :, 300:, 0] = -1
+    torch.testing.assert_close(
+        negative_mass(heads(share)), torch.full((2, 1), 1 / 6, dtype=torch.float64)
+    )
+
+
+def test_rank_is_a_count_of_singular_values():
+    values = torch.tensor([3.0, 2.0, 1.0, 0.0]).square()
+    whole = values.sum()
+    for share, want in ((0.5, 1), (float((values[:2]).sum() / whole) - 1e-6, 2), (0.999, 3)):
+        assert rank(torch.tensor([3.0, 2.0, 1.0, 0.0]), share) == want
+    assert rank(torch.zeros(4)) == 0
+    draw = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(9, 5, generator=draw))[0] for _ in range(2))
+    share = (left * torch.tensor([4.0, 3.0, 2.0, 1.0, 0.5])) @ right.T
+    assert map_rank(heads(share[None, None]), share=1 - 1e-9) == 5
+    assert map_rank(heads(share[None, None]), share=0.95) == 3  # 29 / 30.25 = .9587
+
+
+def test_softmax_has_no_negative_mass_and_keeps_its_statistics():
+    torch.manual_seed(0)
+    model, x = load("deit_tiny", img_size=64, depth=2), torch.randn(1, 3, 64, 64)
+    found = ll.maps(model, x, ["negative_mass", "map_rank", "attention_entropy"])
+    assert all((m.values == 0).all() for m in found.where(method="negative_mass"))
+    assert all(m.values.isfinite().all() for m in found)
+    assert not any("negative" in note for m in found for note in m.about.notes)
+
+
+def test_signed_maps_have_no_distribution_and_say_so():
+    torch.manual_seed(0)
+    small = {"img_size": 64, "depth": 2, "softmax_heads": (1,)}
+    model, x = load("karat_tiny_g3b", **small), torch.randn(2, 3, 64, 64)
+    names = ["negative_mass", "map_rank", "attention_entropy", "nonlocality", "attention_mass"]
+    found = ll.maps(model, x, names)
+    for m in found:
+        if m.method == "negative_mass":
+            assert m.values[[0, 2]].min() > 0
+            assert m.values[1] == 0
+        elif m.method == "map_rank":
+            assert (m.values >= 1).all()
+        else:
+            assert m.values.isnan().tolist() == [True, False, True]
+            assert "negative weights" in m.about.notes[-1]
+    with pytest.raises(MethodError, match=r"'blocks\.0\.attn' has negative weights"):
+        ll.maps(model, x, "rollout")
+    assert ll.maps(model, x, "rollout:mean,normalise=false")[0].values.isfinite().all()
