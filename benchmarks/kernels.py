@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from limelight.kernels.aggregated import aggregated_attention
 from limelight.kernels.attention import attention, attention_statistics
 from limelight.kernels.context_convolution import context_convolution
 from limelight.kernels.gated_convolution import gated_convolution
@@ -206,6 +208,37 @@ def routed_tasks() -> Iterator[Task]:
     yield Task(name, routed_attention, make, {}, {}, flops, 8.0 * b * h * n * d)
 
 
+def foveal(dtype: torch.dtype, *, b: int, h: int, side: int, pool: int, d: int = 24) -> Named:
+    """Arguments of aggregated attention."""
+    n, p = side * side, pool * pool
+    return {
+        "q": randn(b, h, n, d, dtype=dtype),
+        "k": randn(b, h, n + p, d, dtype=dtype, seed=1),
+        "v": randn(b, h, n + p, d, dtype=dtype, seed=2),
+        "grid": (side, side),
+        "pool": (pool, pool),
+        "embedding": 0.02 * randn(h, d, dtype=dtype, seed=3),
+        "scale": 1 + randn(h, n, dtype=dtype, seed=4).abs(),
+        "local_bias": 0.02 * randn(h, 9, dtype=dtype, seed=5),
+        "pool_bias": randn(h, n, p, dtype=dtype, seed=6),
+        "table": 0.1 * randn(b, h, n, 9, dtype=dtype, seed=7),
+    }
+
+
+def aggregated_tasks() -> Iterator[Task]:
+    """The aggregated stages of TransNeXt-Tiny at 224 pixels, the first one also at 384."""
+    b, d = 1 if TINY else 16, 24
+    for side, pool, h in (
+        ((5, 2, 2),) if TINY else ((56, 7, 3), (28, 7, 6), (14, 7, 12), (96, 12, 3))
+    ):
+        n, p = side * side, pool * pool
+        make = partial(foveal, b=b, h=h, side=side, pool=pool)
+        moved = 2.0 * h * (b * (2 * n * d + 2 * (n + p) * d + 9 * n) + n * p)
+        flops = 4.0 * b * h * n * (9 + p) * d
+        name = f"aggregated {side} x {side} and {pool} x {pool} pooled H{h} d{d}"
+        yield Task(name, aggregated_attention, make, {}, {}, flops, moved)
+
+
 def scan_tasks() -> Iterator[Task]:
     b, h, d, e = (1, 2, 16, 16) if TINY else (2, 4, 128, 256)
     for n in (40,) if TINY else (2048, 4096, 16384, 32768):
@@ -318,8 +351,8 @@ def learned_tasks() -> Iterator[Task]:
 
 
 def tasks() -> Iterator[Task]:
-    families = (attention_tasks, neighborhood_tasks, routed_tasks, scan_tasks, local_tasks)
-    for family in (*families, context_tasks, learned_tasks):
+    families = (attention_tasks, neighborhood_tasks, routed_tasks, aggregated_tasks, scan_tasks)
+    for family in (*families, local_tasks, context_tasks, learned_tasks):
         yield from family()
 
 

@@ -36,6 +36,8 @@ class Face:
     opaque   False lets relevance go by the rules of the ops inside the reference instead
     entrywise  each entry of the map comes from one score, but for its row's sum as of softmax, so
              that relevance may step from an entry to its score; else the map is held there too
+    pooled   the arguments that say, each as rows and columns, the grid of the first keys and that
+             of the pooled keys behind them; () where keys are of one kind
     """
 
     name: str
@@ -45,6 +47,7 @@ class Face:
     mixing: Mixing | None
     opaque: bool = True
     entrywise: bool = True
+    pooled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def kernel(
     mixing: Mixing | None = None,
     opaque: bool = True,
     entrywise: bool = True,
+    pooled: tuple[str, ...] = (),
     fast: str = "",
 ) -> Callable[[Callable[..., Tensor]], KernelOp]:
     """Make the torch reference below an op that a probe sees as one.
@@ -95,6 +99,7 @@ def kernel(
     The reference is what the op is: torch operations that differentiate as often as one likes,
     under vmap and torch.compile too; it raises KernelError for arguments that do not fit.
     share, hold, values, mixing, opaque, entrywise   what relevance needs to know, see Face
+    pooled   how keys of two kinds lie, see Face
     fast   the module beside the reference with the Triton path, "" where there is none. It has
            `can_run(**arguments) -> str | None`   None, or the reason why not
            `forward(**arguments) -> (out, saved)`  saved: tensors for the backward
@@ -104,7 +109,7 @@ def kernel(
     `op.why(*args)` says which path a call takes and why not the other.
     Raises KernelError when the name is taken by another module.
     """
-    face = Face(name, share, hold, values, mixing, opaque, entrywise)
+    face = Face(name, share, hold, values, mixing, opaque, entrywise, pooled)
 
     def make(reference: Callable[..., Tensor]) -> KernelOp:
         @wraps(reference)

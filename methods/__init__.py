@@ -2,6 +2,7 @@
 
 from . import captum, circuits, meta
 from .attention import (
+    foveal,
     locality,
     rollout,
     sequence_heads,
@@ -48,6 +49,7 @@ __all__ = [
     "eigengradcam",
     "excitation",
     "faithfulness",
+    "foveal",
     "gradcam",
     "gradcam_plus_plus",
     "gradient",

@@ -15,6 +15,7 @@ from .zoo.litv2 import model as litv2
 from .zoo.maxvit import model as maxvit
 from .zoo.moat import model as moat
 from .zoo.overlock import model as overlock
+from .zoo.transnext import model as transnext
 from .zoo.ulsam import mobilenet_v1, mobilenet_v2
 from .zoo.vig import hierarchical as vig_h
 from .zoo.vig import model as vig
@@ -55,6 +56,7 @@ __all__ = [
     "preprocess",
     "read",
     "resnet",
+    "transnext",
     "vgg",
     "vig",
     "vig_h",

@@ -24,6 +24,7 @@ class Source:
     convert    renames the file's entries to those of the model
     extra      what to pip install for a package, or where a download fails
     card       fields of the card that differ for these weights (mean, resize, ...)
+    hyper      hyper-parameters that these weights were trained with and no shape tells
     tokenizer  the file beside it on the hub that says how text becomes tokens
     otherwise  where to look when this is not on this machine
     """
@@ -37,6 +38,7 @@ class Source:
     extra: str = ""
     convert: Callable[[State], State] | None = None
     card: Mapping[str, object] = field(default_factory=dict)
+    hyper: Mapping[str, object] = field(default_factory=dict)
     tokenizer: str = ""
     otherwise: Source | None = None
 

@@ -42,7 +42,12 @@ def nonlocality(heads: Heads, *, unit: Unit = "patches", raw: bool = False) -> T
 
 @head_method("attention_entropy")
 def attention_entropy(heads: Heads, *, normalised: bool = False) -> Tensor:
-    """Mean entropy of a query's attention in nats; normalised by that of uniform attention."""
+    """Mean entropy of a query's attention in nats; normalised by that of uniform attention.
+
+    NaN beside pooled keys, where a table behind the softmax makes weights that are no shares.
+    """
+    if heads.pooled is not None:
+        return heads.nothing()
     entropy = heads.statistics()["entropy"].mean(-1)
     keys = heads.shape[3] - heads.prefix
     return entropy / torch.log(torch.tensor(float(keys))) if normalised else entropy

@@ -29,7 +29,7 @@ __all__ = ["Chosen", "choose", "fingerprint", "fit", "hyper_from_file", "no_init
 class Chosen:
     """Weights that were found and read: what they are called, where they came from, the tensors.
 
-    hyper      hyper-parameters that the file itself tells
+    hyper      hyper-parameters that the file itself tells, or its source
     tokenizer  the one that came with it
     path       the file, which may have a tokenizer beside it
     """
@@ -75,7 +75,7 @@ def _read(label: str, path: Path, source: Source | None = None) -> Chosen:
     state = read_state(path, source.key if source else "")
     if source is not None and source.convert:
         state = source.convert(state)
-    return Chosen(label, source, state, path=path)
+    return Chosen(label, source, state, {} if source is None else source.hyper, path=path)
 
 
 def hyper_from_file(

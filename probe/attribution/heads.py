@@ -32,6 +32,8 @@ class Heads:
     stride   queries lie on the grid / stride; a fraction where keys are pooled tokens
     tokens   the ids that a language model read, `b n`
     gate     the op's gates, if it has some
+    pooled   rows and columns of the tokens and of the pooled keys behind them, where keys are of
+             both kinds; `grid` is None then
     """
 
     site: Site
@@ -44,6 +46,7 @@ class Heads:
     stride: float = 1
     tokens: Tensor | None = None
     gate: Tensor | None = None
+    pooled: tuple[tuple[int, int], tuple[int, int]] | None = None
     _statistics: dict[Any, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     def statistics(self, radius: float | None = None, *, raw: bool = False) -> dict[str, Tensor]:
@@ -101,7 +104,11 @@ def heads_of(probe: Forward, patterns: Sequence[Pattern], tokens: Tensor | None)
             tokens=tokens,
             gate=None if gate is None else gate.act,
         )
-        seen.append(_placed(heads, probe))
+        if value.grids:
+            tokens_grid, pool = value.grids
+            seen.append(replace(heads, pooled=(tokens_grid, pool)))
+        else:
+            seen.append(_placed(heads, probe))
     if not seen:
         raise SiteError("no attention map was seen: this model has no attention that is known")
     return seen

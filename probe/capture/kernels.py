@@ -63,23 +63,40 @@ def _edited(recording: Recording, func: Any, call: dict[str, Any], number: int) 
     request = recording.requests.at(path, "map", number)
     if request is None or face.mixing is None:
         return None
+    grids = tuple(call[name] for name in face.pooled)
     if not request.edits:
         site, count = (
             Site(path, "map", number, None, MAP),
             call.get("q", call[face.values]).shape[2],
         )
-        recording.lazy(site, _reader(recording, face, call, path), count)
+        recording.lazy(site, _reader(recording, face, call, path), count, grids)
         return None
     before = {x.grad_fn for x in call.values() if isinstance(x, Tensor) and x.grad_fn is not None}
     attention = face.mixing(slice(None), **call)
     recording.tape.claim([attention], before, f"the map of {recording.place}")
-    attention = recording.visit(path, "map", number, attention, MAP)
+    attention = _visited(recording, path, number, attention, grids)
     values = grouped(call[face.values], attention)
     tokens = values if face.values == "v" else values.flatten(2)[..., None]
     out = (attention @ tokens.to(attention)).to(values.dtype)
     out = out if face.values == "v" else out.reshape(values.shape)
     recording.tape.claim([out], before, f"the heads of {recording.place}")
     return out
+
+
+def _visited(
+    recording: Recording,
+    path: str,
+    number: int,
+    attention: Tensor,
+    grids: tuple[tuple[int, int], ...],
+) -> Tensor:
+    """Edit and capture a whole map, and note how its keys lie."""
+    try:
+        return recording.visit(path, "map", number, attention, MAP)
+    finally:  # a forward that nobody needs further ends there
+        edited = recording.trace.values_by_site.get(Site(path, "map", number))
+        if edited is not None:
+            edited.grids = grids
 
 
 def _reader(

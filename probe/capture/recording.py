@@ -206,10 +206,19 @@ class Recording:
         if here or act.device.type == "cpu":
             self._fresh.append(value)
 
-    def lazy(self, site: Site, rows: Callable[[slice], Tensor], count: int) -> None:
-        """Keep an attention map that is computed when read, whole or some rows of `count`."""
+    def lazy(
+        self,
+        site: Site,
+        rows: Callable[[slice], Tensor],
+        count: int,
+        grids: tuple[tuple[int, int], ...] = (),
+    ) -> None:
+        """Keep an attention map that is computed when read, whole or some rows of `count`.
+
+        grids: of its keys, see Value
+        """
         value = Value(site, lambda: rows(slice(None)), None)
-        value.rows, value.count = rows, count
+        value.rows, value.count, value.grids = rows, count, grids
         self.trace.values_by_site[site] = value
         if len(self.trace.values_by_site) >= self.enough:
             self._reached()

@@ -61,13 +61,26 @@ def stepwise_relevance(
 
 
 def content_map(face: Face, named: Mapping[str, Any]) -> Tensor:
-    """The part of a kernel's map that q and k made: without what a gate mixes in by position."""
+    """The part of a kernel's map that q and k made: its softmax alone.
+
+    What a gate mixes in by position, or a table adds behind the softmax, is left out.
+    """
     mixing = _mixing(face)
+    named = {**named, "table": None} if named.get("table") is not None else named
     gate = named.get("gate") if named.get("position") is not None else None
     if gate is None:
         return mixing(slice(None), **named)
     content = mixing(slice(None), **{**named, "position": None, "gate": None})
     return content * (1 - wide(gate)).reshape(-1, 1, 1)
+
+
+def table_values(face: Face, named: Mapping[str, Any], g: Tensor) -> Tensor | float:
+    """What values receive through a table behind the softmax, which is held; 0 without one."""
+    if named.get("table") is None:
+        return 0.0
+    mixing = _mixing(face)
+    table = mixing(slice(None), **named) - mixing(slice(None), **{**named, "table": None})
+    return (table.transpose(-1, -2) @ wide(g)).to(named["v"].dtype)
 
 
 def _mixing(face: Face) -> Mixing:

@@ -18,7 +18,13 @@ from ...kernels.shared import wide
 from ..errors import LimelightError
 from ..ops import Edge, OpCall, OpInput, rows_of_map, spec_of
 from .assignment import Assignment, uses_running_statistics
-from .attention_rules import content_map, held_values, shared_relevance, stepwise_relevance
+from .attention_rules import (
+    content_map,
+    held_values,
+    shared_relevance,
+    stepwise_relevance,
+    table_values,
+)
 from .linear_rules import ratio
 from .messages import Message, backward_of_op
 
@@ -229,8 +235,9 @@ def _mixer(c: RuleContext) -> Iterator[Message]:
 
 def _stepwise(c: RuleContext, face: Face) -> Iterator[Message]:
     named = c.call.arguments()
-    shares = stepwise_relevance(named["q"], named["k"], named["v"], c.g, content_map(face, named))
-    for name, share in zip(("q", "k", "v"), shares, strict=True):
+    q, k, v = stepwise_relevance(named["q"], named["k"], named["v"], c.g, content_map(face, named))
+    v = v + table_values(face, named, c.g)
+    for name, share in (("q", q), ("k", k), ("v", v)):
         yield c.to(c.call.named[name], share)
 
 

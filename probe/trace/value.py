@@ -32,10 +32,13 @@ class Value:
     rows, count: of an attention map, some of its query rows and how many there are; they are
     computed without the others.
     known_axes: what its forward knows of axes.
+    grids: of an attention map, rows and columns of its first keys and of the pooled ones behind
+    them, where its op has keys of both kinds.
     """
 
     __slots__ = (
-        "_act", "_version", "count", "edge", "flipped", "gradient", "known_axes", "rows", "site",
+        "_act", "_version", "count", "edge", "flipped", "gradient", "grids", "known_axes", "rows",
+        "site",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +55,7 @@ class Value:
         self.flipped = False  # its edge carries the transpose (keys, which enter as k')
         self.rows: Callable[[slice], Tensor] | None = None
         self.count = 0
+        self.grids: tuple[tuple[int, int], ...] = ()
         self.known_axes = known_axes
         self._act = act
         if version is None:

@@ -26,6 +26,7 @@ SITES = {"integrated_gradients": "input", "cam": "4", "normgrad_proper": "3", "v
 READS_ATTENTION = (
     "attention_gradcam",
     "generic_attention",
+    "place_attention",
     "raw_attention",
     "rollout",
     "transformer_attribution",

@@ -23,6 +23,7 @@ from golden_recordings import (
     neighborhood_layer,
     overlock_kernels,
     qkv_map,
+    transnext_maps,
     ulsam_maps,
     vig_h_scans,
     vig_scans,
@@ -220,6 +221,13 @@ GLA = {
     **{f"l{n}.out": f"model.layers.{n}" for n in (0, 1)},
     "norm": "model.norm",
 }
+TRANSNEXT = {
+    "b1_0_attn": "block1.0.attn",
+    "b1_0_mlp": "block1.0.mlp",
+    "b1_0": "block1.0",
+    "b4_0_attn": "block4.0.attn",
+    **{f"stage{n}": f"norm{n}" for n in range(1, 5)},
+}
 ROUTING = tuple(f"s{s}b0_r_{part}" for s in range(3) for part in ("idx", "weight"))
 NINFORMER = {
     **{f"b0.mgu.{part}": f"model.0.mgu.{part}" for part in ("proj", "Mixer")},
@@ -325,6 +333,9 @@ NETWORKS = {
         )
         for case in ("xt_224", "xt_96x128")
     },
+    "transnext.micro": Network(
+        _configured("transnext_micro"), _by_spread(1e-4), TRANSNEXT, transnext_maps
+    ),
     "vig.tiny_96x128": Network(
         _configured("vig_tiny", without=("embed_dims",)), _by_size(1e-4), VIG, vig_scans
     ),

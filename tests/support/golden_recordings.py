@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import limelight as ll
+from limelight.kernels.aggregated import aggregated_shares
 from limelight.kernels.gated_linear.reference import gated_linear_attention
 from limelight.kernels.windows import Window
 from limelight.models.layers.sequence import Cache
@@ -144,6 +145,17 @@ def overlock_kernels(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
     ]
     shaped = (k.unflatten(2, grid) for k, grid in zip(kernels, grids, strict=True))
     return found | {"sub3_0_ctx": context} | dict(zip(names, shaped, strict=True))
+
+
+def transnext_maps(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The joint softmax of two blocks, a window and then pooled keys, and a table of distances."""
+    names = ("q", "k", "v", "embedding", "scale", "local_bias", "pool_bias")
+    shares = {}
+    for key, path in (("b1_0_attn_map", "block1.0.attn"), ("b3_0_attn_map", "block3.0.attn")):
+        layer = model.get_submodule(path)
+        named = dict(zip(names, ports(model, x, path, names), strict=True))
+        shares[key] = aggregated_shares(**named, grid=layer.grid, pool=layer.pool_size)
+    return found | shares | {"rel_coords_table1": model.block1[0].attn.coordinates}
 
 
 def _scans(model: nn.Module, x: Tensor, path: str) -> dict[str, Tensor]:

@@ -35,6 +35,8 @@ NAMES = (
     "kan: gelu, scales, many frequencies",
     "kan: some softmax",
     "outlook: every place",
+    "aggregated: wide window",
+    "aggregated: cosines alone",
     "gated_convolution: odd picture",
     "context_convolution: channels in parts",
 )

@@ -234,6 +234,17 @@ SMALL = (
     ),
     Small("mobilenet_v1_ulsam_after_11", {"width": 0.25, "num_classes": 10}),
     Small("mobilenet_v2_ulsam_for_13_16", {"width": 0.25, "num_classes": 10}),
+    Small(
+        "transnext_micro",
+        {
+            "img_size": 64,
+            "embed_dims": (24, 48, 48, 48),
+            "num_heads": (1, 2, 2, 2),
+            "depths": (1, 1, 1, 1),
+            "mlp_ratios": (2, 2, 2, 2),
+            "num_classes": 10,
+        },
+    ),
     Small("vig_tiny", {"depth": 2, "num_classes": 10}),
     Small("vig_h_tiny", {"dims": 32, "depths": (1, 1), "num_heads": (1, 2), "num_classes": 10}),
     Small("vit_b_16", {"img_size": 64, "depth": 2, "dim": 96, "heads": 3, "num_classes": 10}),

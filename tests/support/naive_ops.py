@@ -261,3 +261,31 @@ def nearest_on_simplex(share: Tensor) -> Tensor:
     held = (share.detach() > high).to(share)
     off = ((share * held).sum(-1, keepdim=True) - 1) / held.sum(-1, keepdim=True)
     return (share - off) * held
+
+
+def aggregated_attention(q, k, v, grid, pool, kernel_size=3, embedding=None, scale=None,
+                         local_bias=None, pool_bias=None, table=None) -> Tensor:  # fmt: skip
+    """Query by query: the cells of its window that lie on the grid, then all pooled keys."""
+    (height, width), reach = grid, kernel_size // 2
+    q, k = (x / x.norm(dim=-1, keepdim=True) for x in (q, k))
+    n = height * width
+    rows = []
+    for y, x in product(range(height), range(width)):
+        i, seen, cells = y * width + x, [], []
+        for cell, (dy, dx) in enumerate(product(range(-reach, reach + 1), repeat=2)):
+            if 0 <= y + dy < height and 0 <= x + dx < width:
+                seen.append((y + dy) * width + x + dx)
+                cells.append(cell)
+        query = q[:, :, i] if embedding is None else q[:, :, i] + embedding
+        query = query if scale is None else query * scale[:, i, None]
+        near = (query[:, :, None] @ k[:, :, seen].mT)[:, :, 0]
+        near = near if local_bias is None else near + local_bias[:, cells]
+        far = (query[:, :, None] @ k[:, :, n:].mT)[:, :, 0]
+        far = far if pool_bias is None else far + pool_bias[:, i]
+        share = torch.cat([near, far], -1).softmax(-1)
+        if table is not None:
+            share = torch.cat([share[..., : len(seen)] + table[:, :, i, cells],
+                               share[..., len(seen) :]], -1)  # fmt: skip
+        values = torch.cat([v[:, :, seen], v[:, :, n:]], 2)
+        rows.append((share[:, :, None] @ values)[:, :, 0])
+    return torch.stack(rows, 2)

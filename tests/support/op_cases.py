@@ -11,6 +11,7 @@ import naive_ops as naive
 import torch
 from torch import Tensor
 
+from limelight.kernels.aggregated.reference import aggregated_attention
 from limelight.kernels.attention.reference import attention
 from limelight.kernels.context_convolution.reference import context_convolution
 from limelight.kernels.gated_convolution.reference import gated_convolution, global_filter
@@ -121,6 +122,20 @@ def learned(n=10, h=2, d=8, e=5, r=4, g=3, b=1, m=None, own=None, **how) -> Name
         named["scale_base"] = 1 + draw(own, p, inputs, seed=8) / 4
         named["scale_sp"] = 1 + draw(own, p, inputs, seed=9) / 4
     return named | how
+
+
+def foveal(grid, pool, kernel_size=3, b=1, h=2, d=5, e=4, without=()) -> Named:
+    n, p, w = prod(grid), prod(pool), kernel_size**2
+    named = as_layers_give(qkv(n, n + p, h=h, g=h, d=d, e=e, b=b))
+    options = {
+        "embedding": 0.3 * draw(h, d, seed=3),
+        "scale": 1 + draw(h, n, seed=4).abs(),
+        "local_bias": draw(h, w, seed=5),
+        "pool_bias": draw(h, n, p, seed=6),
+        "table": 0.5 * draw(b, h, n, w, seed=7),
+    }
+    named |= {name: x for name, x in options.items() if name not in without}
+    return named | {"grid": grid, "pool": pool, "kernel_size": kernel_size}
 
 
 def pictures(y=5, x=7, k=(7, 7), b=2, c=5, bias=True) -> Named:
@@ -288,6 +303,25 @@ def _scans() -> dict[str, Case]:
     return cases | {"small": small}
 
 
+def _aggregated() -> dict[str, Case]:
+    options = ("embedding", "scale", "local_bias", "pool_bias", "table")
+    cases = {
+        "odd grid": foveal((5, 7), (2, 3)),
+        "pictures": foveal((3, 4), (1, 2), b=3, h=1, d=8, e=8),
+        "wide window": foveal((6, 5), (3, 2), 5, h=1),
+        "a window wider than the grid": foveal((2, 3), (1, 1), 7, h=1),
+        "a window of one cell": foveal((3, 5), (2, 2), 1),
+        "more pooled keys than a tile": foveal((9, 8), (7, 6), h=1, d=24, e=24),
+        "one row": foveal((1, 63), (1, 9), e=19),
+        "wide heads": foveal((3, 4), (2, 2), h=1, d=70, e=100),
+        "cosines alone": foveal((5, 4), (2, 2), without=options),
+        **{f"no {name}": foveal((3, 4), (2, 2), h=1, without=(name,)) for name in options},
+    }
+    op, formula = aggregated_attention, naive.aggregated_attention
+    small = Case(op, formula, foveal((3, 4), (2, 2), h=1), small=True)
+    return {name: Case(op, formula, named) for name, named in cases.items()} | {"small": small}
+
+
 def _others() -> dict[str, Case]:
     local = {
         "outlook: odd grid": looks((5, 7)),
@@ -371,6 +405,7 @@ FAMILIES = {
     "routed": _routed,
     "gated_linear": _scans,
     "kan": _kan,
+    "aggregated": _aggregated,
 }
 CASES = {
     f"{family}: {name}": case for family, make in FAMILIES.items() for name, case in make().items()

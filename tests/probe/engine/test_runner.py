@@ -56,6 +56,7 @@ class Attends(nn.Module):
 READS_ATTENTION = (
     "attention_gradcam",
     "generic_attention",
+    "place_attention",
     "raw_attention",
     "rollout",
     "transformer_attribution",

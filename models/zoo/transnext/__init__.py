@@ -1,0 +1,1 @@
+"""TransNeXt: one softmax over a query's neighbours and pooled keys."""
