@@ -143,7 +143,41 @@ def attention_tasks() -> Iterator[Task]:
             "gate": torch.rand(h).to(device(), t),
         }
         yield Task(f"gated positional {size}", attention, gated, {}, {}, **roof)
+        masked = lambda t, n=n: {**heads(b, h, n, d, t), "mask": seen_by_each(b, h, n)}  # noqa: E731
+        peers = {"sdpa": masked_sdpa, "reference": masked_reference, "routed": by_token()}
+        yield Task(f"mask of a quarter {size}", attention, masked, peers, {"reference": 1}, **roof)
     yield from window_tasks(b, h, d)
+
+
+def seen_by_each(b: int, h: int, n: int) -> Tensor:
+    """A mask that shows each query a quarter of the keys, as Sparsifiner's do."""
+    draw = torch.rand(b, h, n, n, generator=torch.Generator().manual_seed(4))
+    index = draw.topk(-(-n // 4)).indices
+    return torch.zeros_like(draw, dtype=torch.bool).scatter_(-1, index, True).to(device())
+
+
+def masked_sdpa(named: Named) -> Tensor:
+    return F.scaled_dot_product_attention(
+        named["q"], named["k"], named["v"], attn_mask=named["mask"]
+    )
+
+
+def masked_reference(named: Named) -> Tensor:
+    return attention.reference(**named)
+
+
+def by_token() -> Callable[[Named], Tensor]:
+    """The same by routed attention with blocks of one token; the index is made once."""
+    made: dict[str, Tensor] = {}
+
+    def run(named: Named) -> Tensor:
+        mask = named["mask"]
+        if "index" not in made:
+            keys = mask.nonzero()[:, -1]
+            made["index"] = keys.reshape(*mask.shape[:3], -1)
+        return routed_attention(named["q"], named["k"], named["v"], made["index"], block=1)
+
+    return run
 
 
 def window_tasks(b: int, h: int, d: int) -> Iterator[Task]:

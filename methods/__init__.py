@@ -4,6 +4,8 @@ from . import captum, circuits, meta
 from .attention import (
     foveal,
     locality,
+    logits,
+    masks,
     rollout,
     sequence_heads,
     signed_maps,
@@ -60,7 +62,9 @@ __all__ = [
     "layercam",
     "localisation",
     "locality",
+    "logits",
     "lrp",
+    "masks",
     "meta",
     "normgrad",
     "normgrad_proper",

@@ -3,7 +3,19 @@
 from .card import Card
 from .inputs import images, labels, preprocess, read
 from .registry import list_models, load
-from .zoo import activator, alexnet, convit, hornet, karat, llama, nat, ninformer, resnet, vgg
+from .zoo import (
+    activator,
+    alexnet,
+    convit,
+    hornet,
+    karat,
+    llama,
+    nat,
+    ninformer,
+    resnet,
+    s2aformer,
+    vgg,
+)
 from .zoo.attention_only import model as attention_only
 from .zoo.biformer import channels_first as biformer_nchw
 from .zoo.biformer import model as biformer
@@ -15,6 +27,7 @@ from .zoo.litv2 import model as litv2
 from .zoo.maxvit import model as maxvit
 from .zoo.moat import model as moat
 from .zoo.overlock import model as overlock
+from .zoo.sparsifiner import model as sparsifiner
 from .zoo.transnext import model as transnext
 from .zoo.ulsam import mobilenet_v1, mobilenet_v2
 from .zoo.vig import hierarchical as vig_h
@@ -56,6 +69,8 @@ __all__ = [
     "preprocess",
     "read",
     "resnet",
+    "s2aformer",
+    "sparsifiner",
     "transnext",
     "vgg",
     "vig",

@@ -51,6 +51,8 @@ SPELLINGS = (
     ("mix_token", "use_mix_token"),
     ("vocab_size", "d_vocab"),
     ("norm", "normalization_type"),
+    ("attn_keep_rate_list", "attn_keep_rate"),
+    ("token_pruning_layers", "token_pruning_loc"),
     ("num_attention_heads", "num_heads", "heads"),
     ("num_key_value_heads", "num_kv_heads"),
     ("rms_norm_eps", "eps", "ln_eps"),
@@ -253,7 +255,9 @@ def _spell(entry: RegisteredModel, hyper: Mapping[str, object]) -> dict[str, obj
 
 
 def _synonym(word: str, names: Mapping[str, object]) -> str | None:
-    rows = [row for row in SPELLINGS if word in row]
+    if word.lower() in names:  # a published configuration may spell it in capitals
+        return word.lower()
+    rows = [row for row in SPELLINGS if word.lower() in row]
     return next((other for row in rows for other in row if other in names), None)
 
 

@@ -25,6 +25,7 @@ class AttentionArguments:
     rows: Tensor | None = None
     columns: Tensor | None = None
     keep: Tensor | None = None
+    mask: Tensor | None = None
     scale: float | None = None
     causal: bool = False
     window: Window | None = None
@@ -43,5 +44,5 @@ class AttentionArguments:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Those that are there."""
-        some = self.bias, self.position, self.gate, self.rows, self.columns, self.keep
+        some = self.bias, self.position, self.gate, self.rows, self.columns, self.keep, self.mask
         return (self.q, self.k, self.v, *(x for x in some if x is not None))

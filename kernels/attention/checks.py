@@ -26,8 +26,10 @@ def check(x: AttentionArguments) -> None:
     if x.position is not None and (x.window is not None or x.score != "softmax"):
         raise KernelError("gated positional attention is softmax over all tokens: give no window")
     if x.window is not None:
-        if x.causal or x.keep is not None:
-            raise KernelError("windows are neither causal nor padded: leave out causal and keep")
+        if x.causal or x.keep is not None or x.mask is not None:
+            raise KernelError(
+                "windows are neither causal nor padded nor masked: leave out causal, keep and mask"
+            )
         _window(x, x.window)
         return
     (b, h, n), m = x.q.shape[:3], x.k.shape[2]
@@ -35,8 +37,12 @@ def check(x: AttentionArguments) -> None:
     _is("position", x.position, (h, n, m))
     _is("gate", x.gate, (h,))
     _is("keep", x.keep, (b, m))
-    if x.keep is not None and x.keep.dtype != torch.bool:
-        raise KernelError(f"keep is False where a key is hidden, not {x.keep.dtype}: give booleans")
+    _broadcasts("mask", x.mask, (b, h, n, m))
+    for name, seen in (("keep", x.keep), ("mask", x.mask)):
+        if seen is not None and seen.dtype != torch.bool:
+            raise KernelError(
+                f"{name} is False where a key is hidden, not {seen.dtype}: give booleans"
+            )
 
 
 def _heads(q: Tensor, k: Tensor, v: Tensor) -> None:

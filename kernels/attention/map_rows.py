@@ -51,8 +51,13 @@ def grouped(x: Tensor, q: Tensor) -> Tensor:
 
 
 def hidden(places: range, x: AttentionArguments) -> Tensor | None:
-    """Where queries must not look, `b 1 r m` or `r m`; None where they may look at everything."""
+    """Where queries must not look, broadcasts to `b h r m`; None where nothing is hidden."""
     unseen = None if x.keep is None else ~x.keep[:, None, None, :]
+    if x.mask is not None:
+        span = slice(places.start, places.stop, places.step)
+        by_query = x.mask.ndim > 1 and x.mask.shape[-2] > 1
+        masked = ~(x.mask[..., span, :] if by_query else x.mask)
+        unseen = masked if unseen is None else unseen | masked
     if x.causal:
         n, m, device = x.q.shape[-2], x.k.shape[-2], x.q.device
         last = torch.as_tensor(places, device=device) + m - n

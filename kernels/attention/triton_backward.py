@@ -35,9 +35,8 @@ from .triton_tiles import (
 
 @triton.jit
 def _to_queries(
-    p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, saved, s_g, s_out, p_dq,
-    s_dq, p_drows, s_drows,
-    p_dcolumns, s_dcolumns, z, factor,
+    p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, s_mask, saved, s_g, s_out,
+    p_dq, s_dq, p_drows, s_drows, p_dcolumns, s_dcolumns, z, factor,
     FORM: tl.constexpr, PHASES: tl.constexpr, ALONE: tl.constexpr,
 ):  # fmt: skip
     """dq = factor sum of ds k, ds = p (dp - delta), dp = g v', delta = sum of g out; and delta.
@@ -108,7 +107,7 @@ def _to_queries(
                 )
                 b_s = score_tile(
                     b_q, b_k, b_relative, o_m, o_n, m_m, m_n,
-                    p, s_bias, s_keep, z, i_b, i_h, i_w, FORM, phase == 1,
+                    p, s_bias, s_keep, s_mask, z, i_b, i_h, i_w, FORM, phase == 1,
                 )  # fmt: skip
                 b_p = share_of(b_s, b_lse[:, None], FORM.SIGMOID)
                 b_dp = tl.dot(b_g, b_v, input_precision=FORM.PRECISION)
@@ -160,8 +159,8 @@ def _seen_from(i, i_home, o_c, m_c, FORM: tl.constexpr, HALO: tl.constexpr):
 
 @triton.jit
 def _key_scores(
-    b_k, b_q, t_m, o_m, o_n, m_m, m_n, p, s_bias, s_rows, s_columns, s_keep, z, i_b, i_h, i_w,
-    FORM: tl.constexpr, MASKED: tl.constexpr,
+    b_k, b_q, t_m, o_m, o_n, m_m, m_n, p, s_bias, s_rows, s_columns, s_keep, s_mask, z,
+    i_b, i_h, i_w, FORM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Scores in bits turned round, `n m`, from keys `n d` and queries `m d`."""
     AT_K: tl.constexpr = FORM.AT_K
@@ -176,7 +175,7 @@ def _key_scores(
         b_s += tl.dot(b_axes, b_relative, input_precision=FORM.PRECISION) * LOG2E
     return masked_scores(
         b_s, o_m[None, :], o_n[:, None], m_m[None, :], m_n[:, None],
-        p, s_bias, s_keep, z, i_b, i_h, i_w, FORM, MASKED,
+        p, s_bias, s_keep, s_mask, z, i_b, i_h, i_w, FORM, MASKED,
     )  # fmt: skip
 
 
@@ -202,7 +201,7 @@ def _query_tiles(i_n, on, z, FORM: tl.constexpr, PHASES: tl.constexpr, HALO: tl.
 
 @triton.jit
 def _to_keys(
-    p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, saved, s_g, p_dk, s_dk,
+    p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, s_mask, saved, s_g, p_dk, s_dk,
     p_dv, s_dv, z, factor, count, around,
     FORM: tl.constexpr, PHASES: tl.constexpr, HOME: tl.constexpr, HALO: tl.constexpr,
 ):  # fmt: skip
@@ -256,7 +255,8 @@ def _to_keys(
                     b_g = rows_of(p_g, s_g, t_m, m_m, FORM.E, FORM.BLOCK_E, True, True, FORM.DTYPE)
                     b_s = _key_scores(
                         b_k, b_q, t_m, o_m, o_n, m_m, m_n,
-                        p, s_bias, s_rows, s_columns, s_keep, z, i_b, i_h, i_w, FORM, phase == 1,
+                        p, s_bias, s_rows, s_columns, s_keep, s_mask, z, i_b, i_h, i_w, FORM,
+                        phase == 1,
                     )  # fmt: skip
                     b_lse = tl.zeros((BLOCK_M,), tl.float32)
                     if not FORM.SIGMOID:

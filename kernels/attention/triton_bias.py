@@ -63,8 +63,8 @@ class Target(NamedTuple):
 
 @triton.jit
 def _to_scores(
-    p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, saved, s_g, p_sums, z, shared,
-    FORM: tl.constexpr, TARGET: tl.constexpr,
+    p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, s_mask, saved, s_g, p_sums,
+    z, shared, FORM: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
     """ds of one tile, summed over what the bias is shared by; or that of position, if PLACED.
 
@@ -88,8 +88,8 @@ def _to_scores(
             tl.int64
         )
         b_sum += _score_gradients(
-            o_m, o_n, m_m, m_n, p, s_q, s_k, s_v, s_bias, s_rows, s_columns, s_keep, saved, s_g, z,
-            i_b, i_h, i_w, FORM, TARGET,
+            o_m, o_n, m_m, m_n, p, s_q, s_k, s_v, s_bias, s_rows, s_columns, s_keep, s_mask, saved,
+            s_g, z, i_b, i_h, i_w, FORM, TARGET,
         )  # fmt: skip
     mask = m_m[:, None] & m_n[None, :]
     if TARGET.PLACED:
@@ -112,7 +112,7 @@ def _to_scores(
 
 @triton.jit
 def _score_gradients(
-    o_m, o_n, m_m, m_n, p, s_q, s_k, s_v, s_bias, s_rows, s_columns, s_keep, saved, s_g, z,
+    o_m, o_n, m_m, m_n, p, s_q, s_k, s_v, s_bias, s_rows, s_columns, s_keep, s_mask, saved, s_g, z,
     i_b, i_h, i_w, FORM: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
     """ds of one tile; of position without its share of the map."""
@@ -145,8 +145,8 @@ def _score_gradients(
                 FORM.DTYPE,
             )  # fmt: skip
         b_s = score_tile(
-            b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s_bias, s_keep, z, i_b, i_h, i_w, FORM,
-            True,
+            b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s_bias, s_keep, s_mask, z, i_b, i_h, i_w,
+            FORM, True,
         )  # fmt: skip
         b_lse = tl.zeros((BLOCK_M,), tl.float32)
         if not FORM.SIGMOID:

@@ -46,7 +46,7 @@ from .triton_tiles import (
 
 @triton.jit
 def _attend(
-    p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, p_out, s_out, p_lse,
+    p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, s_mask, p_out, s_out, p_lse,
     p_change, p_lse_2, stats, z, radius, pools,
     FORM: tl.constexpr, PHASES: tl.constexpr, ASKED: tl.constexpr,
 ):  # fmt: skip
@@ -102,10 +102,10 @@ def _attend(
             m_grid = on_grid(o_n, i_w, m_n, AT_K)
             b_k = columns_of(p_k, s_k, t_n, m_grid, FORM.D, FORM.BLOCK_D, True, SOME, FORM.DTYPE)
             b_s = score_tile(
-                b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s_bias, s_keep, z, i_b, i_h, i_w, FORM,
-                phase == 1,
+                b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s_bias, s_keep, s_mask, z, i_b, i_h,
+                i_w, FORM, phase == 1,
             )  # fmt: skip
-            SEEN: tl.constexpr = phase == 0 and p.bias is None and p.keep is None
+            SEEN: tl.constexpr = phase == 0 and p.bias is None and p.keep is None and p.mask is None
             if FORM.SIGMOID:
                 b_shrink = 1.0
                 b_p = 1.0 / (1.0 + tl.exp2(-b_s))

@@ -22,6 +22,7 @@ class AttentionOperands:
 
     bias       expanded to `b h w q k`, stride 0 where it broadcasts
     keep       bytes `b m`
+    mask       bytes `b h n m`, stride 0 where it broadcasts
     n, m       queries and keys of one window; without windows all of them, and one window
     lattice_q  where queries lie in windows, lattice_k the keys they see, home the tiles of keys
     halo       which windows see a tile of keys; None where only its own does
@@ -51,7 +52,7 @@ class AttentionOperands:
     @cached_property
     def strides(self) -> Strides:
         p = self.pointers
-        some = p.bias, p.position, p.rows, p.columns, p.keep
+        some = p.bias, p.position, p.rows, p.columns, p.keep, p.mask
         rest = (None if x is None else x.stride() for x in some)
         return Strides(p.q.stride(), p.k.stride(), p.v.stride(), *rest)
 
@@ -104,11 +105,18 @@ def prepare(x: AttentionArguments) -> AttentionOperands:
         None if x.gate is None else x.gate.reshape(-1).contiguous(),
         x.rows, x.columns,
         None if x.keep is None else x.keep.view(torch.uint8),
+        None if x.mask is None else _expanded(x.mask, x).view(torch.uint8),
     )  # fmt: skip
     return AttentionOperands(
         pointers, x.factor, x.causal, x.score == "sigmoid", windows, n, m,
         lattice_q, lattice_k, home, halo,
     )  # fmt: skip
+
+
+def _expanded(mask: Tensor, x: AttentionArguments) -> Tensor:
+    """A mask expanded to `b h n m`."""
+    mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))
+    return mask.expand(*x.q.shape[:3], x.k.shape[2])
 
 
 def by_window(bias: Tensor) -> Tensor:

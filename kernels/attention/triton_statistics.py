@@ -117,7 +117,7 @@ def store_peaks(
 
 @triton.jit
 def _measure_gated(
-    p, s_q, s_k, s_bias, s_position, s_keep, p_lse, p_lse_2, stats, z, radius, pools,
+    p, s_q, s_k, s_bias, s_position, s_keep, s_mask, p_lse, p_lse_2, stats, z, radius, pools,
     FORM: tl.constexpr, ASKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head: p = (1 - gate) softmax(scores) + gate softmax(position)."""
@@ -140,8 +140,9 @@ def _measure_gated(
         o_n, m_n = key_places(step, z.m, ASKED, BLOCK_N)
         b_k = columns_of(p_k, s_k, o_n, m_n, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
         b_s = score_tile(
-            b_q, b_k, None, o_m, o_n, m_m, m_n, p, s_bias, s_keep, z, i_b, i_h, i_w, FORM, True
-        )
+            b_q, b_k, None, o_m, o_n, m_m, m_n, p, s_bias, s_keep, s_mask, z, i_b, i_h, i_w, FORM,
+            True,
+        )  # fmt: skip
         mask = m_m[:, None] & m_n[None, :]
         b_s_2 = position_scores(p, s_position, i_h, o_m[:, None], o_n[None, :], mask, float("-inf"))
         b_p = (1.0 - gate) * tl.exp2(b_s - b_lse[:, None]) + gate * tl.exp2(
@@ -231,7 +232,8 @@ def measure_gated(
     stats = request.memory(x)
     _measure_gated[x.programs(x.n, tiles.queries)](
         x.pointers, x.strides.q, x.strides.k, x.strides.bias,
-        x.strides.position, x.strides.keep, sums[0], sums[1], stats, x.sizes, *request.numbers(x.m),
-        x.form, request.fixed, tiles.queries, tiles.keys, **options(tiles.warps, tiles.stages),
+        x.strides.position, x.strides.keep, x.strides.mask, sums[0], sums[1], stats, x.sizes,
+        *request.numbers(x.m), x.form, request.fixed, tiles.queries, tiles.keys,
+        **options(tiles.warps, tiles.stages),
     )  # fmt: skip
     return stats

@@ -64,6 +64,7 @@ class Pointers(NamedTuple):
     rows: Tensor | None
     columns: Tensor | None
     keep: Tensor | None
+    mask: Tensor | None
 
 
 Stride = tuple[int, ...]
@@ -80,6 +81,7 @@ class Strides(NamedTuple):
     rows: Stride | None
     columns: Stride | None
     keep: Stride | None
+    mask: Stride | None
 
 
 class Saved(NamedTuple):
@@ -253,7 +255,7 @@ def columns_of(
 
 @triton.jit
 def masked_scores(
-    b_s, o_m, o_n, m_m, m_n, p, s_bias, s_keep, z, i_b, i_h, i_w, FORM: tl.constexpr,
+    b_s, o_m, o_n, m_m, m_n, p, s_bias, s_keep, s_mask, z, i_b, i_h, i_w, FORM: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
     """Scores in bits with their bias, -inf where a query must not look.
@@ -275,6 +277,10 @@ def masked_scores(
     if p.keep is not None:
         b_keep = tl.load(p.keep + i_b * s_keep[0] + o_n * s_keep[1], mask=m_n, other=0)
         b_s = tl.where(b_keep != 0, b_s, float("-inf"))
+    if p.mask is not None:
+        p_mask = at_head(p.mask, s_mask, i_b, i_h) + o_m * s_mask[2] + o_n * s_mask[3]
+        b_seen = tl.load(p_mask, mask=m_m & m_n, other=0)
+        b_s = tl.where(b_seen != 0, b_s, float("-inf"))
     if MASKED:
         seen = m_n
         if FORM.CAUSAL:
@@ -285,7 +291,7 @@ def masked_scores(
 
 @triton.jit
 def score_tile(
-    b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s_bias, s_keep, z, i_b, i_h, i_w,
+    b_q, b_k, b_relative, o_m, o_n, m_m, m_n, p, s_bias, s_keep, s_mask, z, i_b, i_h, i_w,
     FORM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Scores in bits of a tile, `m n`, from queries `m d`, keys `d n` and relative logits."""
@@ -297,7 +303,7 @@ def score_tile(
         b_s += tl.dot(b_relative, b_axes, input_precision=FORM.PRECISION) * LOG2E
     return masked_scores(
         b_s, o_m[:, None], o_n[None, :], m_m[:, None], m_n[None, :],
-        p, s_bias, s_keep, z, i_b, i_h, i_w, FORM, MASKED,
+        p, s_bias, s_keep, s_mask, z, i_b, i_h, i_w, FORM, MASKED,
     )  # fmt: skip
 
 

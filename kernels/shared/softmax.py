@@ -23,8 +23,21 @@ def fused(
 ) -> Tensor:
     """softmax(scale q k' + mask) v over `... n d`; a query that sees nothing gives zeros.
 
-    The fused op has no second derivative and no forward mode: those come from the formula.
+    The fused op has no second derivative and no forward mode: those come from the formula. On a
+    CPU it holds no n x m only where keys are as wide as values: zeros fill up the narrower.
     """
+    d, e = q.shape[-1], v.shape[-1]
+    moving = mask is not None and mask.requires_grad  # whose gradient is n x m in any case
+    if d != e and q.device.type == "cpu" and not moving and not _transformed():
+        q, k, v = (F.pad(x, (0, max(d, e) - x.shape[-1])) for x in (q, k, v))
+        out = _of_one_width(q, k, v, mask, d**-0.5 if scale is None else scale, causal)
+        return out[..., :e]
+    return _of_one_width(q, k, v, mask, scale, causal)
+
+
+def _of_one_width(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool
+) -> Tensor:
     if torch.compiler.is_compiling():
         return _sdpa(q, k, v, mask, scale, causal)
     if transformed():

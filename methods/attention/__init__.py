@@ -2,3 +2,4 @@
 
 from .learned_maps import LearnedCurves, MapSpectra, learned_curves, map_spectra
 from .locality import upstream_nonlocality
+from .masks import Connectivity, connectivity

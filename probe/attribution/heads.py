@@ -14,7 +14,7 @@ from ..axes import find_grid
 from ..errors import MethodError, SiteError
 from ..results import About, SaliencyMap
 from ..sites import Address, Pattern, Site, addresses, is_script, sealed
-from ..trace import leaves
+from ..trace import MapRows, leaves
 from .forward import Forward
 from .registry import BoundMethod
 
@@ -34,6 +34,7 @@ class Heads:
     gate     the op's gates, if it has some
     pooled   rows and columns of the tokens and of the pooled keys behind them, where keys are of
              both kinds; `grid` is None then
+    op       the same rows from the arguments of the op; None where the map was written out
     """
 
     site: Site
@@ -47,6 +48,7 @@ class Heads:
     tokens: Tensor | None = None
     gate: Tensor | None = None
     pooled: tuple[tuple[int, int], tuple[int, int]] | None = None
+    op: MapRows | None = None
     _statistics: dict[Any, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     def statistics(self, radius: float | None = None, *, raw: bool = False) -> dict[str, Tensor]:
@@ -103,6 +105,7 @@ def heads_of(probe: Forward, patterns: Sequence[Pattern], tokens: Tensor | None)
             (first.shape[0], first.shape[1], count, first.shape[-1]),
             tokens=tokens,
             gate=None if gate is None else gate.act,
+            op=rows if isinstance(rows, MapRows) else None,
         )
         if value.grids:
             tokens_grid, pool = value.grids

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from ...kernels.attention import grouped
 from ..errors import SiteError
 from ..ops import Op, multi_head_attention, rows_of_map
 from ..sites import Site
-from ..trace import Value
+from ..trace import MapRows, Value
 from .op_mode import OpMode
 from .recording import Recording
 
@@ -64,16 +65,20 @@ def _map(recording: Recording, call: dict[str, Any], number: int) -> Tensor | No
     if request.edits:
         return _edited(recording, call, number)
     mask = call.get("attn_mask")
-    given = {"query": call["query"], "key": call["key"]} | ({} if mask is None else {"mask": mask})
-    parts = {n: Value(Site(path, n, number), x.detach(), None) for n, x in given.items()}
-    options = _options(call)
-    recording.guard(parts.values())
+    given = {"q": call["query"], "k": call["key"]}
+    if mask is not None:
+        given["mask" if mask.dtype == torch.bool else "bias"] = mask
+    held = {n: Value(Site(path, n, number), x.detach(), None) for n, x in given.items()}
+    options = {n: x for n, x in _options(call).items() if n != "attn_mask"}
+    recording.guard(held.values())
 
-    def rows(span: slice) -> Tensor:
-        masked = {"attn_mask": parts["mask"].act} if "mask" in parts else {}
-        return mixing(parts["query"].act, parts["key"].act, {**options, **masked}, span)
+    def rows(
+        span: slice, q: Tensor, k: Tensor, mask: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        return mixing(q, k, {**options, "attn_mask": bias if mask is None else mask}, span)
 
-    recording.lazy(Site(path, "map", number, None, MAP), rows, call["query"].shape[-2])
+    reader = MapRows(rows, held)
+    recording.lazy(Site(path, "map", number, None, MAP), reader, call["query"].shape[-2])
     return None
 
 

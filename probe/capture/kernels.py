@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...kernels.attention import grouped
-from ...kernels.kernel import Face
+from ...kernels.kernel import Mixing
 from ..ops import Op
 from ..sites import HEAD_PORTS, Site
-from ..trace import Value
+from ..trace import MapRows, Value
 from .attention import HEADS, MAP, differentiable
 from .op_mode import OpMode
 from .recording import Recording
@@ -69,7 +67,7 @@ def _edited(recording: Recording, func: Any, call: dict[str, Any], number: int) 
             Site(path, "map", number, None, MAP),
             call.get("q", call[face.values]).shape[2],
         )
-        recording.lazy(site, _reader(recording, face, call, path), count, grids)
+        recording.lazy(site, _reader(recording, face.mixing, call, path), count, grids)
         return None
     before = {x.grad_fn for x in call.values() if isinstance(x, Tensor) and x.grad_fn is not None}
     attention = face.mixing(slice(None), **call)
@@ -99,19 +97,11 @@ def _visited(
             edited.grids = grids
 
 
-def _reader(
-    recording: Recording, face: Face, named: dict[str, Any], path: str
-) -> Callable[[slice], Tensor]:
+def _reader(recording: Recording, mixing: Mixing, named: dict[str, Any], path: str) -> MapRows:
     """Hold the arguments; rows of the map are computed from them when they are read."""
     held = {
         name: Value(Site(path, name), x.detach(), None) if isinstance(x, Tensor) else x
         for name, x in named.items()
     }
     recording.guard(x for x in held.values() if isinstance(x, Value))
-
-    def rows(span: slice) -> Tensor:
-        arguments = {name: x.act if isinstance(x, Value) else x for name, x in held.items()}
-        with torch.no_grad():
-            return face.mixing(span, **arguments)  # type: ignore[misc]
-
-    return rows
+    return MapRows(mixing, held)

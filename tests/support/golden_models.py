@@ -23,6 +23,7 @@ from golden_recordings import (
     neighborhood_layer,
     overlock_kernels,
     qkv_map,
+    sparsifiner_maps,
     transnext_maps,
     ulsam_maps,
     vig_h_scans,
@@ -109,6 +110,11 @@ def _absolute(tolerance: float) -> Callable[[Golden, str, Tensor], None]:
         assert case.difference(key, found) <= tolerance, key
 
     return agree
+
+
+def _suggested(case: Golden, key: str, found: Tensor) -> None:
+    """atol 1e-4 max(1, std) and rtol 1e-3."""
+    case.within(key, found, rtol=1e-3, atol=1e-4)
 
 
 def _entry(name: str, **hyper: Any) -> Callable[[dict[str, Any]], nn.Module]:
@@ -358,6 +364,15 @@ NETWORKS = {
             partial(ulsam_maps, last=last),
         )
         for case, last in ULSAM_CASES.items()
+    },
+    **{
+        f"sparsifiner.{name}": Network(
+            _configured("sparsifiner_small"),
+            _suggested,
+            {"patch_embed": "patch_embed", "l0_mixer": "blocks.0.attn", "features": "norm"},
+            sparsifiner_maps,
+        )
+        for name in ("small", "small112")
     },
     "fna.module2d": Network(
         lambda config: NeighborhoodAttention2D(**config),

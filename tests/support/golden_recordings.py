@@ -193,3 +193,18 @@ def gla_ports(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
     with torch.no_grad():
         model(x, cache=cache)
     return found | heads | {"l0.final_state": cache.layers[0]["state"]}
+
+
+def sparsifiner_maps(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The first layer's sparse coefficients, estimate, connectivity and both softmaxes."""
+    first = "blocks.0.attn"
+    estimates = ports(model, x, f"{first}.mask_predictor", ("coefficients", "estimate"))
+    q, k, mask, masked = ports(model, x, first, ("q", "k", "mask", "map"))
+    return found | {
+        "l0_basis_coef": estimates[0],
+        "l0_approx_attn": estimates[1],
+        "l0_attn_mask": mask[:, :, 1:],
+        "l0_masked_attn": masked[:, :, 1:],
+        "l0_unmasked_attn": (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1),
+        "features": found["features"][:, 1:],
+    }

@@ -22,6 +22,8 @@ from limelight.kernels.kernel import fast_module
 NAMES = (
     "attention: bias, keep, causal",
     "attention: bias of queries, sigmoid",
+    "attention: full tiles, mask",
+    "attention: mask, gated",
     "attention: gated, bias, keep, causal",
     "attention: cells, bias",
     "attention: wide halo",
@@ -89,7 +91,7 @@ def lower(case: Case, dtype: torch.dtype) -> None:
 
 
 def lower_statistics() -> None:
-    for name in ("attention: causal", "attention: gated"):
+    for name in ("attention: causal", "attention: gated", "attention: mask"):
         call = attention.signature.bind(**ON_TRITON[name].arguments)
         call.apply_defaults()
         module = fast_module(attention)

@@ -200,6 +200,29 @@ SMALL = (
         tokens=24,
     ),
     Small(
+        "s2aformer_mini",
+        {
+            "embed_dims": (16, 32),
+            "depths": (1, 2),
+            "num_heads": (1, 2),
+            "sr_ratios": (4, 1),
+            "num_classes": 10,
+        },
+    ),
+    Small(
+        "sparsifiner_small",
+        {
+            "img_size": 64,
+            "depth": 3,
+            "embed_dim": 96,
+            "num_heads": 3,
+            "reduce_n_factor": 2,
+            "token_pruning_layers": (1,),
+            "token_keep_rate_base": 0.8,
+            "num_classes": 10,
+        },
+    ),
+    Small(
         "smollm2_135m",
         {
             "hidden_size": 48,

@@ -11,7 +11,7 @@ from limelight.kernels.outlook.reference import window_tokens
 from limelight.kernels.windows import Window
 
 
-def shares(q, k, *, bias=None, position=None, gate=None, keep=None, scale=None,
+def shares(q, k, *, bias=None, position=None, gate=None, keep=None, mask=None, scale=None,
            causal=False, score="softmax") -> Tensor:  # fmt: skip
     """Attention's map, `b h n m`; zeros where a row sees nothing."""
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
@@ -19,6 +19,8 @@ def shares(q, k, *, bias=None, position=None, gate=None, keep=None, scale=None,
     scores = scores if bias is None else scores + bias
     if keep is not None:
         scores = scores.masked_fill(~keep[:, None, None], -torch.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
     if causal:
         n, m = scores.shape[-2:]
         scores = scores.masked_fill(~torch.ones(n, m, dtype=torch.bool).tril(m - n), -torch.inf)

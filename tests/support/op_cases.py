@@ -37,6 +37,14 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def sparse(*shape: int) -> Tensor:
+    """A mask that hides three of four, and of the first head's second row all."""
+    seen = draw(*shape, seed=8) > 0.67
+    if shape[-2] > 1:
+        seen[(*(0,) * (len(shape) - 2), 1)] = False
+    return seen
+
+
 def qkv(n=63, m=100, h=2, g=1, d=24, e=40, b=1) -> Named:
     """Lengths that are no multiples of a tile."""
     return {"q": draw(b, h, n, d), "k": draw(b, g, m, d, seed=1), "v": draw(b, g, m, e, seed=2)}
@@ -197,6 +205,15 @@ def _attention() -> dict[str, Case]:
         "bias of queries, sigmoid": {"bias": draw(2, n, 1, seed=3) - 3, "score": "sigmoid"},
         "keep": {"keep": keep},
         "bias, keep, causal": {"bias": draw(2, 1, m, seed=3), "keep": keep, "causal": True},
+        "mask": {"mask": sparse(1, 2, n, m)},
+        "mask of keys, bias": {"mask": sparse(2, 1, m), "bias": draw(2, n, m, seed=3)},
+        "mask, keep, causal": {"mask": sparse(n, m), "keep": keep, "causal": True},
+        "mask, sigmoid": {"mask": sparse(2, n, 1), "score": "sigmoid"},
+        "mask, gated": {
+            "mask": sparse(1, 2, n, m),
+            "position": draw(2, n, m, seed=5),
+            "gate": gate,
+        },
         "sigmoid": {"score": "sigmoid", "bias": torch.full((1, 1, 1, 1), -2.8)},
         "sigmoid, causal": {"score": "sigmoid", "causal": True},
         "gated": {"position": 3 * draw(2, n, m, seed=5), "gate": gate},
@@ -210,6 +227,8 @@ def _attention() -> dict[str, Case]:
     }
     cases = {name: {**qkv(), **own} for name, own in options.items()}
     cases |= {
+        "mask of pictures": {**square, "mask": sparse(2, 4, 17, 33)},
+        "full tiles, mask": {**qkv(64, 96, h=1, d=16, e=32), "mask": sparse(1, 1, 64, 96)},
         "bias of pictures": {**square, "bias": draw(4, 17, 33, seed=3)},
         "bias, some shared": {**square, "bias": draw(2, 1, 17, 33, seed=3)},
         "full tiles": qkv(64, 96, h=1, d=16, e=32),

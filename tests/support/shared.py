@@ -46,6 +46,15 @@ class Golden:
         got = found.detach().flatten().double()[: len(want)]
         return float((got - want).abs().max())
 
+    def within(self, key: str, found: Tensor, *, rtol: float, atol: float) -> None:
+        """Assert that stored values agree within rtol and atol times max(1, their std)."""
+        entry = self.entry(key)
+        assert list(found.shape) == entry["shape"], (key, found.shape, entry["shape"])
+        want = torch.from_numpy(self.arrays[key]).flatten().double()
+        got = found.detach().flatten().double()[: len(want)]
+        atol *= max(1.0, entry["std"])
+        torch.testing.assert_close(got, want, rtol=rtol, atol=atol, msg=lambda m: f"{key}: {m}")
+
     def worst(self, key: str, found: Tensor) -> float:
         """The largest difference over the stored values, relative to max(1, absmax)."""
         size = self.entry(key).get("absmax", float(abs(self.arrays[key]).max()))

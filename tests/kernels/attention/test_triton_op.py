@@ -70,6 +70,13 @@ STATISTICS = {
         "position": draw(2, 70, 70, seed=5),
         "gate": torch.tensor([0.0, 1.0]),
     },
+    "mask": {"radius": 2.0, "pool": 5, "mask": draw(1, 2, 70, 70, seed=4) > 0.5},
+    "gated, mask": {
+        "pool": 14,
+        "position": draw(2, 70, 70, seed=5),
+        "gate": torch.tensor([0.2, 0.9]),
+        "mask": draw(70, 70, seed=4) > 0.5,
+    },
     "cells": {"grid": (5, 14), "radius": 1.0, "window": CELLS},
     "thin halo": {"grid": (4, 8), "radius": 2.0, "window": THIN_HALO},
 }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 from torch.utils.checkpoint import checkpoint
 
 from limelight.kernels.shared import fused, normal, written
@@ -42,6 +45,28 @@ def test_result_and_gradients_are_those_of_the_formula(options):
     torch.testing.assert_close(
         torch.autograd.grad(out, wanted, g), torch.autograd.grad(want, wanted, g)
     )
+
+
+@pytest.mark.parametrize(("d", "e"), [(1, 5), (4, 4), (7, 3)])
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"mask": draw(9, 9).double()}], ids=str)
+@pytest.mark.parametrize("moving", [False, True])
+def test_heads_of_unequal_width_take_the_op_that_holds_no_map(d, e, options, moving, monkeypatch):
+    """The scale is that of d channels, whatever zeros stand beside them."""
+    q, k, v = (draw(2, 3, 9, width, seed=width).double() for width in (d, d, e))
+    mask, causal = options.get("mask"), options.get("causal", False)
+    whole = F.scaled_dot_product_attention
+    want = whole(q, k, v, mask, is_causal=causal)
+    paths = []
+
+    def noted(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **more: Any) -> Tensor:
+        more_of_it = {"attn_mask": mask, "is_causal": more["is_causal"]}
+        paths.append(torch._fused_sdp_choice(q, k, v, **more_of_it))
+        return whole(q, k, v, mask, **more)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
+    found = fused(*(x.requires_grad_(moving) for x in (q, k, v)), **options)
+    torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
+    assert paths == [SDPBackend.FLASH_ATTENTION.value]
 
 
 def test_a_second_backward_finds_the_same():

@@ -1,0 +1,1 @@
+"""Sparsifiner: attention over the few keys that a low-rank predictor picks for each query."""
