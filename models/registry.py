@@ -257,7 +257,7 @@ def _spell(entry: RegisteredModel, hyper: Mapping[str, object]) -> dict[str, obj
 def _synonym(word: str, names: Mapping[str, object]) -> str | None:
     if word.lower() in names:  # a published configuration may spell it in capitals
         return word.lower()
-    rows = [row for row in SPELLINGS if word.lower() in row]
+    rows = [row for row in SPELLINGS if word in row or word.lower() in row]
     return next((other for row in rows for other in row if other in names), None)
 
 

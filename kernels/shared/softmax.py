@@ -28,7 +28,7 @@ def fused(
     """
     d, e = q.shape[-1], v.shape[-1]
     moving = mask is not None and mask.requires_grad  # whose gradient is n x m in any case
-    if d != e and q.device.type == "cpu" and not moving and not _transformed():
+    if d != e and q.device.type == "cpu" and not moving and not transformed():
         q, k, v = (F.pad(x, (0, max(d, e) - x.shape[-1])) for x in (q, k, v))
         out = _of_one_width(q, k, v, mask, d**-0.5 if scale is None else scale, causal)
         return out[..., :e]

@@ -30,14 +30,13 @@ Group = Sequence[Walker]
 def bases_of(group: Group, moved: Sequence[MovedInput], sites: Sites) -> list[BoundMethod]:
     """The site method that each path method reads at its points."""
     inputs = tuple(one.site for one in moved)
-    return [
-        BoundMethod(RAW, (), inputs)
-        if own.paths[0].base == "raw"
-        else replace(
-            use(own.paths[0].base), sites=own.bound.sites or sites or own.bound.method.sites
-        )  # type: ignore[arg-type]
-        for own in group
-    ]
+    bases = []
+    for own in group:
+        asked: Any = own.bound.sites or sites or own.bound.method.sites
+        base = own.paths[0].base
+        raw = base == "raw"
+        bases.append(BoundMethod(RAW, (), inputs) if raw else replace(use(base), sites=asked))
+    return bases
 
 
 def walk(

@@ -263,7 +263,7 @@ class Runner:
         asked = bound.sites or self.sites
         return inputs_among(self._patterns(asked), self.batch) if asked else [INPUT]
 
-    def _patterns(self, asked: Sites) -> list[Pattern]:
+    def _patterns(self, asked: Any) -> list[Pattern]:
         probe = self.probe(grad=False)
         return [p for address in addresses(asked) for p in probe.resolve(address)]
 

@@ -181,6 +181,8 @@ SMALL = (
             "alpha": 0.5,
             "num_classes": 10,
         },
+    ),
+    Small(
         "overlock_xt",
         {
             "depth": (1, 1, 1, 1),
