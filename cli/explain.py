@@ -1,4 +1,4 @@
-"""`limelight explain`: what a model looks at in images, on one page."""
+"""`limelight explain`: what a model looks at in images, or other samples, on one page."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .options import (
+    AxesWords,
     Device,
+    Inputs,
     Interpolation,
     Labels,
     Mean,
     Methods,
     Model,
     Resize,
+    Root,
     Settings,
     Sites,
     Size,
@@ -35,7 +38,9 @@ EPILOG = (
     "\b\nExamples:\n  limelight explain efficientnet_lite0 dog.jpg -o dog.html\n"
     '  limelight explain resnet50 "photos/*.jpg" -m normgrad:scaling -m smoothgrad,n=32 \\\n'
     '    --site "layer?" --target top:3 --target "margin:daisy,bee" --combine product\n'
-    "  limelight explain mine:net x.png --size 32 --mean 0.5 --std 0.5 --labels names.txt"
+    "  limelight explain mine:net x.png --size 32 --mean 0.5 --std 0.5 --labels names.txt\n"
+    "  limelight explain mine:net patients.csv --input features:age,bmi -m input_x_gradient\n"
+    '  limelight explain mine:net beat.npy --input series --axes input="b c t" -m gradcam'
 )
 _EACH_UP_TO = 20  # pictures with all five guesses on the terminal; beyond, the best one each
 
@@ -43,7 +48,12 @@ _EACH_UP_TO = 20  # pictures with all five guesses on the terminal; beyond, the 
 def explain(
     model: Model,
     image: Annotated[
-        list[str], typer.Argument(metavar="IMAGE", help="Files, folders and quoted wildcards.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Files, folders and quoted wildcards; or a listing (.csv, .tsv, .parquet, "
+            ".jsonl), arrays (.npy) and volumes (.nii, .dcm).",
+        ),
     ],
     method: Methods = None,
     site: Sites = None,
@@ -56,6 +66,9 @@ def explain(
     interpolation: Interpolation = None,
     mean: Mean = None,
     std: Std = None,
+    inputs: Inputs = None,
+    axes: AxesWords = None,
+    root: Root = None,
     combine: Annotated[
         str | None,
         typer.Option(metavar="product|sum", help="Also one map per method over all its sites."),
@@ -71,13 +84,22 @@ def explain(
         Path | None, typer.Option(help="Also the maps: .parquet, .safetensors or a .png sheet.")
     ] = None,
 ) -> int:
-    """Show what a model looks at in images, on one HTML page."""
+    """Show what a model looks at in images or other samples, on one HTML page."""
     from ..models.inputs import class_names
     from ..probe.attribution.options import convert
     from ..probe.attribution.registry import use
     from ..probe.targets.parse import target_in
     from ..reports.explanation import explain as run
-    from .inputs import embedding, hyper, model_of, pictures, preparing, unseen, writable
+    from .inputs import (
+        axes_in,
+        embedding,
+        hyper,
+        model_of,
+        preparing,
+        sample_files,
+        unseen,
+        writable,
+    )
 
     writable(out, "-o", (".html", ".htm"))
     if maps is not None:
@@ -90,12 +112,13 @@ def explain(
     many = int(batch) if batch.isdecimal() else batch
     names = labels if labels is None else class_names(labels)
     prepare = preparing(size, resize, interpolation, mean, std)
-    files = pictures(image)
+    files = sample_files(image, inputs, root)
+    known = axes_in(axes)
     with progress(f"loading {model}") as tell:
         net = model_of(model, weights, hyper(settings), device)
         what = [target_in(t, partial(embedding, net)) for t in wanted]
         options: dict[str, Any] = {"combine": how, "batch": many, "seed": seed, "progress": tell}
-        options |= {"ledger": ledger, "labels": names, **prepare}
+        options |= {"ledger": ledger, "labels": names, "axes": known or None, **prepare}
         explanation = run(net, files, bound, sites=site, target=what, **options)
         written = [explanation.save(out)]
         if maps is not None:
@@ -118,10 +141,11 @@ def print_summary(explanation: Explanation, written: Sequence[Path]) -> None:
 
 
 def _guesses(explanation: Explanation) -> Table:
-    many = len(explanation.photos) > _EACH_UP_TO
-    table = new_table("image", "class", "number", "probability")
-    for photo in explanation.photos:
-        for rank, guess in enumerate(explanation.top.get(photo.sample, ())[: 1 if many else None]):
+    many = len(explanation.top) > _EACH_UP_TO
+    only_photos = {photo.sample for photo in explanation.photos} >= explanation.top.keys()
+    table = new_table("image" if only_photos else "sample", "class", "number", "probability")
+    for sample, guesses in explanation.top.items():
+        for rank, guess in enumerate(guesses[: 1 if many else None]):
             share = f"{guess.probability:.1%}"
-            table.add_row("" if rank else photo.sample, guess.label, str(guess.index), share)
+            table.add_row("" if rank else sample, guess.label, str(guess.index), share)
     return table

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from ..models.registry import usual_weights
 from ..probe.capture import guarded
 from ..probe.errors import ImageError, OptionError
 from ..probe.targets import Reading, value_in
+
+if TYPE_CHECKING:
+    from ..reports.datasets import Samples
 
 
 def writable(path: Path, option: str, endings: tuple[str, ...]) -> None:
@@ -50,6 +53,30 @@ def pictures(words: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
+def sample_files(
+    words: Sequence[str], inputs: Sequence[str] | None, root: str | None = None
+) -> Samples | list[Path]:
+    """Photos as paths; or a listing, or files of another kind, as the samples they are.
+
+    Raises OptionError for several listings, LimelightErrors of `samples`.
+    """
+    from ..reports.datasets import is_listing, kind_of_file, samples
+
+    given = [Path(word).expanduser() for word in words]
+    listings = [path for path in given if is_listing(path)]
+    alone = bool(inputs) and all(":" not in word for word in inputs or ())
+    if listings and not alone:
+        if len(words) > 1:
+            raise OptionError(f"listing {str(listings[0])!r} is explained alone: give only it")
+        return samples(listings[0], root=root, inputs=inputs)
+    if len(given) == 1 and given[0].is_dir() and inputs:
+        return samples(given[0], inputs=inputs)
+    files = pictures(words)
+    if inputs or any(kind_of_file(path) != "picture" for path in files):
+        return samples(files, inputs=inputs)
+    return files
+
+
 @torch.no_grad()
 def embedding(net: nn.Module, path: str, at: str) -> Tensor:
     """What a model returns for a picture, or a part of it: what `similar:PICTURE` compares with."""
@@ -75,6 +102,19 @@ def hyper(settings: Sequence[str] | None) -> dict[str, object]:
             raise OptionError(f"--set {name} is no hyper-parameter: see --weights and --device")
         values[name] = value_in(text)
     return values
+
+
+def axes_in(words: Sequence[str] | None) -> dict[str, str]:
+    """`SITE=AXES` words as Python takes them, `{"input": "b c t"}`. Raises OptionError."""
+    axes: dict[str, str] = {}
+    for word in words or ():
+        site, equals, names = (part.strip() for part in word.partition("="))
+        if not (site and equals and names):
+            raise OptionError(f'--axes {word!r} is not understood: write --axes input="b c t"')
+        if site in axes:
+            raise OptionError(f"--axes says {site!r} twice: keep one")
+        axes[site] = names
+    return axes
 
 
 def preparing(

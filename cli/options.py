@@ -45,8 +45,9 @@ Targets = Annotated[
         "-t",
         metavar="CLASS|top[:N]|WORD:VALUES[,OPTION=VALUE]",
         help="What to explain: a class by number or name, the N likeliest, margin:A,B (one class "
-        "against another), label:A,at=out (of a part of the output), token:A,POSITION, "
-        "pixel:Y,X,A, region:MASK.png,A, box:LEVEL,Y,X,A, peak:KEYPOINT, similar:PICTURE; "
+        "against another), contrast:A+B,C (classes against others), label:A,at=out (of a part of "
+        "the output), token:A,POSITION, pixel:Y,X,A, region:MASK.png,A, box:LEVEL,Y,X,A, "
+        "peak:KEYPOINT, similar:PICTURE, difference:REFERENCE,MASK; "
         "options: of=probability, at=PART, ...; repeatable. [default: top]",
     ),
 ]
@@ -95,6 +96,27 @@ Mean = Annotated[
                  "or one each. [default: what the model tells, or ImageNet's]"),
 ]  # fmt: skip
 Std = Annotated[str | None, typer.Option(metavar="X[,X,X]", help="Their standard deviation.")]
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="[ARGUMENT=]KIND[:COLUMNS]",
+        help="What the samples are, if no photos: features:age,bmi or features:* (numbers of a "
+        "listing's row), series:ecg, volume:scan, ... (files in a column), or a kind alone for "
+        "files themselves; kinds: picture, mask, sentence, series, steps, features, spectrogram, "
+        "film, volume, array; repeatable, for each of the model's inputs. [default: as columns "
+        "and endings of files say]",
+    ),
+]
+AxesWords = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--axes",
+        metavar="SITE=AXES",
+        help='What dimensions mean where the model does not tell: input="b c t"; repeatable.',
+    ),
+]
 
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Root = Annotated[

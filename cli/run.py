@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import (
+    AxesWords,
     Device,
     Folder,
+    Inputs,
     Interpolation,
     Labels,
     Mean,
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 RUN_EPILOG = (
     "\b\nExamples:\n  limelight run plan.toml --out run/\n"
     "  limelight run efficientnet_lite0 photos/ --out run/ -m gradcam -m normgrad \\\n"
-    "    --site hidden --target top --target least"
+    "    --site hidden --target top --target least\n"
+    '  limelight run mine:net patients.csv --input "features:*" -m integrated_gradients -t label\n'
+    '  limelight run mine:net beats.csv --input series:ecg --axes input="b c t"'
 )
 SCORE_EPILOG = (
     "\b\nExamples:\n  limelight score run/ --metric pointing --metric class_sensitivity\n"
@@ -47,7 +51,7 @@ REPORT_EPILOG = (
     "  limelight report trained/ --against initial/ -o heads.html"
 )
 _NAMED = 20
-_MODEL = ("model", "weights", "hyper", "device", "data", "root", "methods")
+_MODEL = ("model", "weights", "hyper", "device", "data", "root", "inputs", "methods")
 
 
 def run(
@@ -58,8 +62,8 @@ def run(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="A folder of pictures or in VOC's layout, a listing (.csv, .parquet), COCO's "
-            ".json, prompts (.jsonl), or a Hugging Face data set on disk.",
+            help="A folder of pictures or in VOC's layout, a listing (.csv, .tsv, .parquet, "
+            ".jsonl), COCO's .json, or a Hugging Face data set on disk.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("run"),
@@ -75,6 +79,8 @@ def run(
     mean: Mean = None,
     std: Std = None,
     root: Root = None,
+    inputs: Inputs = None,
+    axes: AxesWords = None,
     shard: Annotated[int | None, typer.Option(help="Samples in a part. [default: 32]")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
     seed: Annotated[int | None, typer.Option(help="For random methods. [default: 0]")] = None,
@@ -92,17 +98,17 @@ def run(
     """Compute maps of a whole data set; run again, it goes on where it stopped.
 
     Targets may also be least, and label, the class that each sample carries. The keys of a plan
-    are these options by their Python names: model, weights, data, root, methods, sites, target,
-    shard, seed, limit, labels, size, resize, interpolation, mean, std, device, dtype, batch,
-    workers, engine, address, and a table hyper.
+    are these options by their Python names: model, weights, data, root, inputs, methods, sites,
+    target, shard, seed, limit, labels, size, resize, interpolation, mean, std, device, dtype,
+    batch, workers, engine, address, and the tables hyper and axes.
     """
-    from .inputs import hyper, preparing
+    from .inputs import axes_in, hyper, preparing
 
     finished = _compute(what, out, {
         "data": data, "methods": method, "sites": site, "target": target, "weights": weights,
         "hyper": hyper(settings), "root": root, "shard": shard, "limit": limit, "seed": seed,
         "device": device, "dtype": dtype, "batch": batch, "workers": workers, "engine": engine,
-        "address": address, "labels": labels,
+        "address": address, "labels": labels, "inputs": inputs, "axes": axes_in(axes) or None,
         **preparing(size, resize, interpolation, mean, std),
     })  # fmt: skip
     failed = list(print_run(finished))
@@ -162,7 +168,7 @@ def _compute(what: str, out: Path, options: dict[str, Any]) -> Run:
     batch = str(asked.pop("batch", "auto"))
     rest = {name: value for name, value in asked.items() if name not in _MODEL}
     with progress(f"loading {asked['model']}", memory=True) as tell:
-        data = samples(asked["data"], root=asked.get("root"))
+        data = samples(asked["data"], root=asked.get("root"), inputs=asked.get("inputs"))
         net = _net(asked)
         methods = asked.get("methods") or ["gradcam", "normgrad"]
         size = int(batch) if batch.isdecimal() else batch

@@ -1,4 +1,4 @@
-"""A model as perturbation metrics ask it: one class, for many copies of one sample."""
+"""A model as perturbation metrics ask it: one target, for many copies of one sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...probe.capture import guarded
 from ...probe.engine import Batch, Runner, settled, told_apart
 from ...probe.errors import OptionError
 from ...probe.sites import adapt
-from ...probe.targets import Target, label, picked
+from ...probe.targets import Given, Target, by_name, label
 from ...probe.trace import exchange
 from ..perturbation import OnCopies
 from .neighbours import blurred
@@ -26,11 +26,13 @@ Baseline = str | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """One sample, `c` and its places, the class in question, and a model of such samples.
+    """One sample, `c` and its places, what is asked of it, and a model of such samples.
 
-    A class has the probability that a target of the class has: a model that ends in a softmax or
-    a sigmoid is not squashed again. Of dense outputs it is the mean over the places.
-
+    asked     a class, or a target: `limelight.label(3, at="up5")`. Its classes have the
+              probability that a target of probabilities has: a model that ends in a softmax or a
+              sigmoid is not squashed again. Of classes over places it is the mean over these. A
+              target of the most probable class is held to the one of the sample itself. What
+              reads no classes, a difference say, scores as it is
     explain   inputs `b c` and places -> maps `b` and places; for metrics of the method itself
     batch     copies in one forward; seed: of random perturbations
     axes      what the places are, where it is known: `y x`, `t`; `c` for features of a table
@@ -38,7 +40,7 @@ class Scorer:
 
     model: nn.Module
     x: Tensor
-    of_class: int
+    asked: int | Target
     explain: Callable[[Tensor], Tensor] | None = None
     batch: int = 8
     seed: int = 0
@@ -48,7 +50,7 @@ class Scorer:
     def of(
         model: nn.Module,
         x: Inputs | Batch,
-        of_class: int,
+        asked: int | Target,
         *,
         explain: Callable[[Tensor], Tensor] | None = None,
         batch: int = 8,
@@ -64,30 +66,41 @@ class Scorer:
         if len(whole) != 1:
             raise OptionError(f"a scorer asks about one sample, but was given {len(whole)}")
         adapter = adapt(model)
-        adapter = replace(adapter, axes=(*(axes or {}).items(), *adapter.axes))
+        said = {**whole.axes, **(axes or {})}
+        adapter = replace(adapter, axes=(*said.items(), *adapter.axes))
         plan = Runner(model, whole, known=adapter).layout
         sample = plan.canonical(whole.x)[0]
-        asked = OnCopies(model, whole, plan)
-        return Scorer(asked, sample, of_class, explain, batch, seed, plan.axes)
+        wanted = asked if isinstance(asked, Target) else label(asked)
+        wanted = wanted.resolve(by_name(adapter.labels))
+        copies = OnCopies(model, whole, plan)
+        return Scorer(copies, sample, wanted, explain, batch, seed, plan.axes)
 
     @cached_property
     def target(self) -> Target:
-        """The probability of the class, as the model's output holds it."""
-        asked = label(self.of_class, of="probability")
-        return settled(self.model, Batch.of(self.x[None]), [asked])[0]
+        """What is asked, as a probability where it reads classes, settled and held."""
+        asked = self.asked if isinstance(self.asked, Target) else label(self.asked)
+        if asked.words:
+            asked = asked.resolve(by_name(adapt(self.model).labels))
+        if asked.reading is not None and asked.reading.form != "part":
+            asked = replace(asked, reading=replace(asked.reading, of="probability"))
+        target = settled(self.model, Batch.of(self.x[None]), [asked])[0]
+        if target.pick is None or target.rows is not None:
+            return target
+        with torch.no_grad(), guarded(self.model, grad=False, evaluate=True):
+            return target.fix(exchange(self.model(self.x[None]), _double), Given(1))
 
     @torch.no_grad()
     def __call__(self, copies: Tensor, *, logits: bool = False) -> Tensor:
-        """The probability (or the logit) of the class for each copy, in float64."""
-        reading: Any = self.target.reading
-        reading = replace(reading, of="logit") if logits else reading
-        class_scores = []
+        """The probability (or the logit) of what is asked for each copy, in float64."""
+        target = self.target
+        if logits and target.reading is not None and target.reading.form != "part":
+            target = replace(target, reading=replace(target.reading, of="logit"))
+        copy_scores = []
         with guarded(self.model, grad=False, evaluate=True):
             for part in copies.split(self.batch):
                 output = exchange(self.model(part), _double)
-                places = reading.places(output, len(part))
-                class_scores.append(places.flatten(2).mean(2) if places.ndim > 2 else places)
-        return picked(torch.cat(class_scores), torch.tensor([self.of_class]))
+                copy_scores.append(_scores(target, output, len(part)))
+        return torch.cat(copy_scores)
 
     def generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
@@ -133,6 +146,15 @@ class Scorer:
                 f"a baseline of shape {tuple(baseline.shape)} was given, but the sample is "
                 f"{tuple(self.x.shape)}; give one of that shape, or one that broadcasts to it"
             ) from None
+
+
+def _scores(target: Target, output: Any, copies: int) -> Tensor:
+    """A number a copy; of classes over places the mean over these, where the target sums."""
+    if target.reading is not None and target.reading.form == "classes":
+        places = target.reading.places(output, copies)
+        if places.ndim > 2:
+            return target.read(places.flatten(2).mean(2), target.rows)
+    return target(output, copies)
 
 
 def _double(_: str, values: Tensor) -> Tensor:

@@ -28,5 +28,9 @@ class OnCopies(nn.Module):
 
     def forward(self, copies: Tensor) -> Any:
         """The model's output for copies `b c` and the places."""
-        batch = self.batch.with_x(own_layout(copies, self.layout, self.batch.x))
+        batch = self.given(copies)
         return self.model(*batch.args, **batch.kwargs)
+
+    def given(self, copies: Tensor) -> Batch:
+        """Copies as the model takes them."""
+        return self.batch.with_x(own_layout(copies, self.layout, self.batch.x))

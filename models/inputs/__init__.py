@@ -4,6 +4,6 @@ from .drawing import drawn
 from .images import SUFFIXES, Picture, images, read
 from .labels import Labels, class_index, class_names, imagenet_names, labels
 from .options import Numbers, PreprocessingOptions, Sides, fitted
-from .prepare import Box, PreparedPhoto, prepare, preprocess
+from .prepare import FILTERS, Box, PreparedPhoto, geometry, prepare, preprocess
 from .preprocessing import Preprocessing, Transform, preprocessing_of, transform_name
 from .trial import input_for

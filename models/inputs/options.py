@@ -77,12 +77,16 @@ class PreprocessingOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def fitted(model: nn.Module, options: PreprocessingOptions | None = None) -> Preprocessing:
+def fitted(
+    model: nn.Module, options: PreprocessingOptions | None = None, *, trial: bool = True
+) -> Preprocessing:
     """The preprocessing of a model, with what the user says of it and what it is found to take.
 
     Where nothing tells the size or the channels, zeros are run through the model: the first
     convolution's channels and the usual sizes, until it accepts some. What was found or assumed
     stands in the notes. Raises ImageError where nothing is accepted, OptionError.
+
+    trial  False for a model of several inputs, on which a photo alone cannot be tried
     """
     asked = options or PreprocessingOptions()
     if asked.transform is not None:
@@ -91,7 +95,12 @@ def fitted(model: nn.Module, options: PreprocessingOptions | None = None) -> Pre
     channels = _channels(model, told, asked)
     size: Any = asked.size or told.size
     sizes = (size,) if asked.size or "size" not in told.assumed else (size, *USUAL)
-    if channels != (len(told.mean),) or len(sizes) > 1 or size != told.size:
+    if not trial and len(sizes) > 1:
+        raise OptionError(
+            f"{type(model).__name__} takes several inputs and tells no size of its pictures: say "
+            "size="
+        )
+    if trial and (channels != (len(told.mean),) or len(sizes) > 1 or size != told.size):
         count, size = accepted(model, channels, sizes)
     else:
         count = channels[0]

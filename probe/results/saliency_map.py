@@ -21,6 +21,7 @@ class About:
     """Where a map comes from: enough to compute it again.
 
     score     the target's value, of_class the class it is about, kept the relevance that arrived
+    features  names of the features or channels of the input, for a map at an input
     """
 
     model: str = ""
@@ -35,6 +36,7 @@ class About:
     of_class: int | None = None
     kept: float | None = None
     notes: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,7 @@ class SaliencyMap:
         return asked
 
 
-_TUPLES = ("options", "versions", "notes")
+_TUPLES = ("options", "versions", "notes", "features")
 
 
 def about_of(raw: Mapping[str, Any]) -> About:

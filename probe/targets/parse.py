@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ImageError, LimelightError, TargetError, near
-from .comparison import similar
+from .comparison import difference, similar
 from .places import box, peak, pixel, region
 from .scalar import Target
-from .target import choice, label, margin, ranked, token, top
+from .target import choice, contrast, label, margin, ranked, token, top
 
 Embed = Callable[[str, str], Tensor]
 
@@ -29,13 +29,15 @@ _OPTION = re.compile(r"\s*(\w+)\s*=(.*)", re.DOTALL)
 def target_in(text: str, embed: Embed | None = None) -> Target | tuple[Target, ...]:
     """A target as it is written: a class, `207` or `daisy`, or a word, its values and options.
 
-    `top:3`, `ranked:-1`, `margin:daisy,bee`, `label:3,of=probability`, `token:Paris,-1`,
-    `choice:2,5`, `pixel:12,7,daisy`, `region:mask.png,2`, `box:0,12,7,3`, `peak:5`,
-    `similar:query.jpg`; options are the keywords of the function: `label:3,at=up5`.
+    `top:3`, `ranked:-1`, `margin:daisy,bee`, `contrast:1+2,0`, `label:3,of=probability`,
+    `token:Paris,-1`, `choice:2,5`, `pixel:12,7,daisy`, `region:mask.png,2`, `box:0,12,7,3`,
+    `peak:5`, `similar:query.jpg`, `difference:reference.png,mask.png`; options are the keywords of
+    the function: `label:3,at=up5`. A reference is a picture, grey `1 y x` or RGB `3 y x` on the
+    scale 0..1, or an array of numpy on the scale of the output.
 
     embed  a picture's path and the part of the output -> its embedding by the model, which
            `similar` needs
-    Raises TargetError for other words, ImageError for a mask that cannot be read.
+    Raises TargetError for other words, ImageError for a file that cannot be read.
     """
     word, words = _words(text)
     if word not in _FORMS:
@@ -115,6 +117,12 @@ def _pair(words: list[str]) -> tuple[int | str, int | str]:
     return _class([first.strip()]), _class([second.strip()])
 
 
+def _sides(words: list[str]) -> tuple[list[list[int | str]], list[list[int | str]]]:
+    """Classes joined by `+` on either side, the same for every sample."""
+    good, bad = ([_class([part.strip()]) for part in side.split("+")] for side in words)
+    return [good], [bad]
+
+
 def _token(words: list[str]) -> tuple[int | str, int]:
     """A token, whose name may begin with a space, and its position."""
     *name, last = words
@@ -163,8 +171,32 @@ def _class(words: list[str]) -> int | str:
     return class_in(text)
 
 
+def _compared(words: list[str]) -> tuple[Tensor, ...]:
+    """A reference, and a mask if there is one."""
+    path, *mask = (word.strip() for word in words)
+    if not path or len(mask) > 1:
+        raise ValueError(words)
+    return (_reference(path), *map(_mask, mask))
+
+
 def _mask(path: str) -> Tensor:
     """A mask `y x` from a picture, black 0 and white 1, or any array from a file of numpy."""
+    values = _from_file("mask", path, lambda picture: picture.convert("L"))
+    return values if values.ndim != 3 or Path(path).suffix.lower() == ".npy" else values[0]
+
+
+def _reference(path: str) -> Tensor:
+    """A picture `c y x` on the scale 0..1, or any array from a file of numpy."""
+    grey = ("1", "L", "I", "I;16", "F")
+    return _from_file(
+        "reference",
+        path,
+        lambda picture: picture.convert("L" if picture.mode in grey else "RGB"),
+    ).float()
+
+
+def _from_file(what: str, path: str, convert: Callable[[Any], Any]) -> Tensor:
+    """An array of numpy as it is, or a picture, converted, as `c y x` on the scale 0..1."""
     place = Path(path).expanduser()
     try:
         if place.suffix.lower() == ".npy":
@@ -172,9 +204,10 @@ def _mask(path: str) -> Tensor:
         from PIL import Image
 
         with Image.open(place) as picture:
-            return torch.from_numpy(np.array(picture.convert("L"))).float() / 255
+            pixels = torch.from_numpy(np.array(convert(picture))).float() / 255
     except (OSError, ValueError, SyntaxError, TypeError) as error:
-        raise ImageError(f"mask {path!r} cannot be read: {error}") from None
+        raise ImageError(f"{what} {path!r} cannot be read: {error}") from None
+    return pixels[None] if pixels.ndim == 2 else pixels.movedim(2, 0)
 
 
 _FORMS: dict[str, tuple[Callable[..., Any], Callable[[list[str]], tuple[Any, ...]], str]] = {
@@ -182,6 +215,7 @@ _FORMS: dict[str, tuple[Callable[..., Any], Callable[[list[str]], tuple[Any, ...
     "ranked": (ranked, _rank, "ranked:-1 for the least probable"),
     "label": (label, _label, "label:daisy"),
     "margin": (margin, _pair, "margin:daisy,bee"),
+    "contrast": (contrast, _sides, "contrast:1+2,0, classes against others"),
     "token": (token, _token, "token:Paris,-1"),
     "choice": (choice, _step, "choice:2,5, a step and what is chosen"),
     "pixel": (pixel, _place, "pixel:12,7,daisy"),
@@ -189,6 +223,7 @@ _FORMS: dict[str, tuple[Callable[..., Any], Callable[[list[str]], tuple[Any, ...
     "box": (box, _box, "box:0,12,7,3, a level, a place and a class or a side"),
     "peak": (peak, _label, "peak:5"),
     "similar": (similar, _path, "similar:query.jpg"),
+    "difference": (difference, _compared, "difference:reference.png,mask.png"),
 }
 
 

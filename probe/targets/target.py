@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import LimelightError, TargetError
@@ -116,8 +117,8 @@ def _difference(scores: Tensor, rows: Tensor) -> Tensor:
 
 
 def contrast(
-    good: Sequence[Sequence[int]],
-    bad: Sequence[Sequence[int]],
+    good: Sequence[Sequence[int | str]],
+    bad: Sequence[Sequence[int | str]],
     *,
     of: Of = "logit",
     at: str = "",
@@ -127,7 +128,7 @@ def contrast(
     """The scores of several classes minus those of others, each sample with its own.
 
     Mean logit (or log-probability) of `good` minus that of `bad`; with of="probability" the sums.
-    Keywords as for `label`.
+    One list of classes on each side serves every sample. Keywords as for `label`.
     """
     if len(good) != len(bad) or not all(map(len, [*good, *bad])):
         raise TargetError(
@@ -135,7 +136,9 @@ def contrast(
             f"{len(bad)} lists of them, some of which may be empty"
         )
     width = max(map(len, [*good, *bad]), default=1)
-    rows = torch.tensor([[_padded(g, width), _padded(b, width)] for g, b in zip(good, bad)])  # noqa: B905
+    sides = [[read_classes(list(side)) for side in pair] for pair in zip(good, bad, strict=True)]
+    rows = torch.stack([torch.stack([_padded(r, width) for r, _ in pair]) for pair in sides])
+    words = tuple(word for pair in sides for _, named in pair for word in named)
 
     def read(every: Tensor, rows: Tensor) -> Tensor:
         total = every.new_zeros(len(every))
@@ -152,11 +155,17 @@ def contrast(
         return total
 
     reading = Reading(at=at, of=of, dense=dense, position=position)
-    return Target("good - bad" + of_part(reading), read, rows, reading=reading)
+    name = "good - bad"
+    if len(rows) == 1:
+        name = " - ".join("+".join(map(str, side)) for side in (good[0], bad[0]))
+    return Target(name + of_part(reading), read, rows, words, reading=reading)
 
 
-def _padded(classes: Sequence[int], width: int) -> list[int]:
-    return [*classes, *([-1] * (width - len(classes)))]
+_NO_CLASS = -2  # beside -1, which stands for a name
+
+
+def _padded(classes: Tensor, width: int) -> Tensor:
+    return F.pad(classes, (0, width - len(classes)), value=_NO_CLASS)
 
 
 def token(

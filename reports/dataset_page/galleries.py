@@ -14,10 +14,11 @@ from ...models.inputs import read
 from ...probe.attribution import bare_name
 from ...probe.errors import LimelightError
 from ...probe.results import Maps, SaliencyMap, map_of_row
-from ..explanation import Explanation, Photo
+from ..explanation import Explanation, Photo, Samples, by_input
 from ..runs import Row, Run, part_path
 from ..scoring import LEAST, NAMES, PAIRED, seen
 from .head_means import AXES
+from .run_parts import RunParts
 
 EACH, MOST, BYTES = 3, 24, 5_000_000
 
@@ -91,9 +92,10 @@ def pool(shown: Sequence[Gallery]) -> list[int]:
 def explanation_of(run: Run, places: Sequence[int]) -> tuple[Explanation, dict[int, str]]:
     """Pictures and maps at some places, as many as a page bears; and their names by place."""
     maps: list[SaliencyMap] = []
-    photos: list[Photo] = []
+    shown = Samples()
     names: dict[int, str] = {}
     size = 0
+    parts = RunParts.of(run)
     for place in places:
         rows = [r for r in _rows(run, place) if r["error"] is None and r["axes"] != AXES]
         size += sum(len(row["values"]) for row in rows)
@@ -102,8 +104,14 @@ def explanation_of(run: Run, places: Sequence[int]) -> tuple[Explanation, dict[i
         short = rows[0]["sample"].rpartition("/")[2]
         names[place] = short if short not in names.values() else rows[0]["sample"]
         maps += [map_of_row({**row, "sample": names[place]}) for row in rows]
-        photos += _photo({**rows[0], "sample": names[place]})
-    return Explanation(Maps(maps), tuple(photos)), names
+        shown.inputs[names[place]] = ()
+        shown.photos.extend(_photo({**rows[0], "sample": names[place]}))
+        if parts is not None:
+            parts.add(shown, place, names[place])
+    placed = by_input(Maps(maps), shown)
+    others = tuple(shown.others)
+    pictures, words = tuple(shown.photos), shown.words
+    return Explanation(placed, pictures, words=words, samples=others, besides=shown.besides), names
 
 
 def _rows(run: Run, place: int) -> list[Row]:

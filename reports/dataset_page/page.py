@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas
 
-from ..explanation import SCRIPTS, page_data, photo_uri
+from ..explanation import SCRIPTS, page_data, photo_uri, place_of, thumbnails
 from ..html import fill, nonempty, plural, significant
 from ..runs import FOLDER, Run, RunPlan
 from ..scoring import NAMES
@@ -47,6 +47,7 @@ def render_run(run: Run, against: Run | None = None) -> str:
         title=f"What {plan.model} looks at in {plural(rows['sample'].nunique(), 'sample')}",
         asked=_asked(plan, methods, sites, model_states),
         samples=data["samples"],
+        thumbnails=thumbnails(explanation.samples),
         photos={p.sample: photo_uri(p) for p in explanation.photos},
         methods=methods,
         panels=panels(scores, means, sites, methods),
@@ -112,7 +113,10 @@ def _shown(
     for pick in getattr(gallery, side):
         if pick.place not in names:
             continue
-        sample = samples.index(names[pick.place])
+        place = place_of(names[pick.place], gallery.site)
+        if place not in samples:
+            continue
+        sample = samples.index(place)
         site, method = data["sites"].index(gallery.site), data["methods"].index(gallery.method)
         maps = [n for at, n in places.items() if (at[0], at[2], at[3]) == (sample, site, method)]
         if not maps:

@@ -2,73 +2,102 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from ...models.inputs import SUFFIXES, images
 from ...probe.attribution import Data
-from ...probe.errors import LimelightError, near
-from ...probe.targets import class_in
+from ...probe.errors import ImageError, LimelightError, OptionError
+from .columns import InputColumn, InputWords, input_columns, kind_of_file
+from .listings import ENDINGS, LABELS, label_in, listing, of_files, prompts
 from .samples import Annotation, Box, Sample, Samples
-
-SOURCES = ("path", "image", "file", "file_name", "filename", "source")
-LABELS = ("label", "class", "target", "category")
-BOXES = ("left", "top", "right", "bottom")
+from .signals import ARRAYS, TABLES
+from .volumes import DICOM, VOLUMES
 
 
-def samples(data: Data, *, root: str | Path | None = None) -> Samples:
+def samples(
+    data: Data, *, root: str | Path | None = None, inputs: InputWords | None = None
+) -> Samples:
     """Any data set as samples.
 
-    data   a folder of pictures (subfolders name classes) or in VOC's layout, a listing (.csv,
-           .parquet), COCO's .json, prompts (.jsonl), a Hugging Face data set saved to disk, a
-           torch data set, pictures, or a list of paths
-    root   where the paths of a listing start; by default at the listing itself
+    data    a folder of pictures (subfolders name classes) or in VOC's layout, a listing (.csv,
+            .tsv, .parquet, .jsonl), COCO's .json, prompts (.jsonl), a Hugging Face data set saved
+            to disk, a torch data set, pictures, or a list of paths
+    root    where the paths of a listing start; by default at the listing itself
+    inputs  which columns of a listing a model takes, and of what kind: `"features:age,bmi"`,
+            `"series:ecg"`, `["picture:photo", "sentence:caption"]`, by the model's arguments
+            `{"image": "picture:photo", "mask": "mask:lesion"}`; a kind alone, `"series"`, says what
+            the files are. Kinds are picture, mask, sentence, series and film and volume and
+            spectrogram and array (files, or numbers in lists), features and steps (columns of
+            numbers, wildcards allowed). Else the columns' names or the files' endings say it
     Raises LimelightError, ImageError.
     """
+    columns = () if inputs is None else input_columns(inputs)
     if isinstance(data, Samples):
+        _no_columns(columns, "samples that were read already")
         return data
     if isinstance(data, (str, Path)):
         path, start = Path(data).expanduser(), None if root is None else Path(root).expanduser()
-        opened = _file(path, start)
+        opened = _file(path, start, columns)
         opened.origin = tuple(str(p.resolve()) for p in (path, start) if p is not None)
+        opened.inputs = tuple(map(str, columns))
         return opened
     if hasattr(data, "column_names") and hasattr(data, "_fingerprint"):
+        _no_columns(columns, "a Hugging Face data set")
         return hugging_face(data)
     listed = isinstance(data, (list, tuple))
     if not listed and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        _no_columns(columns, "a torch data set, whose tensors are inputs as they are")
         return torch_dataset(data)
     if not isinstance(data, Iterable):
         raise LimelightError(
             f"a {type(data).__name__} is no data set: give a folder, a listing, a torch data set "
             "or pictures"
         )
-    return pictures(list(data))
+    return pictures(list(data), columns)
 
 
-def _file(path: Path, root: Path | None) -> Samples:
+def _no_columns(columns: Sequence[InputColumn], what: str) -> None:
+    if columns:
+        raise OptionError(f"inputs= says what files and columns of listings are, not {what}")
+
+
+def _file(path: Path, root: Path | None, columns: Sequence[InputColumn]) -> Samples:
+    listed = [column for column in columns if column.columns]
+    if columns and not listed:
+        return _of_kind(path, columns[0])
     if path.is_dir():
+        _no_columns(columns, "a folder, which has no columns")
         if (path / "state.json").exists() or (path / "dataset_info.json").exists():
             return hugging_face(_load_from_disk(path))
         return voc(path) if (path / "Annotations").is_dir() else folder(path)
-    readers = {".csv": listing, ".tsv": listing, ".parquet": listing, ".json": coco}
-    readers |= {".jsonl": prompts, ".xml": _one_voc}
-    read = readers.get(path.suffix.lower())
-    if read is None and path.suffix.lower() in SUFFIXES:
-        return pictures([path])
-    if read is None:
-        raise LimelightError(
-            f"data {str(path)!r} ends in {path.suffix or 'nothing'!r}: give a folder, a picture, "
-            f"or a file ending in {', '.join(readers)}"
+    suffix = path.suffix.lower()
+    if suffix in ENDINGS:
+        return _read(
+            path, partial(prompts if suffix == ".jsonl" else listing, inputs=columns), root
         )
+    _no_columns(columns, f"{path.name!r}, which is no listing")
+    readers = {".json": coco, ".xml": _one_voc}
+    if suffix in readers:
+        return _read(path, readers[suffix], root)
+    if suffix in SUFFIXES or path.name.lower().endswith((*ARRAYS, *VOLUMES)):
+        return pictures([path])
+    raise LimelightError(
+        f"data {str(path)!r} ends in {path.suffix or 'nothing'!r}: give a folder, a picture, "
+        f"or a file ending in {', '.join((*ENDINGS, *readers, *ARRAYS, *VOLUMES))}"
+    )
+
+
+def _read(path: Path, reader: Callable[[Path, Path], Samples], root: Path | None) -> Samples:
     if not path.is_file():
         raise LimelightError(f"data {str(path)!r} does not exist; check the path")
     try:
-        return read(path, root or path.parent)
+        return reader(path, root or path.parent)
     except LimelightError:
         raise
     except (ValueError, KeyError, TypeError, ElementTree.ParseError, OSError) as error:
@@ -76,9 +105,44 @@ def _file(path: Path, root: Path | None) -> Samples:
         raise LimelightError(f"data {str(path)!r} cannot be read ({reason})") from error
 
 
+def _of_kind(path: Path, column: InputColumn) -> Samples:
+    """A file of a kind, or all files of that kind under a folder; folders of slices are volumes."""
+    if not path.is_dir():
+        return of_files([path], column.kind, column.argument)
+    if column.kind in ("picture", "mask"):
+        return of_files(images(path), column.kind, column.argument, path)
+    allowed = {"series": (*ARRAYS, *TABLES), "volume": (*ARRAYS, *VOLUMES)}
+    files = sorted(_visible(path, allowed.get(column.kind, ARRAYS)))
+    found = list(dict.fromkeys(p.parent if p.suffix.lower() in DICOM else p for p in files))
+    if not found:
+        raise LimelightError(
+            f"folder {str(path)!r} holds no {column.kind}: files ending in "
+            f"{' '.join(allowed.get(column.kind, ARRAYS))} count"
+        )
+    if found == [path]:  # the slices of one volume
+        return of_files(found, column.kind, column.argument)
+    return of_files(found, column.kind, column.argument, path)
+
+
+def _visible(root: Path, endings: tuple[str, ...]) -> Iterable[Path]:
+    for path in root.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if path.name.lower().endswith(endings) and not hidden and path.is_file():
+            yield path
+
+
 def folder(root: Path) -> Samples:
-    """The pictures under a folder; the subfolder that holds one is its label."""
-    paths = images(root)
+    """The pictures under a folder, or, without any, its volumes, else its arrays.
+
+    The subfolder that holds one is its label.
+    """
+    try:
+        paths = images(root)
+    except ImageError:
+        for kind, endings in (("volume", VOLUMES), ("array", ARRAYS)):
+            if root.is_dir() and any(_visible(root, endings)):
+                return _of_kind(root, InputColumn(kind))
+        raise
     return Samples(Sample(p.relative_to(root).as_posix(), str(p), _parent(p, root)) for p in paths)
 
 
@@ -86,76 +150,22 @@ def _parent(path: Path, root: Path) -> str | None:
     return None if path.parent == root else path.parent.name
 
 
-def pictures(items: Sequence[Any]) -> Samples:
-    """Paths, or pictures of any kind that `limelight.read` takes."""
+def pictures(items: Sequence[Any], columns: Sequence[InputColumn] = ()) -> Samples:
+    """Paths, or pictures of any kind that `limelight.read` takes.
+
+    Files are of the kind that is said, else of that which the ending of the first one says.
+    """
     if all(isinstance(item, (str, Path)) for item in items):
+        if any(column.columns for column in columns):
+            raise OptionError("a list of files has no columns: say a kind alone, inputs='series'")
         paths = [Path(item).expanduser() for item in items]
+        kind = columns[0].kind if columns else kind_of_file(paths[0]) if paths else "picture"
+        if kind != "picture" or columns:
+            return of_files(paths, kind, columns[0].argument if columns else "0")
         return Samples(Sample(p.stem, str(p)) for p in paths)
+    _no_columns(columns, "pictures in memory")
     rows = [Sample(f"picture {n}") for n in range(1, len(items) + 1)]
     return Samples(rows, open=lambda place, row: (items[place], row))
-
-
-def listing(path: Path, root: Path) -> Samples:
-    """A table, one row an annotation: path, label, and
-    left top right bottom or mask if there are any.
-
-    Rows of one path are one sample; its label is that of its first row.
-    """
-    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    rows = _table(path)
-    source = _column(rows, SOURCES, path)
-    label = next((word for word in LABELS if word in rows[0]), "")
-    for row in rows:
-        groups[str(row[source])].append(row)
-    listed = []
-    for name, group in groups.items():
-        annotations = tuple(a for row in group for a in _annotation(row, label, root))
-        first = _label(group[0].get(label))
-        listed.append(Sample(name, str(root / name), first, annotations))
-    return Samples(listed)
-
-
-def _table(path: Path) -> list[dict[str, Any]]:
-    if path.suffix.lower() == ".parquet":
-        from pyarrow import parquet
-
-        rows = parquet.read_table(path).to_pylist()
-    else:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-    if not rows:
-        raise LimelightError(f"listing {str(path)!r} has no rows")
-    return rows
-
-
-def _column(rows: Sequence[Mapping[str, Any]], known: Sequence[str], path: Path) -> str:
-    column = next((word for word in known if word in rows[0]), None)
-    if column is None:
-        hint = near(known[0], rows[0])
-        raise LimelightError(
-            f"listing {str(path)!r} has the columns {', '.join(rows[0])}, but none of "
-            f"{', '.join(known)}{hint}"
-        )
-    return column
-
-
-def _annotation(row: Mapping[str, Any], label: str, root: Path) -> list[Annotation]:
-    corners = [row.get(word) for word in BOXES]
-    box = None if any(c in (None, "") for c in corners) else tuple(float(c) for c in corners)  # type: ignore[arg-type]
-    mask = row.get("mask")
-    if box is None and not mask:
-        return []
-    value = row.get("value")
-    hard = str(row.get("difficult", "")).lower() in ("1", "true", "yes")
-    where = str(root / mask) if mask else ""
-    number = None if value in (None, "") else int(value)
-    return [Annotation(_label(row.get(label)), box, where, number, (), hard)]  # type: ignore[arg-type]
-
-
-def _label(value: Any) -> int | str | None:
-    if value is None or value == "":
-        return None
-    return class_in(str(value))
 
 
 def coco(path: Path, root: Path) -> Samples:
@@ -215,16 +225,6 @@ def _voc_row(path: Path, root: Path) -> Sample:
     return Sample(path.stem, _beside(root, name), label, tuple(annotations))
 
 
-def prompts(path: Path, root: Path) -> Samples:
-    """Prompts, one JSON object a line: `text` or `prompt`, and whatever else its task needs."""
-    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    key = _column(rows, ("text", "prompt", "clean", "positive"), path)
-    return Samples(
-        Sample(str(row.get("name", n)), str(row[key]), _label(row.get("label", row.get("answer"))))
-        for n, row in enumerate(rows)
-    )
-
-
 def torch_dataset(data: Any) -> Samples:
     """A torch data set of (picture or ready input, label), or of mappings with such keys."""
     kind = f"{type(data).__module__}.{type(data).__qualname__} {len(data)}"
@@ -250,7 +250,7 @@ def _lazy(count: int, get: Callable[[int], Any], digest: str) -> Samples:
         if source is None:
             raise LimelightError("the row has no image: name its column image, img or pixel_values")
         value = label if label is None or isinstance(label, (int, str)) else int(label)
-        return source, Sample(row.name, "", _label(value), row.annotations)
+        return source, Sample(row.name, "", label_in(value), row.annotations)
 
     return Samples((Sample(str(n)) for n in range(count)), open=open_row, digest=digest)
 

@@ -48,13 +48,15 @@ class Sample:
 class Samples(Sequence[Sample]):
     """The rows of a data set, each under a name of its own, and how to open one.
 
-    open    (place, row) -> the picture, tensor or prompt, and the row completed by what only
-            opening tells (a label, say); the default hands on the path
+    open    (place, row) -> the picture, tensor, prompt or `Parts`, and the row completed by what
+            only opening tells (a label, say); the default hands on the path
     digest  stands for the content: runs over data of another digest do not mix
     origin  the path they were read from, and the folder its paths start at where that was given
+    inputs  what was said of its columns, in words
     """
 
     origin: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
 
     def __init__(
         self, rows: Iterable[Sample], *, open: Open | None = None, digest: str = ""
@@ -78,7 +80,7 @@ class Samples(Sequence[Sample]):
         part = Samples(
             self.rows[index], open=lambda i, row: self.open(i + shift, row), digest=self._digest
         )
-        part.origin = self.origin
+        part.origin, part.inputs = self.origin, self.inputs
         return part
 
     def __len__(self) -> int:

@@ -3,5 +3,8 @@
 from .contents import Areas, Guess, Photo, Sample
 from .explain import explain
 from .explanation import Explanation
+from .listed_samples import by_input, place_of, show
 from .page import SCRIPTS, render
 from .page_data import page_data, photo_uri
+from .samples import Samples
+from .thumbnails import thumbnails

@@ -106,6 +106,7 @@ class Contents:
     ledgers   where the relevance of a method goes, by its name
     areas     the class at each place, by photo
     restored  the picture that the model makes of a photo, by photo
+    besides   what else the model is given with a sample, in words, by sample
     """
 
     maps: Maps
@@ -119,3 +120,4 @@ class Contents:
     samples: tuple[Sample, ...] = ()
     areas: Mapping[str, Areas] = field(default_factory=dict)
     restored: Mapping[str, Image] = field(default_factory=dict)
+    besides: Mapping[str, str] = field(default_factory=dict)

@@ -14,13 +14,11 @@ from ...methods.combine import combine as combine_maps
 from ...models.inputs import (
     Labels,
     Numbers,
-    Preprocessing,
     PreprocessingOptions,
     Sides,
     Transform,
     class_names,
     fitted,
-    transform_name,
 )
 from ...models.weights import fingerprint
 from ...probe.attribution import Axes, Methods, Pictures, Sites, Targets, bound_methods
@@ -32,10 +30,13 @@ from ...probe.relevance import Ledger, Preset
 from ...probe.results import Maps
 from ...probe.sites import adapt
 from ...probe.targets import Reading, Target, by_name, picked, targets, top
+from ..datasets import Samples as Rows
+from ..datasets import with_names
 from .contents import Areas, Guess
 from .dense_outputs import DenseOutput, areas_of, check_kind, restored_of
 from .explanation import Explanation
 from .given_inputs import given_inputs
+from .listed_samples import by_input, data_samples, described_photos
 from .samples import PICTURE, Samples, free_name, given, prepared
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ Progress = Callable[[int, int, str], None]
 @keeps_model
 def explain(
     model: nn.Module,
-    images: Pictures | None = None,
+    images: Pictures | Rows | None = None,
     methods: Methods = ("gradcam", "normgrad"),
     *,
     sites: Sites = None,
@@ -73,7 +74,8 @@ def explain(
 ) -> Explanation:
     """Maps of samples with all that a reader needs, as a page: `explain(...).save("dog.html")`.
 
-    images     one picture or several: paths, PIL images, arrays or bytes
+    images     one picture or several: paths, PIL images, arrays or bytes; or what
+               `limelight.samples` read: series, rows of a table, volumes, inputs of several kinds
     combine    `product` or `sum`: also one map per method over all its sites
     ledger     also where the relevance goes, for each method that reads it, on the first picture
     labels     class names: a list, a dict by index, or a file with a name a line or in JSON
@@ -94,12 +96,20 @@ def explain(
     """
     asked = PreprocessingOptions(size, resize, interpolation, mean, std, transform)
     axes = dict(axes or {})
-    samples, words, scale = _samples(model, images, inputs, asked, axes, features)
+    if isinstance(images, Rows):
+        samples, words, scale = data_samples(model, images, inputs, asked, axes, features)
+    else:
+        samples, words, scale = _samples(model, images, inputs, asked, axes, features)
     check_kind(output, pictures=bool(samples.photos))
     names = adapt(model).labels if labels is None else class_names(labels)
     about = about_model(model, seed)
     notes = about.notes + samples.notes + (() if output != "picture" else (_ON_SCALE,))
-    about = replace(about, weights=fingerprint(model), preprocessing=words, notes=notes)
+    about = replace(
+        about,
+        weights=fingerprint(model),
+        preprocessing=words,
+        notes=notes,
+    )
     wanted = [t.resolve(by_name(names)) for t in targets(top() if target is None else target)]
     options = {"target": wanted, "sites": sites, "batch": batch, "seed": seed, "about": about}
     answers = _Answers(model, names, wanted[0], output, scale, strict=labels is not None)
@@ -107,16 +117,21 @@ def explain(
     if combine is not None:
         maps += combine_maps(maps, combine)
     ledgers = _ledgers(model, samples, methods, wanted, maps) if ledger else {}
+    named = samples.features or {"input": tuple(features)}
+    maps = maps.each(lambda m: with_names(m, named))
+    maps = by_input(maps, samples) if samples.together is not None else maps
     return Explanation(
         maps,
         tuple(samples.photos),
         answers.guesses,
+        samples.words,
         about=about,
         skipped=tuple(samples.skipped),
         ledgers=ledgers,
         samples=tuple(samples.others),
         areas=answers.areas,
         restored=answers.restored,
+        besides=samples.besides,
     )
 
 
@@ -150,7 +165,7 @@ def _samples(
         )
     preprocessing = fitted(model, asked)
     scale = preprocessing.mean, preprocessing.std
-    return prepared(model, preprocessing, images), _described(preprocessing), scale
+    return prepared(model, preprocessing, images), described_photos(preprocessing), scale
 
 
 @dataclass
@@ -168,7 +183,7 @@ class _Answers:
     output: DenseOutput | None
     scale: tuple[Any, Any]
     strict: bool
-    example: Tensor | None = None
+    example: Tensor | Batch | None = None
     guesses: dict[str, list[Guess]] = field(default_factory=dict)
     areas: dict[str, Areas] = field(default_factory=dict)
     restored: dict[str, Image] = field(default_factory=dict)
@@ -225,7 +240,7 @@ def _explained(
     maps, done, labels = Maps(), 0, answers.names
     for group in samples.groups():
         x = samples.batch(group)
-        answers.example = x[:1]
+        answers.example = x.take([0]) if isinstance(x, Batch) else x[:1]
         more, parts = maps_and_output(
             model, x, methods, samples=group, labels=labels, read=answers.read, **options
         )
@@ -253,14 +268,6 @@ def _ledgers(
     return ledgers
 
 
-def _described(used: Preprocessing) -> str:
-    if used.transform is not None:
-        return f"transform {transform_name(used.transform)}"
-    resize = " x ".join(map(str, used.resize)) if isinstance(used.resize, tuple) else used.resize
-    size = f"resize {resize} {used.interpolation}, crop {used.size[0]} x {used.size[1]}"
-    return f"{size}; mean {_numbers(used.mean)}, std {_numbers(used.std)}"
-
-
 def _check_count(names: Sequence[str], probabilities: Tensor) -> None:
     """Raise OptionError where as many names were given as the model has no classes."""
     classes = len(probabilities)
@@ -269,10 +276,6 @@ def _check_count(names: Sequence[str], probabilities: Tensor) -> None:
             f"labels= names {len(names)} classes, but the model tells {classes} apart: give a "
             "name for each, in the order of its outputs"
         )
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return " ".join(f"{v:.3f}" for v in values)
 
 
 def _guesses(probabilities: Tensor, names: Sequence[str]) -> list[Guess]:

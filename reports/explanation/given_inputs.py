@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...models.inputs import input_for
 from ...probe.errors import LimelightError, OptionError, SiteError
-from ...probe.probe import Probe
+from ..datasets import REFUSALS, axes_of
 from .contents import KINDS
 
-_PICTURES = ("y x", "f t")
-_REFUSALS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+PICTURES = ("y x", "f t")
 _ONE = "inputs= is one sample, for the model takes it as no batch"
 _LONG = 120
 
@@ -36,7 +34,7 @@ class Given:
 
     @property
     def is_picture(self) -> bool:
-        return self.places in _PICTURES
+        return self.places in PICTURES
 
     @property
     def kind(self) -> str:
@@ -67,7 +65,7 @@ def given_inputs(model: nn.Module, inputs: Any, said: str | None) -> Given:
         parts = [whole] if single else list(whole.unbind(axes.split().index("b")))
     else:
         parts, notes = _parts(inputs), ()
-        axes = _axes_of(model, parts[0][None]) if said is None else _said(said, parts[0], (1,))[0]
+        axes = axes_of(model, parts[0][None]) if said is None else _said(said, parts[0], (1,))[0]
     return Given([part.cpu() for part in parts], axes, notes)
 
 
@@ -104,8 +102,8 @@ def _read(model: nn.Module, x: Tensor) -> tuple[str, bool]:
     failures: list[Exception] = []
     for single, batch in ((False, x), (True, x[None])):
         try:
-            return _axes_of(model, batch), single
-        except (LimelightError, *_REFUSALS) as error:
+            return axes_of(model, batch), single
+        except (LimelightError, *REFUSALS) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             failures.append(error)
@@ -117,22 +115,3 @@ def _read(model: nn.Module, x: Tensor) -> tuple[str, bool]:
         f"{type(model).__name__} runs on inputs= of shape {tuple(x.shape)} neither as a batch "
         f"({as_batch}) nor as one sample ({as_one}): give a batch as the model takes it"
     ) from failures[0]
-
-
-def _axes_of(model: nn.Module, batch: Tensor) -> str:
-    """What the dimensions of an input mean, as the ops tell that read it. Raises SiteError.
-
-    Two samples run: of one, no op could tell that its first dimension is no batch.
-    """
-    two = batch[:2] if len(batch) > 1 else torch.cat([batch, batch])
-    with Probe(model) as probe:
-        probe.watch("input")
-        probe(input_for(model, two))
-        probe.input_layout()
-        names = probe.trace["input"].axes
-    if names == "b":
-        raise SiteError(
-            f"an input of shape {tuple(batch.shape)} has no dimension beside the batch: give a "
-            "batch of samples"
-        )
-    return names

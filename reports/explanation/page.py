@@ -9,6 +9,7 @@ from ...probe.results import About
 from ..html import fill, joined, nonempty
 from .contents import Contents
 from .page_data import page_data, photo_uri, picture_uri
+from .thumbnails import thumbnails
 from .waterfall import waterfalls
 
 SCRIPTS = (
@@ -35,6 +36,7 @@ def render(contents: Contents) -> str:
         title=_title(contents),
         asked=_asked(contents, data),
         samples=data["samples"],
+        thumbnails=thumbnails(contents.samples),
         photos={p.sample: photo_uri(p) for p in reversed(contents.photos)},
         restored={name: picture_uri(image) for name, image in contents.restored.items()},
         kinds={m["kind"] for m in data["maps"]},

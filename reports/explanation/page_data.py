@@ -129,9 +129,10 @@ def _sample(contents: Contents, name: str) -> Json:
     photo = next((p for p in contents.photos if p.sample == name), None)
     other = next((s for s in contents.samples if s.sample == name), None)
     areas = contents.areas.get(name)
+    seen = _seen(photo) if photo else seen_sample(other) if other else ""
     return {
         "name": name,
-        "seen": _seen(photo) if photo else seen_sample(other) if other else "",
+        "seen": "; beside it ".join(filter(None, (seen, contents.besides.get(name, "")))),
         "top": [[g.label, g.index, g.probability] for g in contents.top.get(name, ())],
         "words": list(contents.words.get(name, ())),
         **({} if other is None else {"drawn": drawn_sample(other)}),

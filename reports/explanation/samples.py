@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, groupby
 from pathlib import Path
@@ -22,12 +22,12 @@ from ...models.inputs import (
     read,
 )
 from ...models.inputs import images as pictures_under
-from ...probe.engine import chunks
+from ...probe.engine import Batch, chunks
 from ...probe.errors import ImageError, OptionError
 from .contents import Photo, Sample
 from .given_inputs import Given
 
-_SAMPLES_A_CALL = 8
+SAMPLES_A_CALL = 8
 _DRAWN = "the picture is drawn from the model's input"
 PICTURE = "b c y x"
 
@@ -38,32 +38,50 @@ class Samples:
 
     photos   what is to be seen of pictures
     others   what is to be seen of series, rows of tables, volumes
-    inputs   what the model takes of each, by name, without the batch
+    inputs   what the model takes of each, by name, without the batch; of a model of several
+             inputs by its arguments
     axes     of a batch of them: `b c y x`
+    together what makes a batch of some where it is no plain tensor
+    most     samples in a call
+    features names of features or channels, by the site of the input that has them
+    words    of sentences, by sample
+    besides  what else the model is given with a sample, in words
     skipped  (which, why)
     notes    what a reader must know of how the samples came about
     """
 
     photos: list[Photo] = field(default_factory=list)
     others: list[Sample] = field(default_factory=list)
-    inputs: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
     axes: str = PICTURE
+    together: Callable[[Sequence[Any]], Batch] | None = None
+    most: int = SAMPLES_A_CALL
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    words: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    besides: dict[str, str] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
 
     def groups(self) -> list[list[str]]:
         """The names in order, a few of one shape at a time."""
-        alike = groupby(self.inputs.items(), key=lambda item: item[1].shape)
+        alike = groupby(self.inputs.items(), key=lambda item: _shapes(item[1]))
         runs = [[name for name, _ in group] for _, group in alike]
         return [
             run[places.start : places.stop]
             for run in runs
-            for places in chunks(len(run), _SAMPLES_A_CALL)
+            for places in chunks(len(run), self.most)
         ]
 
-    def batch(self, names: Sequence[str]) -> Tensor:
+    def batch(self, names: Sequence[str]) -> Tensor | Batch:
         """Some samples as the model takes them."""
+        if self.together is not None:
+            return self.together([self.inputs[n] for n in names])
         return torch.stack([self.inputs[n] for n in names], dim=self.axes.split().index("b"))
+
+
+def _shapes(inputs: Any) -> object:
+    named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+    return [(name, tuple(x.shape)) for name, x in sorted(named.items())]
 
 
 def prepared(model: nn.Module, preprocessing: Preprocessing, images: Any) -> Samples:

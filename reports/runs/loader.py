@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeGuard
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ...models.inputs import Box, Preprocessing, prepare, read
-from ..datasets import Sample, Samples
+from ..datasets import Preparation, Ready, Sample, Samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,23 +17,19 @@ class Loaded:
     """A sample as the model takes it, or the reason why it cannot be had.
 
     place   its number in the data set
-    box     the part of the picture that the model sees, empty where there is no picture
     """
 
     place: int
     sample: Sample
-    tensor: Tensor | None
-    box: Box | tuple[()] = ()
+    ready: Ready | None
     error: str = ""
 
 
 class PreparedSamples(Dataset[Loaded]):
     """The samples at some places, read and prepared one by one."""
 
-    def __init__(
-        self, samples: Samples, places: Sequence[int], preprocessing: Preprocessing
-    ) -> None:
-        self.samples, self.places, self.preprocessing = samples, places, preprocessing
+    def __init__(self, samples: Samples, places: Sequence[int], preparation: Preparation) -> None:
+        self.samples, self.places, self.preparation = samples, places, preparation
 
     def __len__(self) -> int:
         return len(self.places)
@@ -46,25 +39,17 @@ class PreparedSamples(Dataset[Loaded]):
         sample = self.samples[place]
         try:
             item, sample = self.samples.open(place, sample)
-            if is_ready(item):
-                return Loaded(place, sample, item)
-            ready = prepare(self.preprocessing, read(item))
+            return Loaded(place, sample, replace(self.preparation(item), seen=()))
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
-            return Loaded(place, sample, None, (), reason)
-        return Loaded(place, sample, ready.tensor, ready.box)
-
-
-def is_ready(item: object) -> TypeGuard[Tensor]:
-    """Whether what a data set gives is an input already, not a picture: a tensor, but no bytes."""
-    return isinstance(item, Tensor) and item.dtype != torch.uint8
+            return Loaded(place, sample, None, reason)
 
 
 def load_samples(
-    samples: Samples, places: Sequence[int], preprocessing: Preprocessing, workers: int
+    samples: Samples, places: Sequence[int], preparation: Preparation, workers: int
 ) -> Iterator[Loaded]:
     """The samples in order; when a worker dies, this process reads on by itself and says so."""
-    data = PreparedSamples(samples, places, preprocessing)
+    data = PreparedSamples(samples, places, preparation)
     done = 0
     if workers > 0 and len(places) > 1:
         try:

@@ -19,8 +19,8 @@ from ...probe.attribution import BoundMethod
 from ...probe.engine import about_model
 from ...probe.errors import LimelightError, OptionError
 from ...probe.results import write
-from ...probe.targets import Target, class_in, label, ranked, target_in, targets
-from ..datasets import Samples
+from ...probe.targets import Reading, Target, class_in, label, ranked, target_in, targets
+from ..datasets import Preparation, Samples, described
 
 FILE = "plan.json"
 LABEL = "label"
@@ -93,7 +93,7 @@ class RunPlan:
 
 def make_plan(
     net: nn.Module,
-    preprocessing: Preprocessing,
+    preparation: Preparation,
     samples: Samples,
     bounds: Sequence[BoundMethod],
     sites: Sequence[str],
@@ -107,12 +107,25 @@ def make_plan(
     if shard < 1:
         raise OptionError(f"shard={shard}: give at least 1 sample to a part")
     about = about_model(net, seed)
-    notes = list(preprocessing.notes)
-    told = {"created": about.created, "versions": dict(about.versions), "notes": notes}
+    told = {
+        "created": about.created,
+        "versions": dict(about.versions),
+        "notes": list(preparation.notes),
+        "readings": [unusual_reading(target) for target in wanted],
+        "worded": [isinstance(target, (str, int)) for target in wanted],
+        "inputs": list(samples.inputs),
+        "features": preparation.features,
+        "orders": {
+            "kinds": dict(preparation.kinds),
+            "axes": dict(preparation.axes),
+            "explained": preparation.explained,
+            "names": preparation.names,
+        },
+    }
     return RunPlan(
         about.model,
         fingerprint(net),
-        describe_preprocessing(preprocessing),
+        describe_preparation(preparation),
         samples.digest,
         len(samples),
         shard,
@@ -124,6 +137,12 @@ def make_plan(
         "" if labels is None else _digest("\n".join(labels)),
         told,
     )
+
+
+def describe_preparation(used: Preparation) -> str:
+    """How inputs came about in words that change when the numbers do."""
+    photos = "none" if used.photos is None else describe_preprocessing(used.photos)
+    return "; ".join(filter(None, (photos, described(used))))
 
 
 def describe_preprocessing(used: Preprocessing) -> str:
@@ -164,8 +183,8 @@ def describe_target(target: RunTarget) -> str:
     """A target in words that change when what it means changes."""
     if not isinstance(target, Target):
         read = target_in(target) if isinstance(target, str) else None
-        mask = read.mask if isinstance(read, Target) else None
-        return str(target) if mask is None else f"{target}#{_digest_of([mask])}"  # read from a file
+        files = _of_files(read) if isinstance(read, Target) else []
+        return f"{target}#{_digest_of(files)}" if files else str(target)
     name = target.name + ("" if target.reading is None else target.reading.told_of)
     if target.rows is None and target.mask is None:
         return name
@@ -176,6 +195,26 @@ def describe_target(target: RunTarget) -> str:
             f"write target='{LABEL}'"
         )
     return f"{name} {' '.join(target.words)}#{_digest_of(tensors)}"
+
+
+def unusual_reading(target: RunTarget) -> dict[str, Any]:
+    """How a target of a class reads an output, as keywords of `limelight.label`, where unusual."""
+    if target == LABEL or isinstance(target, int):
+        return {}
+    made = target_of(target, []) if isinstance(target, str) else target
+    reading = made.reading
+    if reading is None or made.pick is None:
+        return {}
+    return {n: v for n in _READING if (v := getattr(reading, n)) != getattr(Reading(), n)}
+
+
+_READING = ("at", "of", "dense", "position")
+
+
+def _of_files(target: Target) -> list[Tensor]:
+    """What a target in words read from files: a reference, which is no class, and a mask."""
+    reference = target.rows if target.rows is not None and target.rows.is_floating_point() else None
+    return [part for part in (reference, target.mask) if part is not None]
 
 
 def _digest_of(tensors: Sequence[Tensor]) -> str:

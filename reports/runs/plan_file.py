@@ -17,6 +17,8 @@ KEYS: dict[str, tuple[type, ...]] = {
     "hyper": (dict,),
     "data": (str,),
     "root": (str,),
+    "inputs": (str, list, dict),
+    "axes": (dict,),
     "methods": _WORDS,
     "sites": _WORDS,
     "target": (str, int, list),

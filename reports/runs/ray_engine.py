@@ -95,7 +95,8 @@ def _put(ray: Any, work: Work) -> Any:
 def _scripts(work: Work) -> list[ModuleType]:
     """The modules of methods, network parts and a transform that no installed package holds."""
     places = {bound.method.function.__module__ for bound in work.bounds}
-    if (transform := work.preprocessing.transform) is not None:
+    photos = work.preparation.photos
+    if photos is not None and (transform := photos.transform) is not None:
         places.add(str(getattr(transform, "__module__", "")))
     places |= {type(part).__module__ for part in work.net.modules()}
     packaged = tuple(sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib"))

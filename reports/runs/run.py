@@ -18,22 +18,18 @@ from ...models import load
 from ...models.inputs import (
     Labels,
     Numbers,
-    Preprocessing,
     PreprocessingOptions,
     Sides,
     Transform,
     class_names,
-    fitted,
-    preprocessing_of,
 )
-from ...probe.attribution import BoundMethod, Data, Methods, Sites, Targets, bound_methods
+from ...probe.attribution import Axes, BoundMethod, Data, Methods, Sites, Targets, bound_methods
 from ...probe.capture import keeps_model
-from ...probe.errors import ImageError, OptionError
+from ...probe.errors import OptionError
 from ...probe.results import Maps, map_of_row, write
 from ...probe.sites import addresses, named
-from ..datasets import Samples, samples
+from ..datasets import InputWords, preparation, samples, with_names
 from . import store
-from .loader import is_ready
 from .plan import RunPlan, as_dtype, flat_targets, make_plan, same_or_refuse
 from .store import Row
 from .worker import Work, local
@@ -78,8 +74,9 @@ class Run:
 
     def maps(self, **where: str) -> Maps:
         """The stored maps, filtered as `Maps.where` does."""
+        features = self.plan.told.get("features", {})
         stored = (map_of_row(row) for row in self.rows() if row["error"] is None)
-        return Maps(stored).where(**where)
+        return Maps(with_names(m, features) for m in stored).where(**where)
 
     def failed(self) -> dict[str, str]:
         """Samples without maps, and why."""
@@ -111,6 +108,8 @@ def run(
     mean: Numbers | None = None,
     std: Numbers | None = None,
     transform: Transform | None = None,
+    inputs: InputWords | None = None,
+    axes: Axes = None,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     progress: Progress | None = None,
@@ -128,6 +127,9 @@ def run(
     labels   class names in place of the model's: a list, a dict by index, a file
     size     with resize, interpolation, mean, std: in place of what the model tells of itself;
              transform, a function that makes its input of a photo; see `limelight.preprocess`
+    inputs   which columns of a listing, or what kind of files, the model takes, as
+             `limelight.samples` does; mean and std are then those of the channels or features
+    axes     what dimensions mean where the model does not tell: `{"input": "b c t"}`
     engine   `ray` runs the same plan on an actor pool (pip install limelight[ray])
     address  of a Ray cluster, `head:6379` or `auto`; without it Ray starts on this machine
     Run again, it computes only what is missing; another plan in the same folder is refused. A
@@ -139,7 +141,8 @@ def run(
     names = None if labels is None else class_names(labels)
     asked = RunRequest(model, data, methods, sites=sites, target=target, weights=weights,
                        batch=batch, shard=shard, seed=seed, device=device, dtype=dtype,
-                       limit=limit, labels=names, options=options, hyper=hyper)  # fmt: skip
+                       limit=limit, labels=names, options=options, inputs=inputs, axes=axes,
+                       hyper=hyper)  # fmt: skip
     work = prepare(asked)
     root = Path(folder).expanduser()
     same_or_refuse(root, work.plan)
@@ -203,6 +206,8 @@ class RunRequest:
     limit: int | None = None
     labels: tuple[str, ...] | None = None
     options: PreprocessingOptions = field(default_factory=PreprocessingOptions)
+    inputs: InputWords | None = None
+    axes: Axes = None
     hyper: Mapping[str, Any] = field(default_factory=dict)
 
     def network(self) -> nn.Module:
@@ -215,27 +220,18 @@ class RunRequest:
 def prepare(asked: RunRequest) -> Work:
     """Everything a run needs, checked. Raises LimelightErrors."""
     net = asked.network()
-    rows = samples(asked.data)
+    rows = samples(asked.data, inputs=asked.inputs)
     rows = rows if asked.limit is None else rows[: asked.limit]
     bounds = tuple(_with_paths(net, bound) for bound in bound_methods(asked.methods))
     wanted = flat_targets(asked.target)
     sites = None if asked.sites is None else [named(net, s) for s in addresses(asked.sites)]
-    used = _preprocessing(net, rows, asked.options)
+    used = preparation(net, rows, asked.options, asked.axes)
     plan = make_plan(net, used, rows, bounds, [str(s) for s in sites or ()], wanted,
                      shard=asked.shard, seed=asked.seed, labels=asked.labels)  # fmt: skip
     plan.told["data"] = list(rows.origin)
+    plan.told["axes"] = dict(asked.axes or {})
     plan.told["options"] = {k: v for k, v in asked.options.said.items() if k != "transform"}
     return Work(plan, net, used, rows, bounds, sites, tuple(wanted), asked.batch, asked.labels)
-
-
-def _preprocessing(net: nn.Module, rows: Samples, options: PreprocessingOptions) -> Preprocessing:
-    """How pictures become inputs; data that are inputs already need not be pictures."""
-    try:
-        return fitted(net, options)
-    except ImageError:
-        if options.said or not len(rows) or not is_ready(rows.open(0, rows[0])[0]):
-            raise
-        return preprocessing_of(net)
 
 
 def _with_paths(net: nn.Module, bound: BoundMethod) -> BoundMethod:

@@ -61,7 +61,7 @@ def run_row(loaded: Loaded, m: SaliencyMap) -> Row:
         **_of_sample(loaded),
         "y": shape[0] if shape else 1,
         "x": shape[1] if len(shape) > 1 else None,
-        "crop": list(loaded.box),
+        "crop": list(loaded.ready.box) if loaded.ready is not None else [],
         "class": m.about.of_class,
         "score": m.about.score,
         "kept": m.about.kept,

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import nn
 
-from ...models.inputs import Preprocessing, input_for
 from ...probe.attribution import BoundMethod, Sites
-from ...probe.engine import Batch, about_model, maps_and_output
+from ...probe.engine import about_model, maps_and_output
 from ...probe.errors import LimelightError, TargetError
-from ..datasets import Samples
+from ..datasets import Preparation, Ready, Samples
 from .loader import Loaded, load_samples
 from .plan import LABEL, RunPlan, RunTarget, target_of
 from .store import Row, encode, error_row, run_row
@@ -30,7 +28,7 @@ class Work:
 
     plan: RunPlan
     net: nn.Module
-    preprocessing: Preprocessing
+    preparation: Preparation
     samples: Samples
     bounds: tuple[BoundMethod, ...]
     sites: Sites
@@ -41,8 +39,8 @@ class Work:
 
     def rows(self, loaded: Sequence[Loaded]) -> list[Row]:
         """The rows of some samples; those that cannot be read or run become rows that say so."""
-        by_place = {s.place: [error_row(s, s.error)] for s in loaded if s.tensor is None}
-        for group in _alike([s for s in loaded if s.tensor is not None]):
+        by_place = {s.place: [error_row(s, s.error)] for s in loaded if s.ready is None}
+        for group in _alike([s for s in loaded if s.ready], 1 if self.preparation.alone else 0):
             by_place.update(self._group(group))
         return [row for s in loaded for row in by_place[s.place]]
 
@@ -75,12 +73,11 @@ class Work:
 
     def _computed(self, group: Sequence[Loaded]) -> dict[int, list[Row]]:
         places = tuple(s.place for s in group)
-        x = input_for(self.net, torch.stack([s.tensor for s in group]))  # type: ignore[misc]
+        batch = self.preparation.batch(self.net, [s.ready.inputs for s in group if s.ready])
         labels = [s.sample.label for s in group]
-        photos = self.preprocessing.transform is None and all(s.box for s in group)
         maps, _ = maps_and_output(
             self.net,
-            Batch.of(x).numbered(places),
+            batch.numbered(places),
             list(self.bounds),
             target=[target_of(target, labels) for target in self.targets],
             sites=self.sites,
@@ -89,7 +86,7 @@ class Work:
             seed=self.plan.seed,
             about=about_model(self.net, self.plan.seed),
             labels=self.labels,
-            axes={"input": "b c y x"} if photos else None,
+            axes=dict(self.preparation.sites),
         )
         samples = {s.place: s for s in group}
         by_place: dict[int, list[Row]] = {place: [] for place in places}
@@ -99,20 +96,26 @@ class Work:
         return by_place
 
 
-def _alike(loaded: Sequence[Loaded]) -> list[list[Loaded]]:
+def _alike(loaded: Sequence[Loaded], most: int = 0) -> list[list[Loaded]]:
     """Samples in groups of one shape and a size that memory takes."""
-    groups: dict[tuple[int, ...], list[Loaded]] = {}
+    groups: dict[object, list[Loaded]] = {}
     for s in loaded:
-        shape = () if s.tensor is None else tuple(s.tensor.shape)
-        groups.setdefault(shape, []).append(s)
-    starts = [(g, i) for g in groups.values() for i in range(0, len(g), _SAMPLES_A_CALL)]
-    return [g[i : i + _SAMPLES_A_CALL] for g, i in starts]
+        groups.setdefault(_shapes(s.ready), []).append(s)
+    size = most or _SAMPLES_A_CALL
+    starts = [(g, i) for g in groups.values() for i in range(0, len(g), size)]
+    return [g[i : i + size] for g, i in starts]
+
+
+def _shapes(ready: Ready | None) -> object:
+    """Whose inputs fit into one batch with these."""
+    inputs = {} if ready is None else ready.inputs
+    return tuple((argument, tuple(x.shape), x.dtype) for argument, x in sorted(inputs.items()))
 
 
 def local(work: Work, todo: Sequence[int], workers: int) -> Iterator[tuple[int, bytes]]:
     """Compute parts in this process, pictures decoded ahead across the borders of shards."""
     places = [place for number in todo for place in work.plan.shards[number]]
-    stream = load_samples(work.samples, places, work.preprocessing, workers)
+    stream = load_samples(work.samples, places, work.preparation, workers)
     for number in todo:
         rows: list[Row] = []
         for group in _groups(stream, len(work.plan.shards[number])):

@@ -39,7 +39,7 @@ class Annotations:
 def annotations_for(run: Run, data: Any, *, marked: bool = True) -> Annotations:
     """The data of a run again. Raises LimelightError where they should mark objects and do not."""
     plan = run.plan
-    given = samples(data) if data is not None else _again(plan.told)
+    given = samples(data) if data is not None else data_of(plan.told)
     first = given if len(given) <= plan.samples else given[: plan.samples]
     same = first.digest == plan.data
     used = first if same else given
@@ -54,7 +54,8 @@ def annotations_for(run: Run, data: Any, *, marked: bool = True) -> Annotations:
     return Annotations(used, same, {} if same else _places(used), size)
 
 
-def _again(recorded: Mapping[str, Any]) -> Samples:
+def data_of(recorded: Mapping[str, Any]) -> Samples:
+    """The data of a run, read again. Raises LimelightError where it does not say from where."""
     origin = recorded.get("data") or []
     if not origin:
         raise LimelightError(
@@ -62,7 +63,7 @@ def _again(recorded: Mapping[str, Any]) -> Samples:
             "give data="
         )
     path, root = (*origin, None)[:2]
-    return samples(path, root=root)
+    return samples(path, root=root, inputs=recorded.get("inputs") or None)
 
 
 def _places(listed: Samples) -> dict[str, int]:

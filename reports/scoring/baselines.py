@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ...models.inputs import read
 from ...probe.errors import LimelightError
-from ..datasets import Sample, Samples, Size
-from ..runs import is_ready
+from ..datasets import Parts, Sample, Samples, Size, is_ready
 
 NAMES = ("center", "random", "sobel")
 SITE = "input"
@@ -50,6 +49,8 @@ def grey_of(
     """The brightness of the part that the model sees; None where the picture cannot be had."""
     try:
         item, _ = samples.open(place, row)
+        if isinstance(item, Parts):
+            return None
         if is_ready(item):
             grey = item.float().mean(0) if item.ndim == 3 else item.float()
             return grey if tuple(grey.shape) == size else None

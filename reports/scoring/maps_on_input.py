@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...probe.results import map_of_row
+from ...probe.errors import LimelightError
+from ...probe.results import SaliencyMap, map_of_row
 from ..datasets import Size
 from ..runs import Row
 from .baselines import SITE
@@ -21,8 +22,9 @@ class InputMap:
 
     source  its row in the run, without values
     asked   the target as the plan says it: `top`, `least`, `label`
-    values  resized to the part of the input that it covers; at native size where it has no y x
+    values  resized to the part of the input that it covers; at native size where it has no places
     start   the first row and column it covers
+    flat    whether its places are rows and columns
     """
 
     source: Row
@@ -30,6 +32,12 @@ class InputMap:
     values: Tensor
     start: Size = (0, 0)
     flat: bool = True
+
+    @property
+    def argument(self) -> str:
+        """Which of a model's inputs it is at, where that is not the one that is explained."""
+        word, _, argument = self.source["site"].partition(".")
+        return argument if word == "input" else ""
 
     @property
     def end(self) -> Size:
@@ -82,8 +90,16 @@ def _input_map(row: Row, asked: str) -> InputMap:
     m = map_of_row(row)
     source = {name: value for name, value in row.items() if name != "values"}
     if m.axes != "y x" or len(m.extent) != 4:
-        return InputMap(source, asked, m.values, flat=False)
+        return InputMap(source, asked, _on_places(m), flat=False)
     big = m.resize().values
     if m.values.numel() and bool((m.values == m.values.flatten()[0]).all()):
         big = torch.full_like(big, float(m.values.flatten()[0]))  # resizing may round it apart
     return InputMap(source, asked, big, (round(m.extent[0]), round(m.extent[1])))
+
+
+def _on_places(m: SaliencyMap) -> Tensor:
+    """A map of a series or a volume at the size of the input, any other as it is."""
+    try:
+        return m.resize().values
+    except LimelightError:
+        return m.values

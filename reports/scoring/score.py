@@ -167,6 +167,7 @@ class _Judge:
         wanted = [bound for bound in self.single if "mask" in bound.metric.needs]
         for part in _batches(group):
             note = where.note if part[0].flat else f"a map over {part[0].source['axes']!r}"
+            note = f"a map at the input {part[0].argument!r}" if part[0].argument else note
             if where.mask is None or note:
                 for bound in wanted:
                     yield from (m.row(bound.name, note=note or where.note) for m in part)
@@ -225,7 +226,7 @@ def _batches(maps: Iterable[InputMap]) -> Iterator[list[InputMap]]:
     """Maps of one shape that cover the same part, a bounded number at a time."""
     groups: dict[tuple[object, ...], list[InputMap]] = defaultdict(list)
     for m in maps:
-        groups[(tuple(m.values.shape), m.start, m.flat)].append(m)
+        groups[(tuple(m.values.shape), m.start, m.flat, m.argument)].append(m)
     for group in groups.values():
         yield from (group[i : i + _MAPS_A_CALL] for i in range(0, len(group), _MAPS_A_CALL))
 

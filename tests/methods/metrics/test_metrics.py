@@ -19,7 +19,7 @@ from limelight.methods.metrics.localisation import (
     relevance_rank,
     top_k,
 )
-from limelight.methods.metrics.registry import METRICS, interval, list_metrics, metric, use_metric
+from limelight.methods.metrics.registry import interval, list_metrics, metric, use_metric
 from limelight.methods.metrics.similarity import pearson, spearman, ssim
 from limelight.probe.errors import MethodError, OptionError
 
@@ -160,15 +160,10 @@ def test_a_metric_is_bound_like_a_method():
 
 
 def test_a_metric_gives_one_number_a_map():
-    try:
-        whole = metric("test_whole", "Complexity")(lambda saliency: saliency.mean())
-        stack = torch.rand(3, 4, 4)
-        with pytest.raises(
-            MethodError, match=r"'test_whole' must give one number .* 3 maps, .*\(\)"
-        ):
-            use_metric(whole)(stack)
-        metric("test_whole", "Complexity")(lambda saliency: 1.0)
-        with pytest.raises(MethodError, match="but gave float"):
-            use_metric("test_whole")(stack)
-    finally:
-        METRICS.remove("test_whole")
+    whole = metric("test_whole", "Complexity")(lambda saliency: saliency.mean())
+    stack = torch.rand(3, 4, 4)
+    with pytest.raises(MethodError, match=r"'test_whole' must give one number .* 3 maps, .*\(\)"):
+        use_metric(whole)(stack)
+    metric("test_whole", "Complexity")(lambda saliency: 1.0)
+    with pytest.raises(MethodError, match="but gave float"):
+        use_metric("test_whole")(stack)

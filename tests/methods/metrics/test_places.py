@@ -240,3 +240,40 @@ def test_sanity_checks_of_series() -> None:
     assert random_logit(net, x, "gradient").spearman < 0.99
     with pytest.raises(OptionError, match="but 4 came for 2 samples; name one method at one site"):
         random_logit(net, x, ["gradient", "input_x_gradient"])
+
+
+class Parts(nn.Module):
+    """Logits, a picture twice as bright, and probabilities that the model made itself."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        logits = torch.stack([x.sum((1, 2, 3)), x[:, 0].sum((1, 2))], 1)
+        return {"scores": logits, "picture": 2 * x, "made": (logits / 10).softmax(1)}
+
+
+def test_a_scorer_asks_what_a_target_asks() -> None:
+    draw = torch.Generator().manual_seed(1)
+    x, copies = torch.rand(2, 4, 5, generator=draw), torch.rand(7, 2, 4, 5, generator=draw) - 0.5
+    found = Parts()(copies.double())
+    both = found["scores"].softmax(1)
+    black = ll.difference(torch.zeros(2, 4, 5), at="picture")
+    asked = {
+        "label": (ll.label(1, at="scores"), both[:, 1]),
+        "made": (ll.label(0, at="made"), found["made"][:, 0]),
+        "top": (ll.top(at="scores"), both[:, 0]),  # of x, for every copy
+        "margin": (ll.margin(0, 1, at="scores"), both[:, 0] - both[:, 1]),
+        "pixel": (ll.pixel(1, 2, 0, at="picture"), found["picture"].softmax(1)[:, 0, 1, 2]),
+        "difference": (black, found["picture"].abs().mean((1, 2, 3))),
+    }  # fmt: skip
+    for name, (target, want) in asked.items():
+        scorer = Scorer(Parts(), x, target, batch=3)
+        torch.testing.assert_close(scorer(copies), want, msg=name)
+    for name, want in (("label", found["scores"][:, 1]), ("difference", asked["difference"][1])):
+        scores = Scorer(Parts(), x, asked[name][0])(copies, logits=True)
+        torch.testing.assert_close(scores, want, msg=name)
+    named = ll.label("second", at="scores")
+    net = Parts()
+    net.classes = ["first", "second"]
+    scorer = Scorer.of(net, x[None], named, axes={"input": "b c y x"})
+    torch.testing.assert_close(scorer(copies), asked["label"][1])
+    series = ll.inputs(torch.rand(1, 5, 2), axes={"0": "b t c"})
+    assert Scorer.of(nn.Sequential(nn.Flatten(), nn.Linear(10, 2)), series, 0).axes == "t"

@@ -12,10 +12,11 @@ from limelight.probe.attribution import registry
 from limelight.probe.errors import MethodError, OptionError
 
 
-@pytest.fixture(autouse=True)
-def _registry(monkeypatch):
-    registry.list_methods()
-    monkeypatch.setattr(registry.METHODS, "_by_name", dict(registry.METHODS._by_name))
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_what_a_test_registers_is_gone_in_the_next(turn):
+    assert registry.METHODS.get("of-a-test") is None, turn
+    ll.method("of-a-test")(lambda act: act.sum(1))
+    assert registry.METHODS.get("of-a-test") is not None
 
 
 def made():

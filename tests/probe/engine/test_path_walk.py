@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 import limelight as ll
 from limelight.probe import probe as probe_file
-from limelight.probe.attribution import METHODS, Path, ScoredTarget, list_methods, path_method
+from limelight.probe.attribution import Path, ScoredTarget, path_method
 from limelight.probe.engine import Runner
 from limelight.probe.engine.batch import Batch
 
@@ -152,9 +152,7 @@ def ramp(turns: list[tuple[int, torch.Size]]) -> Callable[[], Path]:
     return path
 
 
-def test_a_path_of_a_plug_in_folds_point_after_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    list_methods()  # the plug-ins are read
-    monkeypatch.setattr(METHODS, "_by_name", dict(METHODS._by_name))
+def test_a_path_of_a_plug_in_folds_point_after_point() -> None:
     turns: list[tuple[int, torch.Size]] = []
     method = path_method("test-ramp")(ramp(turns))
     net = Sees().eval()

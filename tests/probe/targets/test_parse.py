@@ -127,6 +127,11 @@ CLASSES = by_name(["cat", "dog", "Paris, France", " Paris"])
         ("top,at=1", ll.top(at="1"), (FIELD, LOGITS)),
         ("ranked:-1", ll.ranked(-1), LOGITS),
         ("margin:dog,cat,of=probability", ll.margin(1, 0, of="probability"), LOGITS),
+        ("contrast:1+2,0", ll.contrast([[1, 2]], [[0]]), LOGITS.repeat(3, 1)),
+        ("contrast:dog+2,cat + 3, of=probability",
+         ll.contrast([[1, 2]], [[0, 3]], of="probability"), LOGITS),
+        ("contrast:dog,0+2,at=out", ll.contrast([[1]], [[0, 2]], at="out"),
+         {"out": LOGITS, "more": FIELD}),
         ("token:dog,-1", ll.token(1, -1), FIELD[0].transpose(1, 2)),
         ("token: Paris", ll.token(3, -1), FIELD[:, 0]),
         ("token:Paris, France,2", ll.token(2, 2), FIELD[0]),
@@ -167,6 +172,37 @@ def test_masks_are_read_from_files(tmp_path):
             target_in(f"region:{tmp_path / name},2")
 
 
+def test_references_are_read_from_files(tmp_path):
+    pytest.importorskip("PIL")
+    import numpy as np
+    from PIL import Image
+
+    colours = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "colours.png")
+    Image.fromarray(colours[..., 0]).save(tmp_path / "grey.png")
+    np.save(tmp_path / "any.npy", colours.transpose(2, 0, 1).astype(np.int16) - 100)
+    inside = np.zeros((4, 5), dtype=np.uint8)
+    inside[1:3, 2:] = 255
+    Image.fromarray(inside).save(tmp_path / "mask.png")
+    picture = torch.from_numpy(colours).permute(2, 0, 1) / 255
+    array = torch.from_numpy(colours).permute(2, 0, 1).float() - 100
+    marks = torch.from_numpy(inside > 0)
+    at = f"difference:{tmp_path}"
+    for text, same, output in (
+        (f"{at}/colours.png", ll.difference(picture), FIELD),
+        (f"{at}/colours.png,{tmp_path}/mask.png", ll.difference(picture, marks), FIELD),
+        (f"{at}/grey.png,error=squared", ll.difference(picture[:1], error="squared"), FIELD[:, :1]),
+        (f"{at}/any.npy,at=out", ll.difference(array, at="out"), {"out": FIELD, "b": LOGITS}),
+    ):
+        found = target_in(text)
+        torch.testing.assert_close(found(output), same(output))
+        assert found.name == same.name
+    with pytest.raises(ImageError, match=r"reference '.*none.png' cannot be read"):
+        target_in(f"{at}/none.png")
+    with pytest.raises(TargetError, match="does not compare with an output"):
+        target_in(f"{at}/grey.png")(FIELD)
+
+
 def test_a_picture_is_embedded_by_who_has_the_model():
     asked = []
 
@@ -192,6 +228,11 @@ def test_a_picture_is_embedded_by_who_has_the_model():
         ("token:", "is not understood: write token:Paris,-1"),
         ("choice:dog,2", "write choice:2,5, a step and what is chosen"),
         ("peak:", "is not understood: write peak:5"),
+        ("contrast:1", r"write contrast:1\+2,0, classes against others"),
+        ("contrast:1+,2", "is not understood: write contrast"),
+        ("contrast:1,2,3", "is not understood: write contrast"),
+        ("difference:", "is not understood: write difference:reference.png,mask.png"),
+        ("difference:a.png,b.png,c.png", "is not understood: write difference"),
         ("similar:", "is not understood: write similar:query.jpg"),
         ("ranked:worst", "write ranked:-1 for the least probable"),
         ("label:", "is not understood: write label:daisy"),

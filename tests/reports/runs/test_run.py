@@ -416,4 +416,8 @@ def test_a_run_tells_targets_apart_by_all_that_they_mean(tmp_path):
         told.append(describe_target(f"region:{tmp_path / 'mask.npy'},1"))
         mask[1, 2] = True
     assert told[0] != told[1]
+    for value in (0.0, 1.0):
+        np.save(tmp_path / "wanted.npy", np.full((1, 4, 5), value))
+        told.append(describe_target(f"difference:{tmp_path / 'wanted.npy'}"))
+    assert told[2] != told[3]
     assert describe_target("label:1,of=probability") == "label:1,of=probability"

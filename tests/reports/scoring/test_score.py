@@ -287,24 +287,49 @@ def test_the_model_must_be_that_of_the_run(tmp_path):
         score(found, "deletion", data=small_runs.things(found), model=other)
 
 
-class TwoHeads(torch.nn.Module):
-    """A small net whose classes are one of two parts of its output."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = the_net()
+class Parted(torch.nn.Module):
+    """Two parts of an output, of which only the second one sees the right half of a picture."""
 
     def forward(self, x):
-        logits = self.net(x)
-        return {"out": logits, "twice": 2 * logits}
+        left, right = x.mean(1).split(16, dim=2)
+        halves = left.mean((1, 2)), right.mean((1, 2))
+        return {"out": torch.stack([halves[0], -halves[0]], 1), "twice": torch.stack(halves, 1)}
 
 
-def test_classes_of_a_part_say_why_they_have_no_score(tmp_path):
-    small_runs.photos(tmp_path)
-    options = {"sites": ["net.layer4"], "target": ["label:1,at=out"], "workers": 0}
-    found = run(tmp_path / "run", TwoHeads(), tmp_path / "things.csv", ["gradcam"], **options)
-    assert {row["target"] for row in found.rows()} == {"class 1 of out"}
-    table = score(found, "average_drop", model=TwoHeads())
-    own = table[table["method"] == "gradcam"]
-    assert own["value"].isna().all()
-    assert own["note"].str.contains("several parts, out .*, twice").all()
+@pytest.mark.parametrize("target", ["label:1,at=twice", ll.label(1, at="twice")])
+def test_classes_of_a_part_are_scored_in_that_part(tmp_path, target):
+    """The map is where the part looks: a target in Python reads as one in words does."""
+    small_runs.photos(tmp_path, 2)
+    options = {"size": 32, "mean": 0.0, "std": 1.0, "target": [target], "workers": 0}
+    found = run(tmp_path / "run", Parted(), tmp_path / "things.csv", "input_x_gradient", **options)
+    assert {row["target"] for row in found.rows()} == {"class 1 of twice"}
+    table = score(found, "average_drop", model=Parted())
+    own = table[table["method"] == "input_x_gradient"]
+    assert list(own["note"]) == ["", ""]
+    for m, value in zip(found.maps(), own["value"], strict=True):
+        x = ll.preprocess(Parted(), tmp_path / m.sample, size=32, mean=0.0, std=1.0)
+        scorer = Scorer(Parted(), x[0], ll.label(1, at="twice"))
+        whole = scorer.target(Parted()(x)).item()
+        halves = torch.stack([half.mean() for half in x[0].split(16, dim=2)])
+        assert whole == pytest.approx(halves.softmax(0)[1].item())
+        low, high = m.values.min(), m.values.max()
+        kept = torch.stack(
+            [h.mean() for h in (x[0] * (m.values - low) / (high - low)).split(16, 2)]
+        )
+        drop = max(0.0, whole - kept.softmax(0)[1].item()) / whole
+        assert value == pytest.approx(drop, rel=1e-2, abs=1e-3)
+
+
+def test_a_place_is_scored_and_a_function_says_that_it_cannot_be(tmp_path):
+    small_runs.photos(tmp_path, 1)
+    net = torch.nn.Conv2d(3, 2, 1)
+
+    def mean(output):
+        return output.mean((1, 2, 3))
+
+    options = {"size": 32, "mean": 0.0, "std": 1.0, "target": ["pixel:3,4,1", mean], "workers": 0}
+    found = run(tmp_path / "run", net, tmp_path / "things.csv", "gradient", **options)
+    table = score(found, "sensitivity_n,n=1023,draws=2", model=net, data=tmp_path / "things.csv")
+    at, whole = (table[table["asked"] == asked] for asked in ("pixel:3,4,1", "mean"))
+    assert list(at["note"].str.contains("cannot be made again")) == [False]
+    assert list(whole["note"].str.contains("'mean' cannot be made again")) == [True]

@@ -15,7 +15,7 @@ from word_tokens import LETTERS, TWO_DIGITS, Words, changes
 
 from limelight.methods.circuits.tasks.pairs import Pair, Pairs
 from limelight.methods.circuits.tasks.prompts import Prompt
-from limelight.methods.circuits.tasks.registry import TASKS, list_tasks, task_maker
+from limelight.methods.circuits.tasks.registry import list_tasks, task_maker
 from limelight.methods.circuits.tasks.task import picture_pairs, solved, task
 from limelight.methods.circuits.tasks.templates import ARGUMENTS, FILLERS, NAMES, SENTENCES
 from limelight.probe.errors import MethodError, OptionError
@@ -278,13 +278,6 @@ def test_the_tasks_are_listed():
     assert list(found["ioi"].options) == ["negatives"]
 
 
-@pytest.fixture
-def shelf(monkeypatch):
-    """A registry that forgets what the test adds."""
-    monkeypatch.setattr(TASKS, "_by_name", dict(TASKS._by_name))
-
-
-@pytest.mark.usefixtures("shelf")
 def test_a_plug_in_is_a_task_whose_misfits_are_drawn_again():
     @task_maker("colours", of="probability")
     def colours(draw: random.Random, tokenizer, *, loud: bool = False):
@@ -302,7 +295,6 @@ def test_a_plug_in_is_a_task_whose_misfits_are_drawn_again():
         task("colours", Words(), loud="perhaps")
 
 
-@pytest.mark.usefixtures("shelf")
 def test_a_plug_in_may_make_ids_and_end():
     @task_maker("three", text=False)
     def three(draw: random.Random, size: int):
