@@ -54,8 +54,14 @@ def exact_shares(model: Scorer) -> Tensor:
             f"{type(net).__name__} tokens meet before the logits: take a model with token_shares, "
             "such as Activator, or a metric of faithfulness"
         )
+    rows = model.target.rows if model.target.pick is not None else None
+    if rows is None:
+        raise OptionError(
+            f"exact_tokens asks for what each token adds to the logit of a class, but target "
+            f"{model.target.name!r} is no class: score a class"
+        )
     with guarded(net, grad=False, evaluate=True):
-        return net.token_shares(model.x[None])[0, model.of_class].double().cpu()
+        return net.token_shares(model.x[None])[0, int(rows[0])].double().cpu()
 
 
 def _over_tokens(saliency: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -174,8 +174,9 @@ def test_two_pictures_and_a_mask(tmp_path: Path) -> None:
         one, other = found.maps(sample=sample, method="input_x_gradient")
         close(one.values, first)
         close(other.values, (-net.v.weight[label] * b).sum(0).detach())
-        (hidden,) = found.maps(sample=sample, method="occlusion,window=1")
+        hidden, of_other = found.maps(sample=sample, method="occlusion,window=1")
         close(hidden.values, first)  # the mask and the other picture stand still
+        close(of_other.values, other.values)
     scores = ll.score(found, "average_drop", model=net).set_index(["sample", "site", "method"])
     for m in found.maps(method="input_x_gradient"):
         a, b = (read("ab".index(k), m.sample) for k in "ab")
