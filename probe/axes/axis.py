@@ -19,15 +19,27 @@ USUAL_PLACES = {1: ("t",), 2: ("y", "x"), 3: ("t", "y", "x")}
 
 
 class Axis:
-    """A direction of values, nameless until an op or the user says what it is."""
+    """A direction of values, nameless until an op or the user says what it is.
 
-    __slots__ = ("name",)
+    twins  axes that an op went along together with this one, element by element
+    """
+
+    __slots__ = ("name", "twins")
 
     whole: Factor | None = None
     segments: tuple[Segment, ...] = ()
 
     def __init__(self, name: str = "") -> None:
         self.name = name
+        self.twins: tuple[Axis, ...] = ()
+
+    def call(self, name: str) -> None:
+        """Give the axis, and those that go along with it, a name."""
+        todo: list[Axis] = [self]
+        while todo:
+            axis = todo.pop()
+            axis.name = name
+            todo += [twin for twin in axis.twins if not twin.name]
 
 
 class Piece(Axis):

@@ -47,13 +47,13 @@ def name(dim: Dimension, what: str, op: str) -> None:
     if factor is not None and factor.axis.segments and what == "c":
         for part, _ in factor.axis.segments:  # features side by side
             if part is not None and (inner := sole(part)) is not None and not inner.axis.name:
-                inner.axis.name = what
+                inner.axis.call(what)
     if factor is None:  # places that were folded into channels leave one axis that has no name
         nameless = {axis for f in dim if not (axis := root(f.axis)).name}
         for axis in nameless if len(nameless) == 1 else ():
-            axis.name = what
+            axis.call(what)
     elif not root(factor.axis).name:
-        root(factor.axis).name = what
+        root(factor.axis).call(what)
     elif "b" in (factor.axis.name, what) and factor.axis.name != what and factor.size != 1:
         raise ContradictionError(factor.axis, what, op)
 
@@ -72,7 +72,7 @@ def places(dims: Dimensions, op: str) -> None:
         if factor is not None and factor.axis.name == "b" and factor.size != 1:
             raise ContradictionError(factor.axis, what, op)
         if factor is not None and not root(factor.axis).name:
-            root(factor.axis).name = what
+            root(factor.axis).call(what)
 
 
 def aligned(candidates: list[Dimension], size: int) -> Dimension:
@@ -85,8 +85,18 @@ def aligned(candidates: list[Dimension], size: int) -> Dimension:
     for dim in fitting:
         factor = sole(dim)
         if named is not None and factor is not None and not factor.axis.name:
-            factor.axis.name = named.axis.name
+            if named.axis.name:
+                factor.axis.call(named.axis.name)
+            elif factor.axis is not named.axis:
+                _twin(factor.axis, named.axis)
     return best
+
+
+def _twin(a: Axis, b: Axis) -> None:
+    """What names one of two axes names the other; parts of axes follow their whole."""
+    if a.whole is None and b.whole is None and b not in a.twins:
+        a.twins += (b,)
+        b.twins += (a,)
 
 
 def _known(dim: Dimension) -> tuple[int, int]:

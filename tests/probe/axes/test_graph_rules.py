@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import limelight as ll
 from limelight.probe.axes.graph_rules import RULES
 
 SERIES, PICTURES, VOLUMES = (torch.randn(2, 4, *(8,) * d) for d in (1, 2, 3))
@@ -286,3 +287,24 @@ def test_rules_stand_for_nodes_that_torch_has() -> None:
     nodes = set(re.findall(r"struct TORCH_API (\w+?)Backward\w*", header.read_text()))
     ours = {"_Launch", "_Fused", "_MixedByTiles", "Copy", "torch::autograd::CopySlices"}
     assert {stem for stem in RULES if stem not in ours} - nodes == set()
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_inputs_that_go_along_share_what_a_later_op_says(first: bool, count: int) -> None:
+    """The sum has one axis, but either summand lends it: both are pictures to the convolution."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+
+        def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+            mixed = a * b + c if first else c + b * a
+            return self.conv(mixed).mean((2, 3))
+
+    inputs = [torch.rand(count, 1, 4, 4) for _ in range(3)]
+    with ll.Probe(Net().eval()) as probe:
+        probe.watch("input", "input.1", "input.2")
+        probe(*inputs)
+        assert {v.axes for v in probe.trace.values()} == {"b c y x"}
