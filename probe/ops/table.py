@@ -179,6 +179,7 @@ ROWS: tuple[OpSpec, ...] = (
        parameters="input running_mean running_var weight bias training momentum eps"),
     # layers
     op("linear", "linear", parameters="input weight bias"),
+    op("linear", "grouped_mm", parameters="input weight"),
     op("conv", "conv1d", parameters=_CONV),
     op("conv", "conv2d", parameters=_CONV),
     op("conv", "conv3d", parameters=_CONV),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -71,9 +72,27 @@ def linear_map(name: str, call: OpCall) -> LinearMap:
     named = call.arguments()
     x, weight, bias = wide(named["input"]), wide(named["weight"]), named.get("bias")
     bias = None if bias is None else wide(bias)
+    if name == "grouped_mm":
+        return _of_experts(x, weight, bias, named["offs"])
     if name == "linear":
         return LinearMap(x, weight, bias, F.linear, lambda s, w: s @ w, lambda t: t[:, None])
     return _convolution(name, named, x, weight, bias)
+
+
+def _of_experts(x: Tensor, weight: Tensor, bias: Tensor | None, offs: Tensor) -> LinearMap:
+    """Rows of tokens sorted by expert, each run of rows up to `offs` times its expert's matrix."""
+    runs = list(pairwise([0, *offs.tolist()]))
+
+    def forward(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        y = x.new_zeros(len(x), w.shape[-1])  # rows behind the last run belong to nobody
+        for expert, (start, stop) in enumerate(runs):
+            y[start:stop] = x[start:stop] @ w[expert]
+        return y if b is None else y + b
+
+    def transpose(s: Tensor, w: Tensor) -> Tensor:
+        return forward(s, w.transpose(1, 2), None)
+
+    return LinearMap(x, weight, bias, forward, transpose)
 
 
 def _product(name: str, call: OpCall, x: Tensor, weight: Tensor) -> LinearMap:
