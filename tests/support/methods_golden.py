@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def case(name: str) -> Case:
     )
 
 
-@cache
+@lru_cache(maxsize=3)  # VGG-16 alone is half a gigabyte
 def model(name: str) -> nn.Module:
     """The case's model with its rebuilt weights, in eval mode."""
     models = pytest.importorskip("limelight.models")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -27,7 +27,7 @@ def agree(ours: Tensor, theirs: Tensor) -> None:
     assert difference(ours, theirs) <= 1e-6 * largest
 
 
-@cache
+@lru_cache(maxsize=1)
 def wide(name: str) -> nn.Module:
     """torchvision's network with a case's weights; zennit knows residual blocks by class."""
     about = case(name).about
