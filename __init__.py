@@ -27,7 +27,7 @@ _HOMES = {
     "reports.circuit_page": "circuit_report",
     "reports.runs": "run",
     "reports.scoring": "score",
-    "reports.datasets": "samples",
+    "reports.datasets": "mqar samples",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME)
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     )
     from .probe.trace import add, freeze, mean, scale, swap, zero
     from .reports.circuit_page import circuit_report
-    from .reports.datasets import samples
+    from .reports.datasets import mqar, samples
     from .reports.explanation import explain
     from .reports.runs import run
     from .reports.scoring import score

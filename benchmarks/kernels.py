@@ -33,6 +33,7 @@ from limelight.kernels.context_convolution import context_convolution
 from limelight.kernels.gated_convolution import gated_convolution
 from limelight.kernels.gated_linear import bidirectional_gla, gated_linear_attention
 from limelight.kernels.kan import kan_attention
+from limelight.kernels.long_convolution import long_convolution
 from limelight.kernels.neighborhood import neighborhood_attention
 from limelight.kernels.neighborhood.axes import axes_of, visible
 from limelight.kernels.outlook import outlook
@@ -384,9 +385,36 @@ def learned_tasks() -> Iterator[Task]:
         yield Task(name, kan_attention, make, {}, {}, flops, 8.0 * b * h * n * d)
 
 
+def bare_transform(named: Named) -> Tensor:
+    """The same by transforms of twice the tokens, gates and skip in products of their own."""
+    v = (named["v"][..., 0] * named["gate_in"]).float()
+    n = v.shape[-1]
+    waves = torch.fft.rfft(v, n=2 * n) * torch.fft.rfft(named["filter"].float(), n=2 * n)
+    out = torch.fft.irfft(waves, n=2 * n)[..., :n] + named["skip"].float()[:, None] * v
+    return (out.to(named["v"].dtype) * named["gate_out"])[..., None]
+
+
+def long_tasks() -> Iterator[Task]:
+    """Gated convolutions of a Hyena's width: few taps, and as many as tokens."""
+    b, c = (1, 4) if TINY else (4, 768)
+    for n, taps in ((24, 3), (40, 40)) if TINY else ((2048, 4), (2048, 64), (2048, 2048)):
+
+        def make(t: torch.dtype, n: int = n, taps: int = taps) -> Named:
+            v, first, last = (randn(b, n, c, dtype=t, seed=i).mT for i in range(3))
+            filter = randn(c, taps, dtype=t, seed=3) / taps**0.5
+            gates = {"gate_in": first, "gate_out": last, "skip": randn(c, dtype=t, seed=4)}
+            return {"v": v[..., None], "filter": filter, **gates}
+
+        goals = {"transform": 0.9} if taps == n else {"transform": 1.0}
+        name = f"gated convolution {taps} taps N{n} C{c}"
+        moved = 8.0 * b * c * n
+        peers = {"transform": bare_transform}
+        yield Task(name, long_convolution, make, peers, goals, 2.0 * b * c * n * taps, moved)
+
+
 def tasks() -> Iterator[Task]:
     families = (attention_tasks, neighborhood_tasks, routed_tasks, aggregated_tasks, scan_tasks)
-    for family in (*families, local_tasks, context_tasks, learned_tasks):
+    for family in (*families, local_tasks, context_tasks, learned_tasks, long_tasks):
         yield from family()
 
 

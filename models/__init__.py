@@ -35,6 +35,7 @@ from .zoo.vig import model as vig
 from .zoo.vit import model as vit
 from .zoo.vit import torchvision as vit_torchvision
 from .zoo.volo import model as volo
+from .zoo.zoology import model as zoology
 
 from .adapters import zoo as adapters  # isort: skip  # last: it reads the cards of all the others
 
@@ -78,4 +79,5 @@ __all__ = [
     "vit",
     "vit_torchvision",
     "volo",
+    "zoology",
 ]

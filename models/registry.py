@@ -281,8 +281,9 @@ def _card_for(
 ) -> Card:
     """The card of this instance: its own size, layers, labels and preprocessing."""
     changes: dict[str, object] = dict(chosen.source.card) if chosen and chosen.source else {}
-    if isinstance(hidden := getattr(built, "hidden", None), tuple):
-        changes["hidden"] = hidden
+    for field_name in ("hidden", "heads"):  # of models whose layers differ by configuration
+        if isinstance(paths := getattr(built, field_name, None), tuple):
+            changes[field_name] = paths
     if asked.get("num_classes", 1000) != 1000:
         changes["labels"] = ""
     changes |= _preprocessing(replace(card, **changes), asked)  # type: ignore[arg-type]

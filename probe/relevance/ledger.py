@@ -161,10 +161,18 @@ class LedgerRecorder:
         value = self.values.get(edge)
         if value is None:
             return None
-        total = torch.zeros_like(value.act, dtype=torch.float64)
+        total = torch.zeros(value.act.shape, dtype=torch.float64, device=value.act.device)
         if g is not None:
-            total = total + value.act.double() * g.double()
+            total = total + _booked(value.act, g)
         return total if r is None else total + r.double()
+
+
+def _booked(x: Tensor, g: Tensor) -> Tensor:
+    """x g in float64; of complex numbers re(conj(x) g), what x changes per its own length."""
+    if not x.is_complex():
+        return x.double() * g.double()
+    product: Tensor = x.to(torch.complex128).conj() * g.to(torch.complex128)
+    return product.real
 
 
 def _entry(op: OpRecord, amounts: dict[str, float]) -> Entry:

@@ -253,6 +253,7 @@ FFNET = {
     "s2b0_coef": "stages.2.1.token_mixer.0.main.act",
     "s2b0_mixer": "stages.2.1.token_mixer.0.main",
 }
+ZOOLOGY = ("attention", "sliding", "selective", "baseconv", "baseconv_long", "hyena", "h3")
 ULSAM_CASES = {"module_512_g4": 3, "module_64_g1": 0}  # the last subspace
 CONVIT_MAPS = ("gates", "pos_distance", "content_attention", "positional_attention",
                "gated_attention", "nonlocality_insitu", "nonlocality_upstream")  # fmt: skip
@@ -287,6 +288,14 @@ def _biformer(
     if elsewhere:
         where["s0b0"] = "stages.0.0"
     return Network(_entry(name), _by_spread(1e-4), where, elsewhere=elsewhere)
+
+
+def _zoology(layers: int = 2) -> Network:
+    parts = {"norm1": "norm1", "mixer": "sequence_mixer", "state_mixer_out": "state_mixer"}
+    where = {"embeddings": "backbone.embeddings", "hidden": "backbone.ln_f"}
+    for n in range(layers):
+        where |= {f"l{n}.{key}": f"backbone.layers.{n}.{name}" for key, name in parts.items()}
+    return Network(_configured("zoology"), _absolute(1e-4), where)
 
 
 def _hornet(name: str) -> Network:
@@ -374,6 +383,7 @@ NETWORKS = {
         )
         for name in ("small", "small112")
     },
+    **{f"zoology.lm_{name}": _zoology(1 if name == "baseconv_long" else 2) for name in ZOOLOGY},
     "fna.module2d": Network(
         lambda config: NeighborhoodAttention2D(**config),
         _by_spread(1e-5),

@@ -273,6 +273,19 @@ SMALL = (
     Small("vig_tiny", {"depth": 2, "num_classes": 10}),
     Small("vig_h_tiny", {"dims": 32, "depths": (1, 1), "num_heads": (1, 2), "num_classes": 10}),
     Small("vit_b_16", {"img_size": 64, "depth": 2, "dim": 96, "heads": 3, "num_classes": 10}),
+    *(
+        Small(f"zoology_{mixer}", {"d_model": 16, "vocab_size": 128}, tokens=24)
+        for mixer in ("attention", "sliding", "selective", "baseconv", "hyena")
+    ),
+    Small(
+        "zoology_h3",
+        {
+            "d_model": 16,
+            "vocab_size": 128,
+            "sequence_mixer": {"name": "h3", "kwargs": {"l_max": 64, "head_dim": 2}},
+        },
+        tokens=24,
+    ),
 )
 CAPABILITIES: dict[str, Callable[[Small, nn.Module], None]] = {}
 

@@ -194,6 +194,25 @@ def global_filter(x, weight) -> Tensor:
     return out
 
 
+def long_convolution(
+    v, filter, *, gate_in=None, gate_out=None, skip=None, circular=False
+) -> Tensor:
+    """Lag by lag; a spectrum is a circular filter over as many points as it has, v before zeros."""
+    n, wraps = v.shape[2], circular or filter.is_complex()
+    u = v if gate_in is None else v * gate_in[..., None]
+    points = n if circular else 2 * n
+    taps = torch.fft.irfft(filter, n=points) if filter.is_complex() else filter
+    line = torch.nn.functional.pad(u, (0, 0, 0, points - n))
+    out = 0 if skip is None else skip[:, None, None] * u
+    for lag in range(taps.shape[-1]):
+        if lag < points:
+            moved = line.roll(lag, 2)[:, :, :n]
+            if not wraps:
+                moved = moved * (torch.arange(n) >= lag)[:, None]
+            out = out + taps[..., lag, None, None] * moved
+    return out if gate_out is None else out * gate_out[..., None]
+
+
 def learned_sums(rows, a, b, scale_base, scale_sp, basis, base) -> Tensor:
     """Function by function, all of them at once: `b h n q` -> `b h n p`."""
     x = rows[:, :, :, None, :, None]  # b h n p q g

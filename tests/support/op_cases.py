@@ -18,6 +18,7 @@ from limelight.kernels.gated_convolution.reference import gated_convolution, glo
 from limelight.kernels.gated_linear.reference import bidirectional_gla, gated_linear_attention
 from limelight.kernels.kan.bases import BASES
 from limelight.kernels.kan.reference import kan_attention
+from limelight.kernels.long_convolution.reference import long_convolution
 from limelight.kernels.neighborhood.reference import neighborhood_attention
 from limelight.kernels.outlook.reference import outlook, windows
 from limelight.kernels.routed.reference import routed_attention
@@ -161,6 +162,20 @@ def kernels_of_pixels(grid, small=3, large=0, b=2, g=2, e=5) -> Named:
     return named | {"grid": grid}
 
 
+def filtered(n=63, taps=3, h=2, e=1, b=2, own=False, without=(), waves=0, **how) -> Named:
+    """Channels side by side in memory, as projections leave them."""
+    named = as_layers_give({"v": draw(b, h, n, e)})
+    filter = draw(*((b, h) if own else (h,)), taps, seed=1)
+    named["filter"] = torch.fft.rfft(filter, n=waves) if waves else filter
+    options = {
+        "gate_in": draw(b, n, h, seed=2).mT,
+        "gate_out": draw(b, n, h, seed=3).mT,
+        "skip": draw(h, seed=4),
+    }
+    left = {"skip", *without} if own or waves else set(without)
+    return named | {name: x for name, x in options.items() if name not in left} | how
+
+
 @dataclass(frozen=True)
 class Case:
     """One call of an op.
@@ -188,8 +203,10 @@ class Case:
         return [name for name, x in tensors.items() if x.is_floating_point()]
 
     def wide(self) -> Named:
-        """The arguments in float64."""
-        return {n: x.double() if n in self.moving else x for n, x in self.arguments.items()}
+        """The arguments in float64, complex ones in complex128."""
+        named = {n: x.double() if n in self.moving else x for n, x in self.arguments.items()}
+        waves = {n: x.cdouble() for n, x in named.items() if torch.is_tensor(x) and x.is_complex()}
+        return named | waves
 
 
 def _attention() -> dict[str, Case]:
@@ -417,6 +434,39 @@ def _kan() -> dict[str, Case]:
     }
 
 
+def _long_convolution() -> dict[str, Case]:
+    gates = ("gate_in", "gate_out")
+    on_triton = {
+        "short": filtered(),
+        "short, values share filters": filtered(40, 4, h=3, e=5),
+        "short, by sample": filtered(33, 7, own=True),
+        "short, circular": filtered(21, 9, circular=True),
+        "short, circular, as long as the sequence": filtered(9, 9, own=True, circular=True),
+        "more taps than tokens": filtered(5, 8),
+        "many heads": filtered(10, 2, h=70, b=1, e=2),
+        "many taps, long": filtered(600, 50, h=1, b=1),
+        "no gates": filtered(20, 5, without=gates),
+        "gate before, no skip": filtered(20, 5, without=("gate_out", "skip")),
+        "gate behind": filtered(20, 5, without=("gate_in",)),
+    }
+    transformed = {
+        "long": filtered(63, 63),
+        "long, values share filters": filtered(50, 40, h=3, e=5),
+        "long, by sample": filtered(70, 100, own=True),
+        "long, circular": filtered(63, 40, circular=True),
+        "long, circular, by sample": filtered(80, 80, own=True, circular=True),
+        "spectrum": filtered(15, 30, waves=30),
+        "spectrum, circular": filtered(15, 15, own=True, waves=15, circular=True),
+    }
+    op, formula = long_convolution, naive.long_convolution
+    small = Case(op, formula, filtered(6, 3, e=2), 2e-5, small=True)
+    return {
+        **{name: Case(op, formula, named, 2e-5) for name, named in on_triton.items()},
+        **{name: Case(op, formula, named, kernel=False) for name, named in transformed.items()},
+        "small": small,
+    }
+
+
 FAMILIES = {
     "attention": _attention,
     "context_convolution": _context,
@@ -424,6 +474,7 @@ FAMILIES = {
     "routed": _routed,
     "gated_linear": _scans,
     "kan": _kan,
+    "long_convolution": _long_convolution,
     "aggregated": _aggregated,
 }
 CASES = {

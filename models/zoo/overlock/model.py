@@ -204,35 +204,34 @@ def per_stage(count: int, **named: Any) -> list[Any]:
 
 RELEASE = "https://github.com/LMMMEng/OverLoCK/releases/download/v1/"
 SIZES: dict[str, dict[str, object]] = {
-    "xt": {},
-    "t": {
+    "overlock_xt": {},
+    "overlock_t": {
         "depth": (4, 4, 6, 2),
         "sub_depth": (12, 2),
         "embed_dim": (64, 128, 256, 512),
         "sub_num_heads": (4, 8),
     },
-    "s": {
+    "overlock_s": {
         "depth": (6, 6, 8, 3),
         "sub_depth": (16, 3),
         "embed_dim": (64, 128, 320, 512),
         "sub_num_heads": (8, 16),
     },
-    "b": {
+    "overlock_b": {
         "depth": (8, 8, 10, 4),
         "sub_depth": (20, 4),
         "embed_dim": (80, 160, 384, 576),
         "sub_num_heads": (6, 9),
     },
 }
-ACCURACY = {"xt": ("82.7", 242), "t": ("84.2", 235), "s": ("84.8", 235), "b": ("85.1", 229)}
 
 
-def variant(size: str, merged: bool) -> Variant:
-    """A row, of the network as trained or with its dilated branches merged."""
-    top1, resize = ACCURACY[size]
-    file = f"overlock_{size}_in1k_224{'_reparam' * merged}.pth"
+def variant(name: str, *, top1: str, resize: int) -> Variant:
+    """A row, of the network as trained or, `_reparam`, with its dilated branches merged."""
+    size, merged = name.removesuffix("_reparam"), name.endswith("_reparam")
+    file = f"{size}_in1k_224{'_reparam' * merged}.pth"
     return Variant(
-        f"overlock_{size}" + "_reparam" * merged,
+        name,
         build={**SIZES[size], **({"deploy": True} if merged else {})},
         size=224,
         resize=resize,
@@ -259,5 +258,14 @@ register(
         classifier="head.4",
         interpolation="bicubic",
     ),
-    [variant(size, merged) for size in SIZES for merged in (False, True)],
+    (
+        variant("overlock_xt", top1="82.7", resize=242),
+        variant("overlock_xt_reparam", top1="82.7", resize=242),
+        variant("overlock_t", top1="84.2", resize=235),
+        variant("overlock_t_reparam", top1="84.2", resize=235),
+        variant("overlock_s", top1="84.8", resize=235),
+        variant("overlock_s_reparam", top1="84.8", resize=235),
+        variant("overlock_b", top1="85.1", resize=229),
+        variant("overlock_b_reparam", top1="85.1", resize=229),
+    ),
 )

@@ -153,3 +153,34 @@ def test_contrast_starts_weigh_the_class_against_the_others(net, init):
     torch.testing.assert_close(got[0], expected, rtol=1e-5, atol=1e-6)
     sums = torch.stack([m.values.sum() for m in found])
     torch.testing.assert_close(sums, expected.sum(1), rtol=1e-3, atol=1e-4)
+
+
+class Fourier(nn.Module):
+    """A convolution by transforms, with a filter of its own or one made from the input."""
+
+    def __init__(self, *, adaptive: bool, real: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.x, self.k = (nn.Linear(6, 6, bias=False) for _ in range(2))
+        self.filter = nn.Parameter(torch.randn(6, 10))
+        self.out = nn.Linear(60, 5, bias=False)
+        self.adaptive, self.real = adaptive, real
+
+    def forward(self, x):
+        k, x = self.k(x).mT if self.adaptive else self.filter, self.x(x).mT
+        if self.real:
+            waves = torch.fft.rfft(x, n=20) * torch.fft.rfft(k, n=20)
+            return self.out(torch.fft.irfft(waves, n=20)[..., :10].flatten(1))
+        return self.out(torch.fft.ifft(torch.fft.fft(x) * torch.fft.fft(k)).real.flatten(1))
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("real", [False, True])
+def test_complex_values_are_booked_as_re_conj_x_g(adaptive, real):
+    model = Fourier(adaptive=adaptive, real=real).double()
+    x = torch.randn(2, 10, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    books = ll.ledger(model, x, "lrp:epsilon", target=ll.label(3))
+    assert books.leaks(1e-6) == ()
+    waves = [row for row in books if row.op.startswith(("fft", "mul"))]
+    assert len(waves) == (4 if adaptive else 3)
+    assert all(abs(row.received) > 1e-3 for row in waves)

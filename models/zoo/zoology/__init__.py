@@ -1,0 +1,1 @@
+"""Language models on any sequence mixer, from the study of recall."""
