@@ -131,6 +131,20 @@ def attention_tasks() -> Iterator[Task]:
         yield Task(f"causal {size}", attention, causal, {"sdpa": sdpa}, {}, **half)
         sigmoid = lambda t, n=n: {**heads(b, h, n, d, t), "score": "sigmoid"}  # noqa: E731
         yield Task(f"sigmoid {size}", attention, sigmoid, {"sdpa": sdpa}, {"sdpa": 1.1}, **roof)
+        sloped = lambda t, n=n: {  # noqa: E731
+            **heads(b, h, n, d, t),
+            "k": randn(b, 1, n, d, dtype=t, seed=1),
+            "slopes": torch.logspace(-1, -8, h, 2.0).to(device(), t),
+            "row_factor": torch.ones(n, dtype=t, device=device()) / 2,
+            "bias": torch.full((1,), -4.0, dtype=t, device=device()),
+            "causal": True,
+            "left": n // 2,
+            "score": "sigmoid",
+        }
+        yield Task(
+            f"sigmoid, slopes, band, one key head {size}", attention, sloped,
+            {"reference": masked_reference}, {"reference": 1}, **half,
+        )  # fmt: skip
         biased = lambda t, n=n: {  # noqa: E731
             **heads(b, h, n, d, t),
             "bias": randn(h, n, n, dtype=t, seed=3),

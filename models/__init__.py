@@ -14,6 +14,8 @@ from .zoo import (
     ninformer,
     resnet,
     s2aformer,
+    sigma,
+    sigmoid_attention,
     vgg,
 )
 from .zoo.attention_only import model as attention_only
@@ -71,6 +73,8 @@ __all__ = [
     "read",
     "resnet",
     "s2aformer",
+    "sigma",
+    "sigmoid_attention",
     "sparsifiner",
     "transnext",
     "vgg",

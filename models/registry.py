@@ -61,6 +61,15 @@ SPELLINGS = (
     ("rank", "r"),
     ("grid_size", "G"),
     ("num_heads", "H"),
+    ("num_attention_heads", "num_query_heads"),
+    ("d_model", "d"),
+    ("vocab_size", "vocab"),
+    ("num_blocks", "blocks", "depth", "num_layers"),
+    ("mlp_dim", "hidden"),
+    ("attn_bias", "bias"),
+    ("attn_temp", "temp"),
+    ("qk_norm", "qk"),
+    ("layer_scale", "ls"),
 )
 PREPROCESSING = ("img_size", "resize", "crop_pct", "interpolation", "mean", "std")
 COUNTS = ("num_classes", "in_channels", "embed_dim", "num_heads", "patch_size")

@@ -30,11 +30,20 @@ class AttentionArguments:
     causal: bool = False
     window: Window | None = None
     score: Score = "softmax"
+    slopes: Tensor | None = None
+    row_factor: Tensor | None = None
+    left: int | None = None
+    right: int | None = None
 
     @property
     def factor(self) -> float:
         """What scores are multiplied by."""
         return self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
+
+    @property
+    def last(self) -> int | None:
+        """How many keys beyond its own place a query sees; None for all."""
+        return 0 if self.causal else self.right
 
     @property
     def stride(self) -> int:
@@ -44,5 +53,6 @@ class AttentionArguments:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Those that are there."""
-        some = self.bias, self.position, self.gate, self.rows, self.columns, self.keep, self.mask
+        scores = self.bias, self.slopes, self.position, self.gate, self.rows, self.columns
+        some = *scores, self.keep, self.mask, self.row_factor
         return (self.q, self.k, self.v, *(x for x in some if x is not None))

@@ -23,16 +23,16 @@ def check(x: AttentionArguments) -> None:
         raise KernelError("attention mixes position by a gate: give both or neither")
     if (x.rows is None) != (x.columns is None) or (x.rows is not None and x.window is None):
         raise KernelError("rows and columns are relative logits of a window: give all three")
+    _broadcasts("row_factor", x.row_factor, tuple(x.q.shape[:3]))
     if x.position is not None and (x.window is not None or x.score != "softmax"):
         raise KernelError("gated positional attention is softmax over all tokens: give no window")
     if x.window is not None:
-        if x.causal or x.keep is not None or x.mask is not None:
-            raise KernelError(
-                "windows are neither causal nor padded nor masked: leave out causal, keep and mask"
-            )
+        _of_windows(x)
         _window(x, x.window)
         return
     (b, h, n), m = x.q.shape[:3], x.k.shape[2]
+    _band(x)
+    _is("slopes", x.slopes, (h,))
     _broadcasts("bias", x.bias, (b, h, n, m))
     _is("position", x.position, (h, n, m))
     _is("gate", x.gate, (h,))
@@ -50,17 +50,39 @@ def _heads(q: Tensor, k: Tensor, v: Tensor) -> None:
         q.ndim == k.ndim == v.ndim == 4
         and len(q) == len(k) == len(v)
         and q.shape[-1] == k.shape[-1]
-        and k.shape[1:3] == v.shape[1:3]
-        and q.shape[1] % k.shape[1] == 0
+        and k.shape[2] == v.shape[2]
+        and all(x.shape[1] and q.shape[1] % x.shape[1] == 0 for x in (k, v))
     )
     if not fits:
         raise KernelError(
-            "attention takes q b h n d, k b g m d and v b g m e with h a multiple of g, not "
+            "attention takes q b h n d, k b g m d and v b f m e with h a multiple of g and f, not "
             f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
         )
     if not q.dtype == k.dtype == v.dtype:
         raise KernelError(
             f"q, k and v must be of one dtype, not {q.dtype}, {k.dtype} and {v.dtype}: cast them"
+        )
+
+
+def _of_windows(x: AttentionArguments) -> None:
+    hidden = x.causal, x.keep is not None, x.mask is not None, x.left is not None
+    if any(hidden) or x.right is not None or x.slopes is not None:
+        raise KernelError(
+            "windows are neither causal nor padded nor masked: leave out causal, keep, mask, left, "
+            "right and slopes"
+        )
+
+
+def _band(x: AttentionArguments) -> None:
+    for name, far in (("left", x.left), ("right", x.right)):
+        if far is not None and (not isinstance(far, int) or far < 0):
+            raise KernelError(
+                f"{name} counts the keys that a query sees beside its own place, not {far!r}: give "
+                "0 or more, or None for all"
+            )
+    if x.causal and x.right:
+        raise KernelError(
+            f"a causal query sees nothing to its right, but right is {x.right}: give one of them"
         )
 
 

@@ -18,10 +18,11 @@ def plain(x: AttentionArguments) -> bool:
     return (
         len(x.tensors) == 3
         and x.window is None
-        and not x.causal
+        and x.last is None
+        and x.left is None
         and x.score == "softmax"
         and {t.dtype for t in x.tensors} <= {torch.float32, torch.float64}
-        and x.q.shape[1] == x.k.shape[1]
+        and x.q.shape[1] == x.k.shape[1] == x.v.shape[1]
         and not (torch.is_grad_enabled() and any(t.requires_grad for t in x.tensors))
         and x.q.device.type == "cpu"
     )

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..shared.triton_launch import options
 from ..shared.triton_rows import LOG2E
-from .triton_bias import bias_gradient, scores_gradient
+from .arguments import AttentionArguments
+from .triton_bias import bias_gradient, scores_gradient, slopes_gradient
 from .triton_operands import AttentionOperands, backward_tiles, like
 from .triton_tiles import (
     Phases,
@@ -71,8 +72,8 @@ def _to_queries(
     if not ALONE:
         p_q = at_head(p.q, s_q, i_b, i_h)
         b_q = rows_of(p_q, s_q, t_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
-        p_k = at_head(p.k, s_k, i_b, i_h // z.shared)
-        p_v = at_head(p.v, s_v, i_b, i_h // z.shared)
+        p_k = at_head(p.k, s_k, i_b, i_h // z.shared_k)
+        p_v = at_head(p.v, s_v, i_b, i_h // z.shared_v)
         b_lse = tl.zeros((BLOCK_M,), tl.float32)
         if not FORM.SIGMOID:
             b_lse = tl.load(saved.lse + o_row, mask=m_m, other=float("inf"))
@@ -188,10 +189,14 @@ def _query_tiles(i_n, on, z, FORM: tl.constexpr, PHASES: tl.constexpr, HALO: tl.
     whole = 0
     end = tl.cdiv(z.n, PHASES.BLOCK_M)
     if FORM.CAUSAL and not GATED:
-        early = i_n * PHASES.BLOCK_N - (z.m - z.n)
+        early = i_n * PHASES.BLOCK_N - z.ahead
         first = tl.minimum(tl.maximum(early, 0) // PHASES.BLOCK_M, end)
         whole = tl.cdiv(tl.maximum(early + PHASES.BLOCK_N - 1, 0), PHASES.BLOCK_M)
         whole = tl.maximum(first, tl.minimum(whole, end))
+    if FORM.LEFT and not GATED:
+        late = tl.maximum((i_n + 1) * PHASES.BLOCK_N - z.behind, 0)
+        end = tl.minimum(end, tl.cdiv(late, PHASES.BLOCK_M))
+        whole = tl.minimum(whole, end)
     if HALO is not None:
         end = tl.where(on, end, 0)
     if PHASES.FIRST == 1:
@@ -202,11 +207,13 @@ def _query_tiles(i_n, on, z, FORM: tl.constexpr, PHASES: tl.constexpr, HALO: tl.
 @triton.jit
 def _to_keys(
     p, s_q, s_k, s_v, s_bias, s_position, s_rows, s_columns, s_keep, s_mask, saved, s_g, p_dk, s_dk,
-    p_dv, s_dv, z, factor, count, around,
-    FORM: tl.constexpr, PHASES: tl.constexpr, HOME: tl.constexpr, HALO: tl.constexpr,
+    p_dv, s_dv, z, factor, count, around, members, FORM: tl.constexpr, PHASES: tl.constexpr,
+    HOME: tl.constexpr, HALO: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     """dv = sum of p g and dk = factor sum of ds q, over all queries that see a tile of keys.
 
+    members  query heads that share the keys, or the values, whose gradient is asked for
+    APART    keys and values have other numbers of heads: only one gradient is asked for
     count    keys of a window of HOME
     around   windows that may see them: 1, with a halo those around
     """
@@ -217,14 +224,16 @@ def _to_keys(
     BLOCK_E: tl.constexpr = FORM.BLOCK_E
     BLOCK_M: tl.constexpr = PHASES.BLOCK_M
     BLOCK_N: tl.constexpr = PHASES.BLOCK_N
-    blocks, groups = tl.cdiv(count, BLOCK_N), z.heads // z.shared
+    blocks, groups = tl.cdiv(count, BLOCK_N), z.heads // members
     i_n, i_home = tl.program_id(0) % blocks, tl.program_id(0) // blocks % z.windows
     i_row = (tl.program_id(0) // blocks // z.windows).to(tl.int64)
     i_b, i_g = i_row // groups, i_row % groups
     o_c = i_n * BLOCK_N + tl.arange(0, BLOCK_N)
     m_c = o_c < count
     t_n = token_of(o_c, i_home, HOME)
-    p_k, p_v = at_head(p.k, s_k, i_b, i_g), at_head(p.v, s_v, i_b, i_g)
+    i_first = i_g * members
+    p_k = at_head(p.k, s_k, i_b, i_first // z.shared_k)
+    p_v = at_head(p.v, s_v, i_b, i_first // z.shared_v)
     b_k = rows_of(p_k, s_k, t_n, m_c, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
     b_v = rows_of(p_v, s_v, t_n, m_c, FORM.E, FORM.BLOCK_E, False, True, FORM.DTYPE)
     b_dk = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
@@ -232,8 +241,13 @@ def _to_keys(
     for i in range(around):
         i_w, on, o_n, m_n = _seen_from(i, i_home, o_c, m_c, FORM, HALO)
         first, whole, end = _query_tiles(i_n, on, z, FORM, PHASES, HALO, p.position is not None)
-        for member in range(z.shared):
-            i_h = i_g * z.shared + member
+        for member in range(members):
+            i_h = i_first + member
+            if APART:
+                p_k = at_head(p.k, s_k, i_b, i_h // z.shared_k)
+                p_v = at_head(p.v, s_v, i_b, i_h // z.shared_v)
+                b_k = rows_of(p_k, s_k, t_n, m_c, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
+                b_v = rows_of(p_v, s_v, t_n, m_c, FORM.E, FORM.BLOCK_E, False, True, FORM.DTYPE)
             p_q, p_g = at_head(p.q, s_q, i_b, i_h), at_head(saved.g, s_g, i_b, i_h)
             o_line = (i_b * z.heads + i_h) * z.total
             content = 1.0
@@ -271,7 +285,9 @@ def _to_keys(
                         b_lse_2 = tl.load(saved.lse_2 + o_line + t_m, mask=m_m, other=float("inf"))
                         b_p_2 = tl.exp2(b_s_2 - b_lse_2[None, :])
                         b_mixed = content * b_p + gate * b_p_2
-                    b_dv = tl.dot(b_mixed.to(FORM.DTYPE), b_g, b_dv, input_precision=FORM.PRECISION)
+                    if p_dv is not None:
+                        b_w = b_mixed.to(FORM.DTYPE)
+                        b_dv = tl.dot(b_w, b_g, b_dv, input_precision=FORM.PRECISION)
                     if p_dk is not None:
                         b_dp = tl.dot(b_v, tl.trans(b_g), input_precision=FORM.PRECISION)
                         b_delta = tl.zeros((BLOCK_M,), tl.float32)
@@ -294,13 +310,13 @@ def _to_keys(
 
 def gradients(
     x: AttentionOperands,
-    bias: Tensor | None,
+    given: AttentionArguments,
     g: Tensor,
     out: Tensor,
     saved: tuple[Tensor, ...],
     needs: set[str],
 ) -> dict[str, Tensor]:
-    """The gradients of the arguments named in `needs`; bias as the caller gave it."""
+    """The gradients of the arguments named in `needs`; bias as the caller has it in `given`."""
     q, lse = x.pointers.q, None if x.sigmoid else saved[0]
     change, lse_2 = saved[-2:] if x.gated else (None, None)
     delta, dgate = torch.empty(2, *q.shape[:3], dtype=torch.float32, device=q.device)
@@ -308,8 +324,10 @@ def gradients(
     grads = _query_gradients(x, kept, needs)  # which fills delta and dgate
     if needs & {"k", "v"}:
         grads.update(_key_gradients(x, kept, needs))
-    if bias is not None and "bias" in needs:
-        grads["bias"] = bias_gradient(x, bias, kept)
+    if given.bias is not None and "bias" in needs:
+        grads["bias"] = bias_gradient(x, given.bias, kept)
+    if given.slopes is not None and "slopes" in needs:
+        grads["slopes"] = slopes_gradient(x, given.slopes, kept)
     if x.pointers.position is not None and "position" in needs:
         grads["position"] = scores_gradient(x, x.pointers.position, kept, placed=True)
     if x.gated and "gate" in needs:
@@ -338,18 +356,23 @@ def _query_gradients(x: AttentionOperands, saved: Saved, needs: set[str]) -> dic
 
 def _key_gradients(x: AttentionOperands, saved: Saved, needs: set[str]) -> dict[str, Tensor]:
     k, v = x.pointers.k, x.pointers.v
+    if k.shape[1] != v.shape[1] and {"k", "v"} <= needs:  # a program for each head of either
+        return _key_gradients(x, saved, {"k"}) | _key_gradients(x, saved, {"v"})
     dk = like(k, k.shape[-1]) if "k" in needs else None
     dv = like(v, v.shape[-1]) if "v" in needs else None
     count = x.m if x.home is None else x.home.columns * x.home.rows
     around = 1 if x.halo is None else (2 * x.halo.far_y + 1) * (2 * x.halo.far_x + 1)
     tiles = backward_tiles(x, (64, 128), count)
-    masked = x.halo is not None or x.gated
-    phases = Phases(int(masked), 2 if masked or x.causal else 1, tiles.queries, tiles.keys)
-    groups = k.shape[0] * k.shape[1]
+    masked = x.halo is not None or x.gated or x.behind is not None
+    last = 2 if masked or x.ahead is not None else 1
+    phases = Phases(int(masked), last, tiles.queries, tiles.keys)
+    own = v if dk is None else k
+    groups, members = own.shape[0] * own.shape[1], x.pointers.q.shape[1] // own.shape[1]
     _to_keys[(-(-count // tiles.keys) * x.windows * groups,)](
         x.pointers, *x.strides, saved, saved.g.stride(),
         dk, None if dk is None else dk.stride(), dv, None if dv is None else dv.stride(),
-        x.sizes, x.factor, count, around, x.form, phases, x.home, x.halo,
+        x.sizes, x.factor, count, around, members, x.form, phases, x.home, x.halo,
+        k.shape[1] != v.shape[1],
         **options(tiles.warps, tiles.stages),
     )  # fmt: skip
     return {name: grad for name, grad in (("k", dk), ("v", dv)) if grad is not None}

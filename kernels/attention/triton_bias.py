@@ -51,10 +51,12 @@ class Target(NamedTuple):
     """What is fixed of a bias when a kernel is compiled.
 
     PLACED         it is the position of gated attention
+    SLOPED         it is the slopes, which are multiplied by distances
     OVER_M, OVER_N queries or keys share it
     """
 
     PLACED: bool
+    SLOPED: bool
     OVER_M: bool
     OVER_N: bool
     BLOCK_M: int
@@ -97,6 +99,8 @@ def _to_scores(
         b_s = position_scores(p, s_position, i_h, o_m[:, None], o_n[None, :], mask, 0.0)
         b_lse = tl.load(saved.lse_2 + i_h * z.total + o_m, mask=m_m, other=float("inf"))
         b_sum *= tl.exp2(b_s - b_lse[:, None]) * tl.load(p.gate + i_h).to(tl.float32)
+    if TARGET.SLOPED:
+        b_sum *= -tl.abs(o_m[:, None] + (z.m - z.n) - o_n[None, :]).to(tl.float32)
     b_sum = tl.where(mask, b_sum, 0.0)
     i_line = (tl.program_id(1) * (tl.num_programs(0) // across // down) + i_own).to(tl.int64)
     p_sums += i_line * shared.high * shared.wide
@@ -123,7 +127,7 @@ def _score_gradients(
     m_grid = on_grid(o_n, i_w, m_n, AT_K)
     p_g = at_head(saved.g, s_g, i_b, i_h)
     b_g = rows_of(p_g, s_g, t_m, m_m, FORM.E, FORM.BLOCK_E, False, True, FORM.DTYPE)
-    p_v = at_head(p.v, s_v, i_b, i_h // z.shared)
+    p_v = at_head(p.v, s_v, i_b, i_h // z.shared_v)
     b_v = columns_of(p_v, s_v, t_n, m_grid, FORM.E, FORM.BLOCK_E, False, True, FORM.DTYPE)
     b_ds = tl.dot(b_g, b_v, input_precision=FORM.PRECISION)
     o_row = (i_b * z.heads + i_h) * z.total + t_m
@@ -135,7 +139,7 @@ def _score_gradients(
     else:
         p_q = at_head(p.q, s_q, i_b, i_h)
         b_q = rows_of(p_q, s_q, t_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
-        p_k = at_head(p.k, s_k, i_b, i_h // z.shared)
+        p_k = at_head(p.k, s_k, i_b, i_h // z.shared_k)
         b_k = columns_of(p_k, s_k, t_n, m_grid, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
         b_relative = None
         if p.rows is not None:
@@ -163,15 +167,24 @@ def bias_gradient(x: AttentionOperands, bias: Tensor, saved: Saved) -> Tensor:
     return scores_gradient(x, by_window(bias), saved).reshape(bias.shape)
 
 
+def slopes_gradient(x: AttentionOperands, slopes: Tensor, saved: Saved) -> Tensor:
+    """The gradient of ALiBi's slopes, `h`."""
+    like = slopes.reshape(1, -1, 1, 1, 1)
+    return scores_gradient(x, like, saved, sloped=True).reshape(slopes.shape)
+
+
 def scores_gradient(
-    x: AttentionOperands, like: Tensor, saved: Saved, *, placed: bool = False
+    x: AttentionOperands, like: Tensor, saved: Saved, *, placed: bool = False, sloped: bool = False
 ) -> Tensor:
-    """ds summed to the shape of a bias `b h w q k` or, if `placed`, a position `h n m`."""
+    """ds summed to the shape of a bias `b h w q k` or, if `placed`, a position `h n m`.
+
+    sloped   each times minus how far the key lies from the query
+    """
     sizes = *x.pointers.q.shape[:2], x.windows
     kept = (1, like.shape[0], 1) if placed else tuple(like.shape[:3])
     loop = tuple(1 if have == size else size for have, size in zip(kept, sizes, strict=True))
-    over_m = not placed and like.shape[-2] != x.n
-    over_n = not placed and like.shape[-1] != x.m
+    over_m = not placed and (sloped or like.shape[-2] != x.n)
+    over_n = not placed and (sloped or like.shape[-1] != x.m)
     tiles = backward_tiles(x, (64, 64), x.m)
     down, across = ceil_div(x.n, tiles.queries), ceil_div(x.m, tiles.keys)
     high, wide = down if over_m else x.n, across if over_n else x.m
@@ -183,7 +196,7 @@ def scores_gradient(
     _to_scores[(programs, parts)](
         x.pointers, *x.strides, saved, saved.g.stride(), sums, x.sizes,
         Shared(kept[1], kept[2], loop[1], loop[2], loops, each, high, wide),
-        x.form, Target(placed, over_m, over_n, tiles.queries, tiles.keys),
+        x.form, Target(placed, sloped, over_m, over_n, tiles.queries, tiles.keys),
         **options(tiles.warps, 1),
     )  # fmt: skip
     sums = sums[0] if parts == 1 else sums.sum(0)

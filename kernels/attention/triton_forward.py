@@ -61,8 +61,8 @@ def _attend(
     i_b, i_h, i_row, i_w, i_m, o_m, m_m, t_m = query_tile(z, FORM, BLOCK_M)
     p_q = at_head(p.q, s_q, i_b, i_h)
     b_q = rows_of(p_q, s_q, t_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
-    p_k = at_head(p.k, s_k, i_b, i_h // z.shared)
-    p_v = at_head(p.v, s_v, i_b, i_h // z.shared)
+    p_k = at_head(p.k, s_k, i_b, i_h // z.shared_k)
+    p_v = at_head(p.v, s_v, i_b, i_h // z.shared_v)
     b_relative = None
     if p.rows is not None:
         o_r = tl.arange(0, FORM.BLOCK_R)
@@ -86,6 +86,7 @@ def _attend(
     b_peak = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     full, tiles = key_tiles(i_m, z, FORM, PHASES, p.position is not None)
     if ASKED.POOL is not None:
+        full = 0
         tiles = tl.cdiv(pools * ASKED.WIDE, PHASES.BLOCK_N)
 
     for phase in tl.static_range(FIRST, LAST):  # all seen, then with a mask

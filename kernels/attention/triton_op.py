@@ -11,6 +11,7 @@ from torch import Tensor
 from ..shared.triton_launch import MOST
 from .arguments import AttentionArguments
 from .checks import check
+from .map_rows import by_row
 from .triton_backward import gradients
 from .triton_forward import attend
 from .triton_operands import prepare
@@ -46,6 +47,8 @@ def can_measure(
     pool: int | None,
 ) -> str | None:
     """None where the kernels take these statistics too, else the reason against them."""
+    if x.row_factor is not None:
+        return "factors of rows are not measured on the way"
     if pool is not None and x.window is not None:
         return "peaks of windows are not pooled on the way"
     if pool is not None and pool < 1:
@@ -62,17 +65,29 @@ def can_measure(
 
 
 def forward(**arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The result, and for the backward the log-sum-exp of each row and what a gate mixes."""
-    out, saved, _ = attend(prepare(AttentionArguments(**arguments)))
-    return out, saved
+    """The result, and for the backward the log-sum-exp of each row and what a gate mixes.
+
+    Where rows have factors, also the result without them, first.
+    """
+    x = AttentionArguments(**arguments)
+    out, saved, _ = attend(prepare(x))
+    if x.row_factor is None:
+        return out, saved
+    return by_row(out, x.row_factor), (out, *saved)
 
 
 def backward(
     g: Tensor, out: Tensor, saved: tuple[Tensor, ...], needs: set[str], **arguments: Any
 ) -> dict[str, Tensor]:
     """The gradients of the arguments named in `needs`, each in the shape and dtype of its own."""
-    x = AttentionArguments(**arguments)
-    grads = gradients(prepare(x), x.bias, g, out, saved, needs)
+    x, grads = AttentionArguments(**arguments), {}
+    if x.row_factor is not None:
+        out, saved = saved[0], saved[1:]
+        if "row_factor" in needs:
+            sums = torch.linalg.vecdot(g.float(), out.float())
+            grads["row_factor"] = sums.sum_to_size(x.row_factor.shape)
+        g = by_row(g, x.row_factor)
+    grads |= gradients(prepare(x), x, g, out, saved, needs)
     return {name: y.to(arguments[name].dtype).view_as(arguments[name]) for name, y in grads.items()}
 
 

@@ -23,6 +23,7 @@ class AttentionOperands:
     bias       expanded to `b h w q k`, stride 0 where it broadcasts
     keep       bytes `b m`
     mask       bytes `b h n m`, stride 0 where it broadcasts
+    ahead      the last key that query 0 sees, and behind the first; None where all are seen
     n, m       queries and keys of one window; without windows all of them, and one window
     lattice_q  where queries lie in windows, lattice_k the keys they see, home the tiles of keys
     halo       which windows see a tile of keys; None where only its own does
@@ -30,7 +31,8 @@ class AttentionOperands:
 
     pointers: Pointers
     factor: float
-    causal: bool
+    ahead: int | None
+    behind: int | None
     sigmoid: bool
     windows: int
     n: int
@@ -58,9 +60,12 @@ class AttentionOperands:
 
     @cached_property
     def sizes(self) -> Sizes:
-        (_, h, total, _), groups = self.pointers.q.shape, self.pointers.k.shape[1]
-        scale = self.factor * LOG2E.value
-        return Sizes(h, h // groups, self.windows, self.n, self.m, total, scale)
+        p = self.pointers
+        _, h, total, _ = p.q.shape
+        by_key, by_value = h // p.k.shape[1], h // p.v.shape[1]
+        ahead, behind, scale = self.ahead or 0, self.behind or 0, self.factor * LOG2E.value
+        sizes = self.windows, self.n, self.m, total
+        return Sizes(h, by_key, by_value, *sizes, ahead, behind, scale)
 
     @cached_property
     def form(self) -> Form:
@@ -71,7 +76,8 @@ class AttentionOperands:
         bias = self.pointers.bias
         by_axis = (False, False) if bias is None else (bias.stride(3) != 0, bias.stride(4) != 0)
         precision, dtype = dot_precision(), dot_type(q.dtype)
-        return Form(d, e, *lattices, self.causal, self.sigmoid, *by_axis, precision, dtype, *blocks)
+        band = self.ahead is not None, self.behind is not None
+        return Form(d, e, *lattices, *band, self.sigmoid, *by_axis, precision, dtype, *blocks)
 
     @property
     def widest(self) -> int:
@@ -84,8 +90,8 @@ class AttentionOperands:
 
     def phases(self, tiles: Tiles, *, masked: bool = False) -> Phases:
         """Of a walk over keys; `masked` where every tile has a mask."""
-        first = 1 if masked or self.m < tiles.keys else 0
-        last = 1 if not (first or self.causal or self.m % tiles.keys) else 2
+        first = 1 if masked or self.behind is not None or self.m < tiles.keys else 0
+        last = 1 if not (first or self.ahead is not None or self.m % tiles.keys) else 2
         return Phases(first, last, tiles.queries, tiles.keys)
 
 
@@ -106,9 +112,12 @@ def prepare(x: AttentionArguments) -> AttentionOperands:
         x.rows, x.columns,
         None if x.keep is None else x.keep.view(torch.uint8),
         None if x.mask is None else _expanded(x.mask, x).view(torch.uint8),
+        None if x.slopes is None else x.slopes.contiguous(),
     )  # fmt: skip
+    ahead = None if x.last is None else m - n + x.last
+    behind = None if x.left is None else m - n - x.left
     return AttentionOperands(
-        pointers, x.factor, x.causal, x.score == "sigmoid", windows, n, m,
+        pointers, x.factor, ahead, behind, x.score == "sigmoid", windows, n, m,
         lattice_q, lattice_k, home, halo,
     )  # fmt: skip
 

@@ -125,7 +125,7 @@ def _measure_gated(
     i_b, i_h, i_row, i_w, _, o_m, m_m, _t = query_tile(z, FORM, BLOCK_M)
     p_q = at_head(p.q, s_q, i_b, i_h)
     b_q = rows_of(p_q, s_q, o_m, m_m, FORM.D, FORM.BLOCK_D, False, True, FORM.DTYPE)
-    p_k = at_head(p.k, s_k, i_b, i_h // z.shared)
+    p_k = at_head(p.k, s_k, i_b, i_h // z.shared_k)
     b_lse = tl.load(p_lse + i_row * z.total + o_m, mask=m_m, other=float("inf"))
     b_lse_2 = tl.load(p_lse_2 + i_row * z.total + o_m, mask=m_m, other=float("inf"))
     gate = tl.load(p.gate + i_h).to(tl.float32)

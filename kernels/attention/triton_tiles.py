@@ -65,13 +65,14 @@ class Pointers(NamedTuple):
     columns: Tensor | None
     keep: Tensor | None
     mask: Tensor | None
+    slopes: Tensor | None
 
 
 Stride = tuple[int, ...]
 
 
 class Strides(NamedTuple):
-    """Of all tensors but the gate, which is dense."""
+    """Of all tensors but the gate and the slopes, which are dense."""
 
     q: Stride
     k: Stride
@@ -103,21 +104,25 @@ class Saved(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Heads, heads that share keys, windows, queries and keys in one, queries in all, and the
-    scale of scores in bits."""
+    """Heads, heads that share keys and that share values, windows, queries and keys in one, queries
+    in all, the last and the first key that query 0 sees, and the scale of scores in bits."""
 
     heads: int
-    shared: int
+    shared_k: int
+    shared_v: int
     windows: int
     n: int
     m: int
     total: int
+    ahead: int
+    behind: int
     scale: float
 
 
 class Form(NamedTuple):
     """What is fixed when a kernel is compiled: widths, lattices, kind of scores, types of dots.
 
+    CAUSAL, LEFT     whether a query misses keys beyond it, and keys far before it
     BIAS_M, BIAS_N   whether each query and each key has a bias of its own
     """
 
@@ -126,6 +131,7 @@ class Form(NamedTuple):
     AT_Q: Lattice | None
     AT_K: Lattice | None
     CAUSAL: bool
+    LEFT: bool
     SIGMOID: bool
     BIAS_M: bool
     BIAS_N: bool
@@ -188,20 +194,23 @@ def query_tile(z, FORM: tl.constexpr, BLOCK_M: tl.constexpr):
 
 @triton.jit
 def key_tiles(i_m, z, FORM: tl.constexpr, PHASES: tl.constexpr, ALL: tl.constexpr):
-    """Of a tile of queries: the tiles of keys that it sees whole, and those that it sees at all.
+    """Of a tile of queries: the end of the tiles of keys that it sees whole, and of those that it
+    sees at all. Where all have a mask, the first is where those begin.
 
-    ALL   also those that a causal query misses
+    ALL   also those that a query misses
     """
     full = z.m // PHASES.BLOCK_N
     tiles = tl.cdiv(z.m, PHASES.BLOCK_N)
     if FORM.CAUSAL:
-        seen = tl.maximum(i_m * PHASES.BLOCK_M + z.m - z.n + 1, 0)
+        seen = tl.maximum(i_m * PHASES.BLOCK_M + z.ahead + 1, 0)
         full = tl.minimum(full, seen // PHASES.BLOCK_N)
         if not ALL:
-            end = tl.maximum((i_m + 1) * PHASES.BLOCK_M + z.m - z.n, 0)
+            end = tl.maximum((i_m + 1) * PHASES.BLOCK_M + z.ahead, 0)
             tiles = tl.minimum(tiles, tl.cdiv(end, PHASES.BLOCK_N))
     if PHASES.FIRST == 1:
         full = 0
+        if FORM.LEFT and not ALL:
+            full = tl.maximum(i_m * PHASES.BLOCK_M + z.behind, 0) // PHASES.BLOCK_N
     return full, tiles
 
 
@@ -274,6 +283,9 @@ def masked_scores(
         else:
             b_bias = tl.load(p_bias)
         b_s += b_bias.to(tl.float32) * LOG2E
+    if p.slopes is not None:
+        slope = tl.load(p.slopes + i_h).to(tl.float32) * LOG2E
+        b_s -= slope * tl.abs(o_m + (z.m - z.n) - o_n).to(tl.float32)
     if p.keep is not None:
         b_keep = tl.load(p.keep + i_b * s_keep[0] + o_n * s_keep[1], mask=m_n, other=0)
         b_s = tl.where(b_keep != 0, b_s, float("-inf"))
@@ -284,7 +296,9 @@ def masked_scores(
     if MASKED:
         seen = m_n
         if FORM.CAUSAL:
-            seen = seen & (o_n <= o_m + (z.m - z.n))
+            seen = seen & (o_n <= o_m + z.ahead)
+        if FORM.LEFT:
+            seen = seen & (o_n >= o_m + z.behind)
         b_s = tl.where(seen, b_s, float("-inf"))
     return b_s
 

@@ -13,14 +13,18 @@ from .softmax import transformed
 Run = Callable[..., Tensor]
 
 
-def by_rows(run: Run, rows: Tensor, *rest: Tensor | None, block: int) -> Tensor:
+def by_rows(
+    run: Run, rows: Tensor, *rest: Tensor | None, block: int, numbered: bool = False
+) -> Tensor:
     """run(rows, *rest) where row n of the result, `b h n e`, depends on row n of `rows` alone.
 
+    numbered   run(start, rows, *rest) instead, with the number of the first row before it
     The backward computes each block again, so that nothing of the size of all blocks is kept; a
     second derivative, torch.func and torch.compile take the graph of the blocks as it is.
     """
+    run = run if numbered else _without_number(run)
     if block >= rows.shape[2]:
-        return run(rows, *rest)
+        return run(0, rows, *rest)
     moves = any(x is not None and x.requires_grad for x in (rows, *rest))
     if torch.compiler.is_compiling() or transformed() or not (moves and torch.is_grad_enabled()):
         return _joined(run, rows, rest, block)
@@ -28,7 +32,12 @@ def by_rows(run: Run, rows: Tensor, *rest: Tensor | None, block: int) -> Tensor:
 
 
 def _joined(run: Run, rows: Tensor, rest: tuple[Tensor | None, ...], block: int) -> Tensor:
-    return torch.cat([run(part, *rest) for part in rows.split(block, 2)], 2)
+    parts = enumerate(rows.split(block, 2))
+    return torch.cat([run(n * block, part, *rest) for n, part in parts], 2)
+
+
+def _without_number(run: Run) -> Run:
+    return lambda start, *tensors: run(*tensors)
 
 
 class _ByRows(torch.autograd.Function):
@@ -52,13 +61,14 @@ class _ByRows(torch.autograd.Function):
         rows, *rest = ctx.saved_tensors
         totals: list[Tensor | None] = [None] * len(rest)
         parts = []
-        for part, g in zip(rows.split(ctx.block, 2), grads[0].split(ctx.block, 2), strict=True):
+        blocks = zip(rows.split(ctx.block, 2), grads[0].split(ctx.block, 2), strict=True)
+        for n, (part, g) in enumerate(blocks):
             with torch.enable_grad():
                 leaves = [
                     None if x is None else x.detach().requires_grad_(moves)
                     for x, moves in zip((part, *rest), moving, strict=True)
                 ]
-                out = ctx.run(*leaves)
+                out = ctx.run(n * ctx.block, *leaves)
             first, *others = _slopes(out, leaves, moving, g, again=False)
             parts.append(torch.zeros_like(part) if first is None else first)
             totals = [_sum(x, y) for x, y in zip(totals, others, strict=True)]

@@ -1,4 +1,4 @@
-"""What maps are that need not be shares: negative weights, and how many rows they are made of.
+"""What maps are that need not be shares: negative weights, sums and ranks of their rows.
 
 KArAt's maps are learned functions of scores (arXiv 2503.10632); those of any mixer can be asked.
 """
@@ -28,6 +28,19 @@ def negative_mass(heads: Heads) -> Tensor:
         total += share.masked_fill(whole == 0, 0.0).sum(-1).cpu()
         count += (whole != 0).sum(-1).cpu()
     return total / count
+
+
+@head_method("row_sum")
+def row_sum(heads: Heads) -> Tensor:
+    """What a head's rows sum to in the mean, mean_i sum_j A_ij: 1 for softmax.
+
+    Of sigmoid scores about n / 2 without a bias, about 1 with one of -ln n (arXiv 2409.04431).
+    """
+    total = torch.zeros(heads.shape[:2], dtype=torch.float64)
+    for start in range(0, heads.shape[2], _ROWS):
+        part = heads.rows(slice(start, min(start + _ROWS, heads.shape[2]))).double()
+        total += part.sum((-1, -2)).cpu()
+    return total / heads.shape[2]
 
 
 @head_method("map_rank")

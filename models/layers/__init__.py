@@ -7,17 +7,18 @@ from .attention import (
     KanOperator,
     KanOptions,
     RotaryAttention,
+    SigmoidAttention,
     attention_width,
     fixed_grid,
 )
-from .block import Block
+from .block import Block, ScaledBlock
 from .checkpointing import Checkpointing
 from .convolutions import ConvNormAct, SameAvgPool2d, SameConv2d
 from .drop_path import drop_rates, dropped
 from .init import init_weights
-from .language_model import LanguageModel, Trunk, config_activation, in_trunk
+from .language_model import LanguageModel, Trunk, config_activation, in_trunk, kept_tokens
 from .mlp import GatedMlp, Mlp, NestedMlp
-from .norms import ChannelNorm, NormAct, RmsNorm
+from .norms import ChannelNorm, LayerScale, NormAct, RmsNorm
 from .patch_embed import PatchEmbed, PatchMean
 from .pooling import pooling
 from .positions import (
@@ -29,5 +30,5 @@ from .positions import (
     resize_positions,
     square_grid,
 )
-from .sequence import Memory, pads_back, pads_first
+from .sequence import Cache, Memory, pads_back, pads_first
 from .squeeze_excite import SqueezeExcite, divisible

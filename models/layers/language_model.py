@@ -71,7 +71,7 @@ class LanguageModel(Checkpointing, nn.Module):
                          the last n columns count
         cache            decoding: the call goes on where the last one with it ended
         """
-        keep = _kept(attention_mask, input_ids)
+        keep = kept_tokens(attention_mask, input_ids)
         x = self.model.table(input_ids)
         for n, block in enumerate(self.model.layers):
             memory = None if cache is None else cache.memory(n)
@@ -95,7 +95,7 @@ def in_trunk(state: State) -> State:
     return {n if n.startswith("lm_head.") else f"model.{n}": x for n, x in state.items()}
 
 
-def _kept(mask: Tensor | None, ids: Tensor) -> Tensor | None:
+def kept_tokens(mask: Tensor | None, ids: Tensor) -> Tensor | None:
     """Where no padding is, `b n`. Raises OptionError for a mask of another shape."""
     if mask is None:
         return None

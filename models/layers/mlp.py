@@ -21,14 +21,15 @@ class Mlp(nn.Module):
         act: str = "gelu",
         *,
         drop: float | None = None,
+        bias: bool = True,
         names: tuple[str, str] = ("fc1", "fc2"),
     ) -> None:
         super().__init__()
-        self.add_module(names[0], nn.Linear(dim, hidden))
+        self.add_module(names[0], nn.Linear(dim, hidden, bias=bias))
         self.act = activation(act).module()
         if drop is not None:
             self.drop1 = nn.Dropout(drop)
-        self.add_module(names[1], nn.Linear(hidden, dim))
+        self.add_module(names[1], nn.Linear(hidden, dim, bias=bias))
         if drop is not None:
             self.drop2 = nn.Dropout(drop)
 

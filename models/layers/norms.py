@@ -39,3 +39,14 @@ class RmsNorm(nn.Module):
         wide = x if x.dtype == torch.float64 else x.float()
         weight = None if self.weight is None else self.weight.to(wide.dtype)
         return F.rms_norm(wide, (self.dim,), weight, self.eps).to(x.dtype)
+
+
+class LayerScale(nn.Module):
+    """A learned scale for each channel."""
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma

@@ -79,6 +79,7 @@ MethodName = Literal[
     "raw_attention",
     "rise",
     "rollout",
+    "row_sum",
     "salient_relevance",
     "smoothgrad",
     "squaregrad",

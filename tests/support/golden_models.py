@@ -23,6 +23,8 @@ from golden_recordings import (
     neighborhood_layer,
     overlock_kernels,
     qkv_map,
+    sigma_map,
+    sigmoid_maps,
     sparsifiner_maps,
     transnext_maps,
     ulsam_maps,
@@ -110,6 +112,10 @@ def _absolute(tolerance: float) -> Callable[[Golden, str, Tensor], None]:
         assert case.difference(key, found) <= tolerance, key
 
     return agree
+
+
+def _sigmoid(case: Golden, key: str, found: Tensor) -> None:
+    assert case.difference(key, found) <= (1e-6 if key.endswith("attn_matrix") else 1e-4), key
 
 
 def _suggested(case: Golden, key: str, found: Tensor) -> None:
@@ -226,6 +232,13 @@ GLA = {
     **{f"l0.{part}": f"model.layers.0.{part}" for part in ("attn_norm", "attn", "mlp")},
     **{f"l{n}.out": f"model.layers.{n}" for n in (0, 1)},
     "norm": "model.norm",
+}
+SIGMOID = {"attn_proj": ".attn", "mlp_output": ".mlp", "block_output": ""}
+SIGMA = {
+    "l0.aug_q": "model.layers.0.self_attn.q_down_proj",
+    **{f"l0.{part}_proj": f"model.layers.0.self_attn.{part}_proj" for part in "qkv"},
+    "l0.attn": "model.layers.0.self_attn",
+    **{f"l{n}.out": f"model.layers.{n}" for n in (0, 1)},
 }
 TRANSNEXT = {
     "b1_0_attn": "block1.0.attn",
@@ -358,6 +371,20 @@ NETWORKS = {
     **{
         f"gla.lm-{name}": Network(_configured("gla_1.3b"), _absolute(2e-5), GLA, gla_ports)
         for name in ("small", "mqa-conv")
+    },
+    "sigma.reference": Network(_configured("sigma"), _absolute(1e-4), SIGMA, sigma_map),
+    **{
+        f"sigmoid_attention.lm_{name}": Network(
+            _configured("sigmoid_attention"),
+            _sigmoid,
+            {
+                f"block{n}.{key}": f"blocks.{n}{path}"
+                for n in range(blocks)
+                for key, path in SIGMOID.items()
+            },
+            sigmoid_maps,
+        )
+        for name, blocks in (("alibi", 2), ("alibi_nobias", 1), ("rope", 2), ("seqnorm", 1))
     },
     "ninformer.cifar10": Network(_configured("ninformer_cifar10"), _absolute(1e-4), NINFORMER),
     **{

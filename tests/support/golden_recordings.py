@@ -195,6 +195,21 @@ def gla_ports(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
     return found | heads | {"l0.final_state": cache.layers[0]["state"]}
 
 
+def sigma_map(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The first layer's map."""
+    return found | {"l0.attn_weights": ports(model, x, "model.layers.0.self_attn", ("map",))[0]}
+
+
+def sigmoid_maps(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """Every block's map, and what it makes of the values."""
+    maps: Outputs = {}
+    for n in range(len(model.blocks)):
+        attention, heads = ports(model, x, f"blocks.{n}.attn", ("map", "heads"))
+        maps[f"block{n}.attn_matrix"] = attention
+        maps[f"block{n}.attn_times_v"] = heads.transpose(1, 2).flatten(2)
+    return found | maps
+
+
 def sparsifiner_maps(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
     """The first layer's sparse coefficients, estimate, connectivity and both softmaxes."""
     first = "blocks.0.attn"

@@ -25,6 +25,8 @@ NAMES = (
     "attention: full tiles, mask",
     "attention: mask, gated",
     "attention: gated, bias, keep, causal",
+    "attention: values of other heads, all else",
+    "attention: left, gated",
     "attention: cells, bias",
     "attention: wide halo",
     "attention: full tiles, causal",
@@ -94,7 +96,7 @@ def lower(case: Case, dtype: torch.dtype) -> None:
 
 
 def lower_statistics() -> None:
-    for name in ("attention: causal", "attention: gated", "attention: mask"):
+    for name in ("attention: causal", "attention: gated", "attention: mask", "attention: left"):
         call = attention.signature.bind(**ON_TRITON[name].arguments)
         call.apply_defaults()
         module = fast_module(attention)

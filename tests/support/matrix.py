@@ -236,6 +236,34 @@ SMALL = (
         },
         tokens=24,
     ),
+    Small(
+        "sigmoid_attention",
+        {
+            "d": 48,
+            "heads": 4,
+            "blocks": 2,
+            "hidden": 96,
+            "vocab": 128,
+            "kind": "alibi",
+            "act": "seq_len_normalized_sigmoid",
+            "ls": True,
+        },
+        tokens=24,
+    ),
+    Small(
+        "sigma_1.5b",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 8,
+            "num_key_heads": 2,
+            "num_value_heads": 4,
+            "augq_size": 96,
+            "vocab_size": 128,
+        },
+        tokens=24,
+    ),
     Small("induction_2l", {"vocab_size": 128}, tokens=24),
     Small(
         "ninformer_cifar10",
@@ -272,6 +300,10 @@ SMALL = (
     ),
     Small("vig_tiny", {"depth": 2, "num_classes": 10}),
     Small("vig_h_tiny", {"dims": 32, "depths": (1, 1), "num_heads": (1, 2), "num_classes": 10}),
+    Small(
+        "vit_base_patch16_224_sigmoid",
+        {"img_size": 64, "depth": 2, "dim": 48, "heads": 3, "num_classes": 10},
+    ),
     Small("vit_b_16", {"img_size": 64, "depth": 2, "dim": 96, "heads": 3, "num_classes": 10}),
     *(
         Small(f"zoology_{mixer}", {"d_model": 16, "vocab_size": 128}, tokens=24)

@@ -12,7 +12,8 @@ from limelight.kernels.windows import Window
 
 
 def shares(q, k, *, bias=None, position=None, gate=None, keep=None, mask=None, scale=None,
-           causal=False, score="softmax") -> Tensor:  # fmt: skip
+           causal=False, score="softmax", slopes=None, row_factor=None, left=None,
+           right=None) -> Tensor:  # fmt: skip
     """Attention's map, `b h n m`; zeros where a row sees nothing."""
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
     scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
@@ -21,14 +22,21 @@ def shares(q, k, *, bias=None, position=None, gate=None, keep=None, mask=None, s
         scores = scores.masked_fill(~keep[:, None, None], -torch.inf)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
+    n, m = scores.shape[-2:]
+    past = torch.arange(n)[:, None] + m - n - torch.arange(m)
+    if slopes is not None:
+        scores = scores - slopes[:, None, None] * past.abs()
+    if left is not None:
+        scores = scores.masked_fill(past > left, -torch.inf)
+    if right is not None:
+        scores = scores.masked_fill(-past > right, -torch.inf)
     if causal:
-        n, m = scores.shape[-2:]
         scores = scores.masked_fill(~torch.ones(n, m, dtype=torch.bool).tril(m - n), -torch.inf)
     share = scores.sigmoid() if score == "sigmoid" else scores.softmax(-1).nan_to_num(0.0)
     if position is not None:
         g = gate[:, None, None]
         share = (1 - g) * share + g * position.softmax(-1)
-    return share
+    return share if row_factor is None else share * row_factor[..., None]
 
 
 def window_shares(q, k, window: Window, bias=None, rows=None, columns=None,
@@ -58,7 +66,9 @@ def attention(*, v, window=None, **named) -> Tensor:
     v = v.repeat_interleave(named["q"].shape[1] // v.shape[1], 1)
     if window is None:
         return shares(**named) @ v
-    return window_shares(window=window, **named)[..., :-1] @ v
+    factor = named.pop("row_factor", None)
+    out = window_shares(window=window, **named)[..., :-1] @ v
+    return out if factor is None else out * factor[..., None]
 
 
 def neighborhood_attention(*, q, k, v, grid, kernel_size, stride=1, dilation=1, causal=False,

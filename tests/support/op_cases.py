@@ -51,6 +51,11 @@ def qkv(n=63, m=100, h=2, g=1, d=24, e=40, b=1) -> Named:
     return {"q": draw(b, h, n, d), "k": draw(b, g, m, d, seed=1), "v": draw(b, g, m, e, seed=2)}
 
 
+def other_heads(n: int, m: int, h: int, g: int, f: int, d: int = 8, e: int = 5) -> Named:
+    """Keys of g heads, values of f."""
+    return {**qkv(n, m, h=h, g=g, d=d, e=e, b=2), "v": draw(2, f, m, e, seed=2)}
+
+
 def as_layers_give(named: Named) -> Named:
     """Heads side by side in memory, as projections leave them."""
     return {
@@ -213,6 +218,7 @@ def _attention() -> dict[str, Case]:
     n, m = 63, 100
     keep, gate = draw(1, m, seed=4) > 0, torch.tensor([0.2, 0.9])
     square = qkv(17, 33, h=4, g=2, d=8, e=4, b=2)
+    slopes, factor = torch.tensor([0.5, 0.03]), 1 / torch.arange(1.0, n + 1)
     options: dict[str, Named] = {
         "plain": {},
         "scale": {"scale": -0.3},
@@ -242,6 +248,24 @@ def _attention() -> dict[str, Case]:
             "causal": True,
         },
     }
+    options |= {
+        "one bias": {"bias": torch.tensor([-1.5]), "score": "sigmoid"},
+        "slopes": {"slopes": slopes},
+        "slopes, causal": {"slopes": slopes, "causal": True},
+        "slopes, sigmoid, keep": {"slopes": slopes, "score": "sigmoid", "keep": keep},
+        "slopes, gated": {"slopes": slopes, "position": draw(2, n, m, seed=5), "gate": gate},
+        "left": {"left": 9, "causal": True},
+        "left, sigmoid": {"left": 40, "right": 3, "score": "sigmoid"},
+        "left, gated": {"left": 9, "position": draw(2, n, m, seed=5), "gate": gate},
+        "right": {"right": 11, "bias": draw(2, 1, m, seed=3)},
+        "factors of rows": {"row_factor": draw(1, 2, n, seed=6)},
+        "factors of rows, sigmoid": {"row_factor": factor, "score": "sigmoid", "causal": True},
+        "factors of rows, gated": {
+            "row_factor": draw(2, 1, seed=6),
+            "position": draw(2, n, m, seed=5),
+            "gate": gate,
+        },
+    }
     cases = {name: {**qkv(), **own} for name, own in options.items()}
     cases |= {
         "mask of pictures": {**square, "mask": sparse(2, 4, 17, 33)},
@@ -250,6 +274,23 @@ def _attention() -> dict[str, Case]:
         "bias, some shared": {**square, "bias": draw(2, 1, 17, 33, seed=3)},
         "full tiles": qkv(64, 96, h=1, d=16, e=32),
         "full tiles, causal": {**qkv(64, 96, h=1, d=16, e=32), "causal": True},
+        "values of more heads": other_heads(17, 33, h=8, g=2, f=4),
+        "values of fewer heads": other_heads(17, 33, h=4, g=2, f=1),
+        "values of other heads, all else": {
+            **other_heads(60, 80, h=4, g=1, f=4),
+            "slopes": draw(4, seed=7).abs(),
+            "row_factor": draw(4, 60, seed=6),
+            "left": 31,
+            "right": 7,
+            "bias": draw(4, 60, 80, seed=3),
+        },
+        "values of other heads, gated": {
+            **other_heads(20, 20, h=4, g=2, f=1),
+            "position": draw(4, 20, 20, seed=5),
+            "gate": draw(4, seed=6).sigmoid(),
+        },
+        "left, more queries than keys": {**qkv(70, 33, d=16, e=16), "left": 4},
+        "left, long": {**qkv(150, 200, h=1, d=16, e=16), "left": 20, "causal": True},
         "more queries than keys": {**qkv(70, 33, d=16, e=16), "causal": True},
         "tiles": {**qkv(70, 70), "window": TILES, "bias": draw(2, 35, 35, seed=3)},
         "tiles, sigmoid": {
@@ -261,6 +302,13 @@ def _attention() -> dict[str, Case]:
         "cells": {**qkv(70, 70), "window": CELLS},
         "cells, bias": {**qkv(70, 70), "window": CELLS, "bias": draw(35, 35, seed=3)},
         "halo": halo(HALO),
+        "tiles, one bias, factors of rows": {
+            **other_heads(70, 70, h=2, g=1, f=2),
+            "window": TILES,
+            "bias": draw(1, 1),
+            "score": "sigmoid",
+            "row_factor": draw(70, seed=6),
+        },
         "wide halo": {**halo(WIDE_HALO), "bias": draw(2, 4, 64)},
         "thin halo": halo(THIN_HALO),
     }

@@ -15,6 +15,7 @@ from ..sequence import Memory, pads_back, pads_first
 class RotaryAttention(nn.Module):
     """Causal attention over `b n c`; query heads share keys in runs. Ports q, k, v, heads, map.
 
+    num_value_heads   as many as there are of keys unless given; query heads share them in runs
     window   tokens that a query sees, itself included; None for all before it
     theta    base of the rotary frequencies, theta^(-2 i / d), halves rotated against each other
     bias     of q, k and v; out_bias that of the output
@@ -31,11 +32,14 @@ class RotaryAttention(nn.Module):
         bias: bool,
         out_bias: bool = False,
         head_dim: int | None = None,
+        num_value_heads: int | None = None,
     ) -> None:
         super().__init__()
         groups = num_kv_heads or num_heads
+        values = num_value_heads or groups
         size = head_dim or dim // num_heads
-        if (not head_dim and dim % num_heads) or num_heads % groups or size % 2:
+        shared = num_heads % groups or num_heads % values
+        if (not head_dim and dim % num_heads) or shared or size % 2:
             raise OptionError(
                 f"{dim} channels do not divide into {num_heads} even heads of {groups} groups: "
                 "give attn num_heads that divide the width and num_kv_heads that divide those"
@@ -43,7 +47,7 @@ class RotaryAttention(nn.Module):
         self.head_dim, self.window, self.theta = size, window, theta
         self.q_proj = nn.Linear(dim, num_heads * size, bias=bias)
         self.k_proj = nn.Linear(dim, groups * self.head_dim, bias=bias)
-        self.v_proj = nn.Linear(dim, groups * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(dim, values * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(num_heads * size, dim, bias=out_bias)
 
     def forward(
@@ -52,18 +56,23 @@ class RotaryAttention(nn.Module):
         if keep is not None:
             x = pads_first(x, keep)
         q, k, v = (
-            part(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for part in (self.q_proj, self.k_proj, self.v_proj)
+            y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for y in (self.queries(x), self.k_proj(x), self.v_proj(x))
         )
         first = memory is None or not memory
         asking = _places(x, keep, memory)
         q, k = rotate(q, asking, self.theta), rotate(k, asking, self.theta)
         k, v, places = _remembered(k, v, asking, memory)
-        plain = first and keep is None and self.window is None
+        plain = first and keep is None
         bias = None if plain else self.seen(asking, places).to(q.dtype)[:, None]
-        out = attention(q, k, v, bias=bias, causal=plain)
+        left = self.window - 1 if plain and self.window is not None else None
+        out = attention(q, k, v, bias=bias, causal=plain, left=left)
         out = self.o_proj(out.transpose(1, 2).flatten(2))
         return out if keep is None else pads_back(out, keep)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """The queries of all heads, `b n c`, before they are turned."""
+        return self.q_proj(x)
 
     def seen(self, asking: Tensor, places: Tensor) -> Tensor:
         """0 where a query sees a key, else -inf, `b n m`. Padding sees itself, for finite maps."""

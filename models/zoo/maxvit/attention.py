@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ....kernels.attention import attention
 from ....kernels.windows import Window
 from ....probe.errors import ModelError
-from ...layers import Mlp, offset_bias, resize_offsets
+from ...layers import LayerScale, Mlp, offset_bias, resize_offsets
 from .layout import MaxVitLayout
 
 
@@ -102,17 +102,6 @@ class PartitionAttention(nn.Module):
         window = Window(self.kind, self.size, grid)  # type: ignore[arg-type]
         out = attention(q, k, v, bias=self.rel_pos(), window=window)
         return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, grid))
-
-
-class LayerScale(nn.Module):
-    """A learned scale for each channel."""
-
-    def __init__(self, dim: int, start: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), start))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
 
 
 class AttentionBlock(nn.Module):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from math import log, prod
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +15,8 @@ from ...layers import (
     Block,
     Mlp,
     PatchEmbed,
+    ScaledBlock,
+    SigmoidAttention,
     fit_positions,
     grid_of,
     pooling,
@@ -85,22 +90,38 @@ def vit(
     final_eps: float | None = None,
     dropout: float = 0.0,
     attention_dropout: float = 0.0,
+    score: str = "softmax",
+    attn_bias: float | None = None,
+    qk_norm: bool = False,
+    layer_scale_init: float | None = None,
 ) -> VisionTransformer:
     """A vision transformer.
 
+    score       "softmax", or "sigmoid" of scores plus attn_bias (arXiv 2409.04431)
+    attn_bias   -ln n unless given, n the tokens of img_size; of sigmoid scores alone
+    qk_norm     layer norms of each head's queries and keys; of sigmoid scores alone
+    layer_scale_init   where learned scales of the branches start; None for no such scales
     mlp_dim     hidden width of the MLP, instead of mlp_ratio x embed_dim
     pool        "token" reads the class token, "avg" the mean of the patches (then fc_norm)
     final_eps   epsilon of the last norm where it differs from the blocks'
     """
     check_heads(embed_dim, num_heads)
     hidden = int(embed_dim * mlp_ratio) if mlp_dim is None else mlp_dim
-    blocks = [
-        Block(
-            embed_dim,
-            Attention(embed_dim, num_heads, qkv_bias, dropout, attention_dropout),
-            Mlp(embed_dim, hidden, act.lower(), drop=dropout),
-            norm_eps,
+    check_score(score, attn_bias, qk_norm, attention_dropout)
+    block = Block if layer_scale_init is None else partial(ScaledBlock, start=layer_scale_init)
+    if attn_bias is None:
+        attn_bias = -log(1 + prod(grid_of(img_size, patch_size)))
+
+    def mixer() -> nn.Module:
+        if score == "softmax":
+            return Attention(embed_dim, num_heads, qkv_bias, dropout, attention_dropout)
+        eps = norm_eps if qk_norm else None
+        return SigmoidAttention(
+            embed_dim, num_heads, qkv_bias, dropout, bias=attn_bias, qk_norm=eps
         )
+
+    blocks = [
+        block(embed_dim, mixer(), Mlp(embed_dim, hidden, act.lower(), drop=dropout), norm_eps)
         for _ in range(depth)
     ]
     return VisionTransformer(
@@ -114,6 +135,20 @@ def vit(
         drop=dropout,
         eps=norm_eps if final_eps is None else final_eps,
     )
+
+
+def check_score(score: str, bias: float | None, qk_norm: bool, dropout: float) -> None:
+    """Raise OptionError for a score that is not known or options that it has not."""
+    if score not in ("softmax", "sigmoid"):
+        raise OptionError(f"a vision transformer has no score {score!r}: give softmax or sigmoid")
+    if score == "softmax" and (bias is not None or qk_norm):
+        raise OptionError(
+            f"attn_bias={bias} and qk_norm={qk_norm} are of sigmoid scores: give score='sigmoid'"
+        )
+    if score == "sigmoid" and dropout:
+        raise OptionError(
+            f"sigmoid attention has no dropout, but attention_dropout is {dropout}: leave it out"
+        )
 
 
 def check_heads(embed_dim: int, num_heads: int) -> None:
@@ -172,6 +207,16 @@ VARIANTS = (
         },
         about="timm's ViT-B/16; torchvision's names are 'vit_b_16'",
         card={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+    ),
+    Variant(
+        "vit_base_patch16_224_sigmoid",
+        build={"score": "sigmoid", "layer_scale_init": 1e-4},
+        about="timm's names, sigmoid scores with a bias of -ln 197; no weights are published, and "
+        "those trained with softmax lose their accuracy",
+        card={
+            "paper": "Theory, analysis, and best practices for sigmoid self-attention, "
+            "arXiv 2409.04431"
+        },
     ),
 )
 register(

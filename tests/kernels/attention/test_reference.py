@@ -10,7 +10,10 @@ from fill import fill, image
 from naive_ops import shares
 from shared import golden
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from limelight.kernels.attention import map_rows
 from limelight.kernels.attention import row_statistics as attention_rows
 from limelight.kernels.attention.arguments import AttentionArguments
 from limelight.kernels.attention.reference import attention, attention_map, attention_statistics
@@ -53,6 +56,17 @@ CASES = {
         "position": draw(4, 13, 17),
         "gate": draw(4).sigmoid(),
         "mask": draw(13, 17) > 1,
+    },
+    "no axes": {"bias": torch.tensor(-2.0).double(), "score": "sigmoid"},
+    "slopes": {"slopes": draw(4).abs(), "causal": True},
+    "slopes sigmoid": {"slopes": draw(4).abs(), "score": "sigmoid", "bias": draw(1)},
+    "band": {"left": 3, "right": 2},
+    "factors": {"row_factor": draw(13), "score": "sigmoid", "causal": True, "left": 5},
+    "gated slopes": {
+        "position": draw(4, 13, 17),
+        "gate": draw(4).sigmoid(),
+        "slopes": draw(4).abs(),
+        "row_factor": draw(2, 4, 1),
     },
     "gated keep": {"position": draw(4, 13, 17), "gate": draw(4).sigmoid(), "keep": draw(2, 17) > 0},
 }
@@ -135,6 +149,56 @@ def test_gradients_of_first_and_second_order(name):
 
 
 @torch_warns
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("block", [1, 1 << 22], ids=["by rows", "whole"])
+def test_gradients_of_slopes_factors_and_other_heads(score, block, monkeypatch):
+    monkeypatch.setattr(map_rows, "BLOCK_NUMBERS", block)
+    given = [draw(1, 4, 3, 2), draw(1, 1, 4, 2, seed=1), draw(1, 2, 4, 3, seed=2)]
+    given += [draw(4).abs() + 0.1, draw(4, 3), draw(1)]
+    inputs = [x.requires_grad_() for x in given]
+
+    def run(q, k, v, slopes, row_factor, bias):
+        options = {"slopes": slopes, "row_factor": row_factor, "bias": bias}
+        return attention(q, k, v, score=score, causal=True, left=2, **options)
+
+    assert torch.autograd.gradcheck(run, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_slopes_hold_a_few_rows_at_a_time(score, monkeypatch):
+    """Nothing of the size of the map: every tensor that is made is smaller."""
+    monkeypatch.setattr(map_rows, "BLOCK_NUMBERS", 4 * 4 * 60)
+    q, k, v = (draw(1, 4, 60, 2, seed=n).requires_grad_() for n in range(3))
+    slopes = draw(4).abs().requires_grad_()
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(x.numel() for x in tree_leaves(out) if isinstance(x, Tensor))
+            return out
+
+    with Sizes():
+        out = attention(q, k, v, slopes=slopes, score=score, causal=True)
+        out.sum().backward()
+    assert 4 * 4 * 60 in sizes
+    assert max(sizes) == 4 * 4 * 60
+
+
+def test_a_causal_band_sees_neither_the_future_nor_the_far_past():
+    q, k, v = qkv(9, 9)
+    k.requires_grad_()
+    v.requires_grad_()
+    out = attention(q, k, v, causal=True, left=2, slopes=draw(4).abs(), score="sigmoid")
+    for place in range(9):
+        grads = torch.autograd.grad(out[:, :, place].sum(), (k, v), retain_graph=True)
+        for grad in grads:
+            seen = grad.abs().sum((0, 1, 3)) > 0
+            assert seen.tolist() == [place - 2 <= key <= place for key in range(9)]
+
+
+@torch_warns
 @pytest.mark.parametrize("window", SMALL)
 def test_gradients_in_windows(window):
     n, seen = (4, 2) if window.kind == "grid" else (1, 16)
@@ -213,14 +277,14 @@ def test_the_sigmoid_cases(case_number):
         torch.from_numpy(image(tuple(shape), first + place)).transpose(1, 2)
         for place, shape in enumerate(shapes)
     )
-    n, m = q.shape[2], k.shape[2]
-    past = torch.arange(n)[:, None] + m - n - torch.arange(m)
-    bias = torch.full((1, n, m), told["bias"])
-    if "alibi" in told:
-        bias = bias - torch.tensor(told["alibi"])[:, None, None] * past.abs()
-    left, right = told["window"]
-    hidden = (past > left if left >= 0 else past > m) | (past < -right if right >= 0 else past < -m)
-    call = {"bias": bias.masked_fill(hidden, -torch.inf), "causal": told["causal"]}
+    left, right = (None if far < 0 else far for far in told["window"])
+    call = {
+        "bias": torch.tensor([told["bias"]]),
+        "slopes": torch.tensor(told["alibi"]) if "alibi" in told else None,
+        "causal": told["causal"],
+        "left": left,
+        "right": None if told["causal"] else right,
+    }
     out = attention(q, k, v, score="sigmoid", **call).transpose(1, 2)
     share = attention_map(slice(None), q, k, v, score="sigmoid", **call)
     for key, found in {"out": out, "attn": share}.items():
@@ -304,11 +368,13 @@ def test_statistics_of_plain_attention_come_with_its_result(dtype, monkeypatch):
     torch.testing.assert_close(found["peak"][1, 2, 2, 8], block, **near)
 
 
-@pytest.mark.parametrize("name", ["plain", "gated", "sigmoid"])
+@pytest.mark.parametrize("name", ["plain", "gated", "sigmoid", "slopes", "band", "factors"])
 def test_statistics_never_form_the_map(name):
     options = dict(CASES[name])
     if "position" in options:
         options["position"] = draw(4, 15, 15)
+    if "row_factor" in options:
+        options["row_factor"] = draw(15).abs()
     given = qkv(15, 15)
     out, found = attention_statistics(*given, **options, grid=(3, 5), radius=1.5, pool=4)
     share, want = written_out(*given, **options)
@@ -413,6 +479,14 @@ def test_plain_attention_equals_its_golden_distances():
         ({"position": draw(4, 13, 13), "gate": draw(4)}, "position must be of shape"),
         ({"position": draw(4, 13, 17), "gate": draw(3)}, "gate must be of shape"),
         ({"window": "block"}, "not 'block'"),
+        ({"v": draw(2, 3, 17, 5)}, "h a multiple of g and f"),
+        ({"slopes": draw(3)}, r"slopes must be of shape \(4,\)"),
+        ({"slopes": draw(4), "window": TILES}, "left, right and slopes"),
+        ({"left": 2, "window": TILES}, "left, right and slopes"),
+        ({"left": -1}, "left counts the keys"),
+        ({"right": 1.5}, "right counts the keys"),
+        ({"right": 2, "causal": True}, "sees nothing to its right, but right is 2"),
+        ({"row_factor": draw(4, 17)}, r"row_factor \(4, 17\) does not broadcast"),
         (
             {
                 "q": draw(2, 4, 24, 6),

@@ -77,6 +77,15 @@ STATISTICS = {
         "gate": torch.tensor([0.2, 0.9]),
         "mask": draw(70, 70, seed=4) > 0.5,
     },
+    "slopes, band": {
+        "radius": 2.0,
+        "pool": 5,
+        "slopes": torch.tensor([0.5, 0.03]),
+        "left": 12,
+        "causal": True,
+    },
+    "band, sigmoid": {"radius": 2.0, "left": 12, "right": 40, "score": "sigmoid"},
+    "factors of rows": {"radius": 2.0, "pool": 5, "row_factor": draw(70, seed=5).abs()},
     "cells": {"grid": (5, 14), "radius": 1.0, "window": CELLS},
     "thin halo": {"grid": (4, 8), "radius": 2.0, "window": THIN_HALO},
 }
@@ -90,7 +99,7 @@ def test_statistics_of_the_same_pass(name):
     named = qkv(*sizes)
     out, found = attention_statistics(**named, **options, **asked)
     wide = {n: x.double() for n, x in named.items()}
-    floats = ("bias", "position", "gate")
+    floats = ("bias", "position", "gate", "slopes", "row_factor")
     more = {n: x.double() if n in floats else x for n, x in options.items()}
     if "window" in options:
         share = window_shares(wide["q"], wide["k"], **more)[..., :-1]

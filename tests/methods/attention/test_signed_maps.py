@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import limelight as ll
-from limelight.methods.attention.signed_maps import map_rank, negative_mass, rank
+from limelight.methods.attention.signed_maps import map_rank, negative_mass, rank, row_sum
 from limelight.models.registry import load
 from limelight.probe.attribution import Heads
 from limelight.probe.errors import MethodError
@@ -34,6 +34,23 @@ def test_many_rows_are_read_in_blocks():
     torch.testing.assert_close(
         negative_mass(heads(share)), torch.full((2, 1), 1 / 6, dtype=torch.float64)
     )
+
+
+def test_row_sums_are_those_of_the_scores_and_their_bias():
+    torch.testing.assert_close(
+        row_sum(heads(torch.arange(1200.0).reshape(1, 1, 600, 2))),
+        torch.full((1, 1), 1199.0, dtype=torch.float64),
+    )
+    model = load("sigmoid_attention", weights=None, d=8, heads=2, vocab=9, attn_bias=-(5.0**0.5))
+    x = torch.zeros(1, 6, dtype=torch.long)
+    for kind in ("q", "k"):
+        torch.nn.init.zeros_(model.blocks[0].attn.get_submodule(f"{kind}_norm").weight)
+    (found,) = ll.maps(model, x, "row_sum", target=ll.token(1, -1))
+    want = 3.5 * torch.tensor(-(5.0**0.5), dtype=torch.float64).sigmoid()  # 1, 2, .. 6 keys
+    torch.testing.assert_close(found.values.double().flatten(), want.expand(2))
+    soft = load("vit_base_patch16_224", weights=None, img_size=32, depth=1, dim=16, heads=2)
+    (found,) = ll.maps(soft, torch.randn(1, 3, 32, 32), "row_sum")
+    torch.testing.assert_close(found.values, torch.ones_like(found.values))
 
 
 def test_rank_is_a_count_of_singular_values():
