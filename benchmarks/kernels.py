@@ -38,7 +38,9 @@ from limelight.kernels.neighborhood import neighborhood_attention
 from limelight.kernels.neighborhood.axes import axes_of, visible
 from limelight.kernels.outlook import outlook
 from limelight.kernels.routed import routed_attention
+from limelight.kernels.taylor import taylor_attention
 from limelight.kernels.windows import Window
+from limelight.kernels.wkv import wkv
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 COPY, MATMUL = 3.0e12, 798e12  # bytes a second and bf16 FLOP a second of an H100, both measured
@@ -320,6 +322,40 @@ def scan_tasks() -> Iterator[Task]:
     yield Task(f"gated linear both ways N{n}", bidirectional_gla, both, {}, {}, 0.0, moved)
 
 
+def recurrent_tasks() -> Iterator[Task]:
+    """Based at the sizes of its language models, RWKV at 1024 channels; the plain way beside."""
+    b, h, d, e, c = (1, 2, 4, 8, 6) if TINY else (2, 16, 16, 64, 1024)
+    for n in (70,) if TINY else (2048, 4096, 16384, 32768):
+
+        def taylor(t: torch.dtype, n: int = n) -> Named:
+            return heads(b, h, n, d, t, e)
+
+        features = (d + 1) * (d + 2) // 2
+        yield Task(
+            f"taylor attention B{b} H{h} N{n} d{d} e{e}",
+            taylor_attention,
+            taylor,
+            {"plain": plainly(taylor_attention)},
+            {"plain": 1.0},
+            4.0 * b * h * n * features * (e + 1),
+            2.0 * b * h * n * (2 * d + 2 * e),
+        )
+
+        def channels(t: torch.dtype, n: int = n) -> Named:
+            k, v = (randn(b, n, c, dtype=t, seed=seed).mT[..., None] for seed in (1, 2))
+            decay = -randn(c, dtype=torch.float32, seed=3).exp()
+            return {"k": k, "v": v, "decay": decay, "bonus": randn(c, dtype=torch.float32, seed=4)}
+
+        moved = 6.0 * b * c * n
+        plain = {"plain": plainly(wkv)}
+        yield Task(f"wkv B{b} C{c} N{n}", wkv, channels, plain, {"plain": 1.0}, 0.0, moved)
+
+
+def plainly(op: Any) -> Callable[[Named], Tensor]:
+    """The reference of an op."""
+    return lambda named: op.reference(**named)
+
+
 def has_fla() -> bool:
     from importlib.util import find_spec
 
@@ -428,7 +464,8 @@ def long_tasks() -> Iterator[Task]:
 
 def tasks() -> Iterator[Task]:
     families = (attention_tasks, neighborhood_tasks, routed_tasks, aggregated_tasks, scan_tasks)
-    for family in (*families, local_tasks, context_tasks, learned_tasks, long_tasks):
+    families = (*families, recurrent_tasks, local_tasks, context_tasks, learned_tasks, long_tasks)
+    for family in families:
         yield from family()
 
 

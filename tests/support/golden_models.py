@@ -266,7 +266,17 @@ FFNET = {
     "s2b0_coef": "stages.2.1.token_mixer.0.main.act",
     "s2b0_mixer": "stages.2.1.token_mixer.0.main",
 }
-ZOOLOGY = ("attention", "sliding", "selective", "baseconv", "baseconv_long", "hyena", "h3")
+ZOOLOGY = (
+    "attention",
+    "sliding",
+    "selective",
+    "baseconv",
+    "baseconv_long",
+    "based",
+    "hyena",
+    "h3",
+    "rwkv",
+)
 ULSAM_CASES = {"module_512_g4": 3, "module_64_g1": 0}  # the last subspace
 CONVIT_MAPS = ("gates", "pos_distance", "content_attention", "positional_attention",
                "gated_attention", "nonlocality_insitu", "nonlocality_upstream")  # fmt: skip

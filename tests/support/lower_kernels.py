@@ -46,6 +46,8 @@ NAMES = (
     "aggregated: cosines alone",
     "gated_convolution: odd picture",
     "context_convolution: channels in parts",
+    "taylor: several segments, values in parts",
+    "wkv: several chunks",
 )
 
 

@@ -307,7 +307,7 @@ SMALL = (
     Small("vit_b_16", {"img_size": 64, "depth": 2, "dim": 96, "heads": 3, "num_classes": 10}),
     *(
         Small(f"zoology_{mixer}", {"d_model": 16, "vocab_size": 128}, tokens=24)
-        for mixer in ("attention", "sliding", "selective", "baseconv", "hyena")
+        for mixer in ("attention", "sliding", "selective", "baseconv", "based", "hyena", "rwkv")
     ),
     Small(
         "zoology_h3",

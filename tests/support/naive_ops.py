@@ -320,3 +320,27 @@ def aggregated_attention(q, k, v, grid, pool, kernel_size=3, embedding=None, sca
         values = torch.cat([v[:, :, seen], v[:, :, n:]], 2)
         rows.append((share[:, :, None] @ values)[:, :, 0])
     return torch.stack(rows, 2)
+
+
+def taylor_attention(q, k, v, *, scale=None, eps=1e-12) -> Tensor:
+    """Token by token: weights from the series of exp, then their mean."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    out = []
+    for t in range(q.shape[2]):
+        scores = scale * (q[:, :, t : t + 1] @ k[:, :, : t + 1].mT)
+        weights = 1 + scores + scores**2 / 2
+        out.append(weights @ v[:, :, : t + 1] / (weights.sum(-1, keepdim=True) + eps))
+    return torch.cat(out, 2)
+
+
+def wkv(k, v, decay, bonus) -> Tensor:
+    """Token by token: the sums of before and the token, then the sums decay and take it in."""
+    above = below = 0 * decay
+    out = []
+    for t in range(k.shape[2]):
+        k_t, v_t = k[:, :, t, 0], v[:, :, t, 0]
+        own = (bonus + k_t).exp()
+        out.append((above + own * v_t) / (below + own))
+        above = decay.exp() * above + k_t.exp() * v_t
+        below = decay.exp() * below + k_t.exp()
+    return torch.stack(out, 2)[..., None]

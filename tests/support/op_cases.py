@@ -22,7 +22,9 @@ from limelight.kernels.long_convolution.reference import long_convolution
 from limelight.kernels.neighborhood.reference import neighborhood_attention
 from limelight.kernels.outlook.reference import outlook, windows
 from limelight.kernels.routed.reference import routed_attention
+from limelight.kernels.taylor.reference import taylor_attention
 from limelight.kernels.windows import Window
+from limelight.kernels.wkv.reference import wkv
 
 Named = dict[str, Any]
 
@@ -100,6 +102,17 @@ def scan(n, d=24, e=40, b=1, h=1, strength=0.5, both=False, **how) -> Named:
         gate: -strength * draw(b, h, n, d, seed=seed).abs() for seed, gate in enumerate(gates, 3)
     }
     return as_layers_give(named) | how
+
+
+def scores(n, d=24, e=40, b=1, h=1, **how) -> Named:
+    return as_layers_give(qkv(n, n, h=h, g=h, d=d, e=e, b=b)) | how
+
+
+def decaying(n, c=5, b=1, strength=0.3, loud=1.0) -> Named:
+    """Keys and values of channels side by side, as projections leave them."""
+    k, v = (draw(b, n, c, seed=seed).mT[..., None] for seed in (0, 1))
+    decay = -strength * draw(c, seed=2).exp()
+    return {"k": loud * k, "v": v, "decay": decay, "bonus": draw(c, seed=3)}
 
 
 def looks(grid, kernel_size=3, stride=2, padding=1, b=1, h=2, e=5) -> Named:
@@ -387,6 +400,38 @@ def _scans() -> dict[str, Case]:
     return cases | {"small": small}
 
 
+def _taylor() -> dict[str, Case]:
+    cases = {
+        "one chunk": scores(63),
+        "several segments": scores(150, d=5, e=4),
+        "several segments, values in parts": scores(70, d=3, e=70),
+        "several chunks, wide heads": scores(150, d=24, e=70),
+        "few tokens, pictures": scores(5, d=3, e=1, b=3, h=2, scale=1.5),
+        "large scores": scores(90, d=8, e=8, scale=3.0),
+        "values in parts, a large eps": scores(40, d=8, e=150, eps=0.5),
+    }
+    op, formula = taylor_attention, naive.taylor_attention
+    small = Case(op, formula, scores(6, d=8, e=8), 2e-5, small=True)
+    return {name: Case(op, formula, named, 2e-5) for name, named in cases.items()} | {
+        "small": small
+    }
+
+
+def _wkv() -> dict[str, Case]:
+    cases = {
+        "several chunks": decaying(41),
+        "pictures": decaying(17, b=2),
+        "many channels": decaying(20, c=70),
+        "strong decay": decaying(33, strength=50.0),
+        "no decay": decaying(33, strength=0.0),
+        "loud keys": decaying(33, loud=30.0),
+    }
+    small = Case(wkv, naive.wkv, decaying(6, c=4), 2e-5, small=True)
+    return {name: Case(wkv, naive.wkv, named, 2e-5) for name, named in cases.items()} | {
+        "small": small
+    }
+
+
 def _aggregated() -> dict[str, Case]:
     options = ("embedding", "scale", "local_bias", "pool_bias", "table")
     cases = {
@@ -524,6 +569,8 @@ FAMILIES = {
     "kan": _kan,
     "long_convolution": _long_convolution,
     "aggregated": _aggregated,
+    "taylor": _taylor,
+    "wkv": _wkv,
 }
 CASES = {
     f"{family}: {name}": case for family, make in FAMILIES.items() for name, case in make().items()

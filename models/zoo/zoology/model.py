@@ -12,10 +12,19 @@ from ....probe.errors import OptionError
 from ...card import Card, State
 from ...layers import Checkpointing, Mlp
 from ...registry import Variant, register
-from . import attention, base_conv, h3, hyena
+from . import attention, base_conv, based, h3, hyena, rwkv
 from .mixers import Spec, build_mixer, mixer, named
 
-__all__ = ["ZoologyLanguageModel", "attention", "base_conv", "h3", "hyena", "zoology"]
+__all__ = [
+    "ZoologyLanguageModel",
+    "attention",
+    "base_conv",
+    "based",
+    "h3",
+    "hyena",
+    "rwkv",
+    "zoology",
+]
 
 
 @mixer("hybrid", "zoology.mixers.hybrid.Hybrid")
@@ -228,6 +237,13 @@ VARIANTS = (
         {"name": "hyena", "kwargs": {"l_max": 64}},
         about="order 2, at most 64 tokens",
     ),
+    _variant(
+        "zoology_based",
+        SHORT,
+        {"name": "based", "kwargs": {"feature_dim": 8, "num_heads": 1, "num_key_value_heads": 1}},
+        about="3 taps and attention by a Taylor series in turn; any number of tokens",
+    ),
+    _variant("zoology_rwkv", "rwkv", about="the time mixing of RWKV-4; any number of tokens"),
     _variant("zoology_h3", {"name": "h3", "kwargs": {"l_max": 64}}, about="at most 64 tokens"),
 )
 register(

@@ -33,6 +33,11 @@ SPECS = {
         "kwargs": {"l_max": 30, "emb_dim": 5, "filter_order": 8, "num_inner_mlps": 1, "w": 3},
     },
     "h3": {"name": "h3", "kwargs": {"l_max": 30, "d_state": 6, "head_dim": 4}},
+    "based": {
+        "name": "based",
+        "kwargs": {"l_max": 30, "feature_dim": 6, "num_heads": 2, "num_key_value_heads": 2},
+    },
+    "rwkv": {"name": "rwkv", "kwargs": {"l_max": 30, "n_layers": 2}},
 }
 
 
@@ -139,7 +144,9 @@ def test_selection_is_a_softmax_over_positions(training):
         assert int((t[site].act > 0).sum()) == 5
 
 
-@pytest.mark.parametrize("name", ["attention", "sliding", "baseconv", "baseconv_long", "hyena"])
+@pytest.mark.parametrize(
+    "name", ["attention", "sliding", "baseconv", "baseconv_long", "based", "hyena"]
+)
 def test_state_size_is_the_published_one(name):
     config = golden(f"zoology.lm_{name}").case["config"]
     model = load("zoology", **config)
@@ -245,6 +252,30 @@ def test_vocabularies_are_padded_and_tied_weights_load(tmp_path):
             {"sequence_mixer": {"name": "hyena", "kwargs": {"l_max": 9, "emb_dim": 4}}},
             "odd width",
         ),
+        (
+            {"sequence_mixer": {"name": "based", "kwargs": {"feature_name": "relu"}}},
+            "give 'taylor_exp'",
+        ),
+        (
+            {"sequence_mixer": {"name": "based", "kwargs": {"train_view": "cubic"}}},
+            "train_view 'cubic' is not known",
+        ),
+        (
+            {"sequence_mixer": {"name": "based", "kwargs": {"num_key_value_heads": 2}}},
+            "one number for both",
+        ),
+        (
+            {"sequence_mixer": {"name": "based", "kwargs": {"num_heads": 3}}},
+            "does not divide into num_heads=3",
+        ),
+        (
+            {"sequence_mixer": {"name": "based", "kwargs": {"feature_dim": 0}}},
+            "feature_dim=0",
+        ),
+        (
+            {"sequence_mixer": {"name": "rwkv", "kwargs": {"n_layers": 1}}},
+            "does not reach layer 1",
+        ),
         ({"state_mixer": "glu"}, "state_mixer 'glu'"),
         ({"tied_lm_head": False}, "keeps tied_lm_head=True"),
     ],
@@ -254,7 +285,7 @@ def test_what_cannot_be_built_is_told(hyper, match):
         load("zoology", **SIZES, **hyper)
 
 
-@pytest.mark.parametrize("name", ["long", "free", "hyena", "h3"])
+@pytest.mark.parametrize("name", ["long", "free", "hyena", "h3", "based", "rwkv"])
 def test_more_tokens_than_l_max_are_told(name):
     with pytest.raises(OptionError, match="larger l_max"):
         filled(SPECS[name])(ids(1, 31))
@@ -294,6 +325,92 @@ def test_it_trains_and_checkpointing_changes_nothing(name):
         assert all(g is not None and g.isfinite().all() for g in grads.values())
         found.append(list(grads.values()))
     torch.testing.assert_close(*found)
+
+
+def test_based_is_the_mean_by_its_features():
+    """phi(x) = [1, x / d^1/4, vec(x x') / sqrt(2 d)], summed token by token as states."""
+    mixer = filled(SPECS["based"]).sequence_mixers[0].double()
+    x = torch.randn(9, 16, dtype=torch.float64)
+
+    def phi(row):
+        outer = torch.outer(row, row).flatten() / (2 * 6) ** 0.5
+        return torch.cat([torch.ones(1).double(), row / 6**0.25, outer])
+
+    q, k, v = (layer(x).reshape(9, 2, -1) for layer in (mixer.proj_q, mixer.proj_k, mixer.proj_v))
+    rows = torch.empty(9, 2, 8, dtype=torch.float64)
+    for h in range(2):
+        state, total = torch.zeros(43, 8).double(), torch.zeros(43).double()
+        for t in range(9):
+            state, total = state + torch.outer(phi(k[t, h]), v[t, h]), total + phi(k[t, h])
+            rows[t, h] = phi(q[t, h]) @ state / (phi(q[t, h]) @ total)
+    torch.testing.assert_close(mixer(x[None])[0], mixer.proj_o(rows.flatten(1)))
+
+
+def test_both_views_of_based_are_one():
+    views = [
+        {"name": "based", "kwargs": {"feature_dim": 4, "train_view": view}}
+        for view in ("linear", "quadratic")
+    ]
+    assert torch.equal(*(filled(view)(ids()) for view in views))
+
+
+def test_rwkv_is_its_recurrence():
+    """As published: a numerator and a denominator that decay, token by token."""
+    mixer = filled(SPECS["rwkv"]).sequence_mixers[0].double()
+    x = torch.randn(12, 16, dtype=torch.float64)
+    last, above, below, rows = torch.zeros(16), torch.zeros(16), torch.zeros(16), []
+    for now in x:
+        mix = lambda m, now=now, last=last: m[0, 0] * now + (1 - m[0, 0]) * last  # noqa: E731
+        k, v = mixer.key(mix(mixer.time_mix_k)), mixer.value(mix(mixer.time_mix_v))
+        r = mixer.receptance(mix(mixer.time_mix_r)).sigmoid()
+        own = (mixer.time_first + k).exp()
+        rows.append(mixer.output(r * (above + own * v) / (below + own)))
+        keep = (-mixer.time_decay.exp()).exp()
+        above, below, last = keep * above + k.exp() * v, keep * below + k.exp(), now
+    torch.testing.assert_close(mixer(x[None])[0], torch.stack(rows))
+
+
+def test_rwkv_starts_with_decays_from_slow_to_fast():
+    """-5 to 3 by channel, slower in later layers for the same channel."""
+    model = load("zoology", sequence_mixer=SPECS["rwkv"], **SIZES)
+    first, last = (mixer.time_decay.detach() for mixer in model.sequence_mixers)
+    for decay in (first, last):
+        assert (float(decay[0]), float(decay[-1])) == pytest.approx((-5, 3))
+        assert (decay.diff() > 0).all()
+    assert (last[1:-1] < first[1:-1]).all()
+
+
+def test_rwkv_shows_decay_bonus_and_receptance():
+    model, site = filled(SPECS["rwkv"], n_layers=1), "backbone.layers.0.sequence_mixer"
+    t = ll.trace(model, ids(), [f"{site}:{port}" for port in ("decay", "bonus", "receptance")])
+    mixer = model.sequence_mixers[0]
+    torch.testing.assert_close(t[f"{site}:decay"].act, -mixer.time_decay.detach().exp())
+    torch.testing.assert_close(t[f"{site}:bonus"].act, mixer.time_first.detach())
+    gate = t[f"{site}:receptance"].act
+    assert gate.shape == (2, 24, 16)
+    assert ((gate > 0) & (gate < 1)).all()
+
+
+@pytest.mark.parametrize("name", ["based", "rwkv"])
+def test_maps_of_recurrent_mixers_are_what_they_do(name):
+    """Rows add up to one; times the values they are the heads; an edit of the map is heard."""
+    model, site = filled(SPECS[name], n_layers=1), "backbone.layers.0.sequence_mixer"
+    ports = {port: f"{site}:{port}" for port in ("map", "v", "heads")}
+    t = ll.trace(model, ids(), list(ports.values()))
+    whole, v, heads = (t[ports[port]].act for port in ports)
+    assert whole.shape == (2, v.shape[1], 24, 24)
+    torch.testing.assert_close(whole.sum(-1), torch.ones_like(whole[..., 0]))
+    torch.testing.assert_close(whole @ v, heads)
+    with ll.Probe(model) as probe:
+        probe.edit({ports["map"]: lambda x, _: torch.eye(24).expand(x.shape)})
+        probe.watch(ports["heads"])
+        probe(ids())
+        torch.testing.assert_close(probe.trace[ports["heads"]].act, v)
+
+
+def test_state_sizes_of_recurrent_mixers_do_not_grow():
+    assert filled(SPECS["based"]).state_size(10) == 4 * 2 * (16 + 2) * 28
+    assert filled(SPECS["rwkv"]).state_size(10) == 4 * 2 * 4 * 16
 
 
 def test_position_features_by_hand():
