@@ -76,6 +76,9 @@ def explain(
     ledger: Annotated[
         bool, typer.Option("--ledger", help="Also where the relevance of the first image goes.")
     ] = False,
+    mixer: Annotated[
+        bool, typer.Option("--mixer", help="Also what the token mixer does on the first image.")
+    ] = False,
     device: Device = None,
     batch: Annotated[str, typer.Option(help="Images at a time, or auto.")] = "auto",
     seed: Annotated[int, typer.Option(help="For methods that draw random numbers.")] = 0,
@@ -118,7 +121,8 @@ def explain(
         net = model_of(model, weights, hyper(settings), device)
         what = [target_in(t, partial(embedding, net)) for t in wanted]
         options: dict[str, Any] = {"combine": how, "batch": many, "seed": seed, "progress": tell}
-        options |= {"ledger": ledger, "labels": names, "axes": known or None, **prepare}
+        options |= {"ledger": ledger, "mixer": mixer, "labels": names, **prepare}
+        options |= {"axes": known or None}
         explanation = run(net, files, bound, sites=site, target=what, **options)
         written = [explanation.save(out)]
         if maps is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -43,6 +44,60 @@ class Source:
     otherwise: Source | None = None
 
 
+Drawn = Literal[
+    "channels",
+    "mean",
+    "norm",
+    "centre",
+    "class",
+    "connectivity",
+    "tables",
+    "spectrum",
+    "heads",
+    "functions",
+    "singular values",
+    "token shares",
+]
+"""What a figure of a mixer draws; `Figure` says what each is."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure that shows what a token mixer does.
+
+    title    a few words
+    draw     over the picture: the values of `sites`, their `channels`, the `mean` of their sizes or
+             their `norm`; what the `centre` of the picture or the `class` token attends to, head by
+             head; of masked attention the `connectivity` of the centre beside its softmax without
+             the mask; `token shares`, what each token adds to the logit of the likeliest class
+             as pictures of their own: `tables`, values or parameters of at least two dimensions
+             as lines: the power `spectrum` of `sites`; `heads`, one of `methods` over depth; the
+             learned `functions` of attention; the `singular values` of scores and maps
+    sites    patterns of sites, or of parameters for tables
+    methods  of attention heads, all on one scale
+    about    what is to be seen, in a sentence
+    """
+
+    title: str
+    draw: Drawn
+    sites: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    about: str = ""
+
+
+CENTRE = Figure(
+    "Where the centre looks",
+    "centre",
+    about="What the token in the middle of the picture attends to.",
+)
+DISTANCE = Figure(
+    "How far heads look",
+    "heads",
+    methods=("nonlocality",),
+    about="The mean distance of a query from what it attends to, in tokens.",
+)
+
+
 @dataclass(frozen=True)
 class Card:
     """One model of the zoo.
@@ -58,6 +113,7 @@ class Card:
     weights      published weights by tag
     default      the tag that the model's own name means; "" for random weights
     about        top-1 and other remarks
+    shows        what its token mixer does, figure by figure
     """
 
     name: str
@@ -75,6 +131,7 @@ class Card:
     weights: Mapping[str, Source] = field(default_factory=dict)
     default: str = ""
     about: str = ""
+    shows: tuple[Figure, ...] = ()
 
     def __post_init__(self) -> None:
         if self.interpolation not in ("bilinear", "bicubic"):

@@ -61,10 +61,11 @@ def place_attention(
                 f"layer {layer} was asked for, but the model attends {len(every)} times: give "
                 f"{-len(every)} to {len(every) - 1}"
             )
-        return _seen_from(every[layer], row, column, head)
+        return seen_from(every[layer], row, column, head)
 
 
-def _seen_from(heads: Heads, row: float, column: float, head: int | None) -> Tensor:
+def seen_from(heads: Heads, row: float, column: float, head: int | None) -> Tensor:
+    """What one head, or the mean of all, sees from a place: `b y x`, as in `place_attention`."""
     grid = heads.grid if heads.pooled is None else heads.pooled[0]
     if grid is None:
         raise MethodError(
@@ -78,7 +79,7 @@ def _seen_from(heads: Heads, row: float, column: float, head: int | None) -> Ten
             f"head {head} was asked for, but {heads.site} has {heads.shape[1]} heads: give 0 to "
             f"{heads.shape[1] - 1}"
         )
-    queries = grid[0] // heads.stride, grid[1] // heads.stride
+    queries = [round(side / heads.stride) for side in grid]
     y, left = (min(int(s * n), n - 1) for s, n in zip((row, column), queries, strict=True))
     query = heads.prefix + y * queries[1] + left
     weights = heads.rows(slice(query, query + 1))[:, :, 0]

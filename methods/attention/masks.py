@@ -95,8 +95,12 @@ def connectivity(model: nn.Module, images: Tensor, path: str, query: int) -> Con
     with Probe(model, grad=False) as probe:
         patterns = watched(probe, [path])
         probe(images)
-        heads = heads_of(probe, patterns, None)[0]
-    mask = _mask(heads)
+        return connectivity_of(heads_of(probe, patterns, None)[0], query)
+
+
+def connectivity_of(heads: Heads, query: int) -> Connectivity:
+    """The same of attention that a probe has seen. Raises MethodError likewise."""
+    mask, path = _mask(heads), heads.site.path
     if heads.op is None or mask is None:
         raise MethodError(
             f"connectivity was asked for at {path!r}, but its attention is behind no boolean mask: "

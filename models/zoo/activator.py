@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ...probe.mark import mark
-from ..card import Card
+from ..card import Card, Figure
 from ..layers import NestedMlp, PatchMean, grid_of
 from ..registry import Variant, register
 
@@ -117,6 +117,19 @@ register(
         std=(0.5, 0.5, 0.5),
         labels="",
         about=ABOUT,
+        shows=(
+            Figure(
+                "What each token adds",
+                "token shares",
+                about="Exactly: the logit is the sum of these shares, for tokens never meet.",
+            ),
+            Figure(
+                "The gate",
+                "mean",
+                sites=("**:u",),
+                about="The activated factor: the mean size over channels, token by token.",
+            ),
+        ),
     ),
     VARIANTS,
 )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...kernels.attention import attention
 from ...kernels.kan import Order
 from ...probe.errors import OptionError
-from ..card import Card, Source, State
+from ..card import CENTRE, DISTANCE, Card, Figure, Source, State
 from ..layers import (
     Attention,
     Block,
@@ -310,6 +310,16 @@ register(
         prefix=1,
         classifier="head",
         interpolation="bicubic",
+        shows=(
+            Figure(
+                "Gates",
+                "heads",
+                methods=("gate",),
+                about="The share of attention that position decides, 1 for position alone.",
+            ),
+            CENTRE,
+            DISTANCE,
+        ),
     ),
     VARIANTS,
 )

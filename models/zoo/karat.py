@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels.kan import Order
-from ..card import Card
+from ..card import Card, Figure
 from ..layers import (
     Block,
     Checkpointing,
@@ -172,6 +172,29 @@ register(
         classifier="head",
         interpolation="bicubic",
         about="rebuilt from the paper; no code or weights were published",
+        shows=(
+            Figure(
+                "Where the class token looks",
+                "class",
+                about="Weights are no shares: they may be negative, and are drawn so.",
+            ),
+            Figure(
+                "Learned functions",
+                "functions",
+                about="What becomes of a score: phi of the first head.",
+            ),
+            Figure(
+                "Singular values",
+                "singular values",
+                about="Of the scores, of their learned functions, and of the map.",
+            ),
+            Figure(
+                "Negative mass",
+                "heads",
+                methods=("negative_mass",),
+                about="The share of a head's weight that is negative; 0 for a softmax.",
+            ),
+        ),
     ),
     VARIANTS,
 )

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ...probe.errors import OptionError
 from ...probe.mark import mark
-from ..card import Card
+from ..card import Card, Figure
 from ..layers import GridSize, NestedMlp, PatchMean, grid_of
 from ..registry import Variant, register
 
@@ -130,6 +130,14 @@ register(
         std=(0.5, 0.5, 0.5),
         labels="",
         about="CIFAR-10; no published weights",
+        shows=(
+            Figure(
+                "The gate",
+                "mean",
+                sites=("**:gate",),
+                about="What tokens are multiplied by: the mean size over channels, token by token.",
+            ),
+        ),
     ),
     VARIANTS,
 )

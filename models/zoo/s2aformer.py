@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...kernels.attention import attention
 from ...probe.errors import ModelError, OptionError
 from ...probe.mark import mark
-from ..card import Card
+from ..card import CENTRE, Card, Figure
 from ..layers import ChannelNorm, Checkpointing, Mlp, NormAct, drop_rates, dropped, init_weights
 from ..registry import Variant, register
 
@@ -266,6 +266,28 @@ register(
         prefix=0,
         classifier="head",
         interpolation="bicubic",
+        shows=(
+            Figure(
+                "Queries",
+                "channels",
+                sites=("**:query",),
+                about="One number a token and head.",
+            ),
+            Figure(
+                "Keys",
+                "channels",
+                sites=("**:key",),
+                about="One number a reduced token and head; a score is the product of a query "
+                "and a key.",
+            ),
+            CENTRE,
+            Figure(
+                "Rank of the scores",
+                "heads",
+                methods=("logit_rank",),
+                about="At most the channels of a query, which are 1.",
+            ),
+        ),
         about="a reconstruction from the paper's description: no code or weights are published, "
         "sizes and details are this zoo's",
     ),

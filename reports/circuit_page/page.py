@@ -92,7 +92,7 @@ def render_circuit(
     pages, maps = head_pages(circuit, heads, prompts)
     return fill(
         "circuit.html",
-        ("page.css", "dataset.css", "circuit.css"),
+        ("page.css", "charts.css", "dataset.css", "circuit.css"),
         ("circuit.js",),
         _data(circuit, maps),
         title=words.title(circuit),

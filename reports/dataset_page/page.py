@@ -41,7 +41,7 @@ def render_run(run: Run, against: Run | None = None) -> str:
     failed = rows[rows["error"].notna()]
     return fill(
         "dataset.html",
-        ("page.css", "dataset.css"),
+        ("page.css", "charts.css", "dataset.css"),
         scripts,
         data,
         title=f"What {plan.model} looks at in {plural(rows['sample'].nunique(), 'sample')}",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...probe.errors import OptionError
 from ...probe.relevance import Ledger
-from ...probe.results import About, Maps
+from ...probe.results import About, Maps, SaliencyMap
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,6 +94,60 @@ class Areas:
 
 
 @dataclass(frozen=True, eq=False)
+class Curve:
+    """Values over others; a number that is none leaves a gap.
+
+    among  dots without a line between them, such as the heads whose mean is a line
+    """
+
+    name: str
+    x: Tensor
+    y: Tensor
+    among: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class FigureRow:
+    """Pictures under one label, each with its own; or curves.
+
+    alike  whether the pictures have one scale of colours, or each its own
+    x, y   what the curves' values are
+    """
+
+    label: str
+    maps: tuple[tuple[str, SaliencyMap], ...] = ()
+    alike: bool = True
+    curves: tuple[Curve, ...] = ()
+    x: str = ""
+    y: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class MixerFigure:
+    """One figure of what a token mixer does on the first sample.
+
+    note  what is left out
+    """
+
+    title: str
+    about: str
+    rows: tuple[FigureRow, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixer:
+    """What a token mixer does on one sample.
+
+    undrawn  figures that could not be drawn, each with the reason
+    """
+
+    sample: str
+    figures: tuple[MixerFigure, ...]
+    undrawn: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Contents:
     """What a model looks at in some samples.
 
@@ -107,6 +161,7 @@ class Contents:
     areas     the class at each place, by photo
     restored  the picture that the model makes of a photo, by photo
     besides   what else the model is given with a sample, in words, by sample
+    mixer     what the token mixer does on the first photo
     """
 
     maps: Maps
@@ -121,3 +176,4 @@ class Contents:
     areas: Mapping[str, Areas] = field(default_factory=dict)
     restored: Mapping[str, Image] = field(default_factory=dict)
     besides: Mapping[str, str] = field(default_factory=dict)
+    mixer: Mixer | None = None

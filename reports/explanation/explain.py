@@ -37,6 +37,7 @@ from .dense_outputs import DenseOutput, areas_of, check_kind, restored_of
 from .explanation import Explanation
 from .given_inputs import given_inputs
 from .listed_samples import by_input, data_samples, described_photos
+from .mixer import mixer_on
 from .samples import PICTURE, Samples, free_name, given, prepared
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def explain(
     target: Targets = None,
     combine: How | None = None,
     ledger: bool = False,
+    mixer: bool = False,
     batch: int | str = "auto",
     seed: int = 0,
     labels: Labels | None = None,
@@ -78,6 +80,8 @@ def explain(
                `limelight.samples` read: series, rows of a table, volumes, inputs of several kinds
     combine    `product` or `sum`: also one map per method over all its sites
     ledger     also where the relevance goes, for each method that reads it, on the first picture
+    mixer      also what the token mixer does on the first picture: the figures that the model's
+               card names, or those of any attention
     labels     class names: a list, a dict by index, or a file with a name a line or in JSON
     size       rows and columns of the model's input; with `resize`, `interpolation`, `mean` and
                `std` in place of what the model tells of itself, see `limelight.preprocess`
@@ -120,6 +124,7 @@ def explain(
     named = samples.features or {"input": tuple(features)}
     maps = maps.each(lambda m: with_names(m, named))
     maps = by_input(maps, samples) if samples.together is not None else maps
+    what_mixes = mixer_on(model, samples, axes) if mixer else None
     return Explanation(
         maps,
         tuple(samples.photos),
@@ -132,6 +137,7 @@ def explain(
         areas=answers.areas,
         restored=answers.restored,
         besides=samples.besides,
+        mixer=what_mixes,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ...probe.results import About
 from ..html import fill, joined, nonempty
 from .contents import Contents
+from .mixer import section
 from .page_data import page_data, photo_uri, picture_uri
 from .thumbnails import thumbnails
 from .waterfall import waterfalls
@@ -30,8 +31,8 @@ def render(contents: Contents) -> str:
     data = page_data(contents)
     return fill(
         "page.html",
-        ("page.css",),
-        SCRIPTS,
+        ("page.css", "charts.css", "mixer.css") if contents.mixer else ("page.css",),
+        (*SCRIPTS, "mixer.js") if contents.mixer else SCRIPTS,
         data,
         title=_title(contents),
         asked=_asked(contents, data),
@@ -41,6 +42,7 @@ def render(contents: Contents) -> str:
         restored={name: picture_uri(image) for name, image in contents.restored.items()},
         kinds={m["kind"] for m in data["maps"]},
         waterfalls=waterfalls(contents.ledgers),
+        mixer=section(contents.mixer) if contents.mixer else None,
         provenance=provenance(contents),
     )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...methods.context_aware import foci
 from ...probe.results import STEPS, SaliencyMap, extremes, plane, span, steps, table
-from .contents import Contents, Photo
+from .contents import Contents, Mixer, Photo
 from .sample_data import areas_data, base64_text, drawn_sample, in_blocks, seen_sample
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ def page_data(contents: Contents) -> Json:
             method = f"{m.method} ({nth})"
         taken.add((*place, methods[method]))
         maps.append({"at": [*place, methods[method]], **_map(m)})
+    figures = {"figures": _figures(contents.mixer, samples)} if contents.mixer else {}
     return {
         "samples": [_sample(contents, name) for name in samples.known],
         "targets": list(targets.known),
         "sites": list(sites.known),
         "methods": list(methods.known),
         "maps": maps,
+        **figures,
         "scales": {name: base64_text(table(name).tobytes()) for name in _SCALES},
     }
 
@@ -66,6 +68,17 @@ class _Names:
 
     def __getitem__(self, name: str) -> int:
         return self.known.setdefault(name, len(self.known))
+
+
+def _figures(mixer: Mixer, samples: _Names) -> list[Json]:
+    """The maps of figures in the order of the page; those of one `group` share their colours."""
+    drawn: list[Json] = []
+    rows = [row for figure in mixer.figures for row in figure.rows]
+    for n, row in enumerate(rows):
+        for i, (_, m) in enumerate(row.maps):
+            group = str(n) if row.alike else f"{n}.{i}"
+            drawn.append({"at": [samples[mixer.sample]], "group": group, **_map(m)})
+    return drawn
 
 
 def _map(m: SaliencyMap) -> Json:

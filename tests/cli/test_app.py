@@ -174,6 +174,17 @@ def test_targets_of_every_kind_can_be_written(here, capsys):
     assert refused(capsys).startswith("at='out' names no part: the model returns one tensor, (1, 1")
 
 
+def test_explain_shows_what_the_mixer_does(here, capsys):
+    small = ("--set", "img_size=32", "--set", "depth=2", "--weights", "none")
+    assert main(["explain", "deit_tiny", "rose.png", *small, "-m", "attention_entropy"]) == 0
+    assert "What the mixer does" not in Path("report.html").read_text()
+    assert main(["explain", "deit_tiny", "rose.png", *small, "-m", "rollout", "--mixer"]) == 0
+    assert "Where the centre looks" in Path("report.html").read_text()
+    capsys.readouterr()
+    assert explain("--mixer") == 2
+    assert refused(capsys).startswith("mixer=True shows what a token mixer does, but this model")
+
+
 def test_defaults_of_explain(here, capsys):
     assert explain() == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("report.html: 9 maps")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from base64 import b64decode
 from collections.abc import Sequence
 from html.parser import HTMLParser
 
@@ -99,3 +102,17 @@ def elements(page: str) -> tuple[set[str], set[str]]:
 
     Reader().feed(page)
     return tags, attributes
+
+
+def data_of(page: str) -> dict:
+    """The data inside a page."""
+    found = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert len(found) == 1
+    return json.loads(found[0])
+
+
+def values_of(entry: dict) -> np.ndarray:
+    """The values of a map as a page keeps them."""
+    codes = np.frombuffer(b64decode(entry["bytes"]), dtype=np.uint8).astype(float)
+    codes[codes == 255] = np.nan
+    return (entry["base"] + codes * entry["step"]).reshape(entry["size"])

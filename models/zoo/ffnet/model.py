@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from ....probe.errors import OptionError
-from ...card import Card, Source, State
+from ...card import Card, Figure, Source, State
 from ...layers import ChannelNorm, Checkpointing, drop_rates, init_weights
 from ...registry import Variant, register
 from .blocks import Block, ChannelMixer, ConvNorm, PatchMerging, TokenMixer
@@ -222,6 +222,27 @@ register(
         hidden=("stages.*.*",),
         classifier="head",
         interpolation="bicubic",
+        shows=(
+            Figure(
+                "Coefficients",
+                "norm",
+                sites=("**:coefficient",),
+                about="The activated answers of the keys, which weigh the values: their length "
+                "at each place.",
+            ),
+            Figure(
+                "Key kernels",
+                "tables",
+                sites=("*.token_mixer.*main.conv1*weight",),
+                about="Depthwise kernels that q is compared with, a channel each.",
+            ),
+            Figure(
+                "Value kernels",
+                "tables",
+                sites=("*.token_mixer.*main.conv2*weight",),
+                about="Depthwise kernels that the coefficients weigh, a channel each.",
+            ),
+        ),
     ),
     VARIANTS,
 )

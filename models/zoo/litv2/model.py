@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from ....probe.errors import OptionError
-from ...card import Card, Source, sides
+from ...card import Card, Figure, Source, sides
 from ...layers import Checkpointing, drop_rates, init_weights
 from ...registry import Variant, register
 from .blocks import Block, ConvMlp, DepthwiseConv, PatchMap, Stage
@@ -235,6 +235,33 @@ register(
         hidden=("layers.*.blocks.*",),
         classifier="head",
         interpolation="bicubic",
+        shows=(
+            Figure(
+                "Where the centre looks",
+                "centre",
+                about="High-frequency heads attend within windows of tokens, low-frequency "
+                "heads to their means.",
+            ),
+            Figure(
+                "High and low frequencies",
+                "norm",
+                sites=("**:hifi", "**:lofi"),
+                about="What either kind of head adds: its length at each place.",
+            ),
+            Figure(
+                "Power spectra",
+                "spectrum",
+                sites=("**:hifi", "**:lofi"),
+                about="How the power of what either kind adds is spread over frequencies.",
+            ),
+            Figure(
+                "Sampling offsets",
+                "channels",
+                sites=("**:offset",),
+                about="How far the merging of tokens reads beside its place: 0 down, 1 to the "
+                "right, in tokens.",
+            ),
+        ),
     ),
     VARIANTS,
     fixed={"ape": False, "attention_dropout": 0.0, "use_checkpoint": False},

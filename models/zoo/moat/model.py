@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ....probe.errors import OptionError
-from ...card import Card, State
+from ...card import DISTANCE, Card, Figure, State
 from ...layers import Checkpointing, NormAct, SameConv2d, activation, init_weights, resize_offsets
 from ...registry import register
 from .blocks import Attention, MBConvBlock, MOATBlock
@@ -212,6 +212,21 @@ register(
         hidden=("block_*",),
         heads=("block_*.attention",),
         classifier="logits_head",
+        shows=(
+            Figure(
+                "Where the centre looks",
+                "centre",
+                about="Within its window in early stages, over the whole map in late ones.",
+            ),
+            Figure(
+                "Position bias",
+                "tables",
+                sites=("**:position_bias",),
+                about="What offsets add to the scores of each head, resized to the window; "
+                "offset 0 in the middle.",
+            ),
+            DISTANCE,
+        ),
     ),
     VARIANTS,
     fixed={"use_checkpointing_for_attention": False},

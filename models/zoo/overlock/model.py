@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....probe.errors import OptionError
-from ...card import Card, Source, State
+from ...card import Card, Figure, Source, State
 from ...layers import Checkpointing, drop_rates
 from ...registry import Variant, register
 from .blocks import RepConvBlock, downsample, stem
@@ -257,6 +257,21 @@ register(
         heads=("sub_blocks3.*", "sub_blocks4.*"),
         classifier="head.4",
         interpolation="bicubic",
+        shows=(
+            Figure(
+                "The overview prior",
+                "norm",
+                sites=("**:context",),
+                about="What the first look hands to each block of the second: its length at "
+                "each place.",
+            ),
+            Figure(
+                "What the kernel of the centre reads",
+                "centre",
+                about="The weights that the middle of the picture predicted for its window: "
+                "small kernels first, then large.",
+            ),
+        ),
     ),
     (
         variant("overlock_xt", top1="82.7", resize=242),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ....probe.errors import ModelError, OptionError
-from ...card import Card, Source, State
+from ...card import Card, Figure, Source, State
 from ...layers import (
     Checkpointing,
     GridSize,
@@ -242,6 +242,28 @@ CARD = Card(
     prefix=1,
     classifier="head",
     interpolation="bicubic",
+    shows=(
+        Figure(
+            "Connectivity of the centre",
+            "connectivity",
+            about="The keys that the predicted mask lets the middle of the picture see, and "
+            "its softmax.",
+        ),
+        Figure(
+            "Mask recall",
+            "heads",
+            methods=("mask_recall", "mask_recall,mask=random", "mask_recall,mask=local"),
+            about="The share of the unmasked softmax that the mask keeps, beside random and "
+            "local masks of its size.",
+        ),
+        Figure(
+            "The basis",
+            "tables",
+            sites=("**:basis",),
+            about="Rows of keys that connectivity is made of; a column a token, the class "
+            "token first.",
+        ),
+    ),
 )
 register(
     sparsifiner,

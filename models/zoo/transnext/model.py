@@ -9,7 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from ....probe.errors import ModelError
-from ...card import Card, sides
+from ...card import Card, Figure, sides
 from ...layers import Block, Checkpointing, drop_rates, init_weights
 from ...registry import register
 from .attention import AggregatedAttention, PlainAttention
@@ -174,6 +174,21 @@ register(
         prefix=0,
         classifier="head",
         interpolation="bicubic",
+        shows=(
+            Figure(
+                "Where the centre looks",
+                "centre",
+                about="Neighbours and pooled keys in one picture: the weight of a pooled key "
+                "lies over all that it pools.",
+            ),
+            Figure(
+                "Foveal mass",
+                "heads",
+                methods=("foveal_mass",),
+                about="The share of the softmax that falls on neighbours; the rest falls on "
+                "pooled keys.",
+            ),
+        ),
     ),
     VARIANTS,
 )

@@ -145,3 +145,12 @@ def test_tokens_on_no_grid_are_told():
     model = ll.load("volo_d1", **small)
     with pytest.raises(MethodError, match=r"post_network\.1\.attn:map mixes lie on no grid"):
         ll.maps(model, torch.randn(1, 3, 64, 64), "place_attention")
+
+
+def test_a_place_looks_where_queries_are_finer_than_keys():
+    model = ll.load("litv2_s", weights=None, img_size=64, embed_dim=16, depths=(1, 1, 1, 1),
+                    num_heads=(1, 1, 4, 4), alpha=0.5, num_classes=5)  # fmt: skip
+    x, path = torch.randn(1, 3, 64, 64), "layers.2.blocks.0.attn.lofi"
+    (value,) = ll.trace(model, x, sites=[f"{path}:map"]).values()
+    found = ll.maps(model, x, "place_attention,row=0.8,column=0.3,layer=1,head=0")[0].values
+    torch.testing.assert_close(found, value.act[0, 0, 3 * 4 + 1].unflatten(0, (2, 2)))

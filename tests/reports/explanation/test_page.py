@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from kinds import mixed
-from pages import EVIL, elements, explanation, maps_of, picture
+from pages import EVIL, data_of, elements, explanation, maps_of, picture, values_of
 from PIL import Image
 
 from limelight.probe.errors import LimelightError
@@ -34,18 +34,6 @@ from limelight.reports.html.document import embed
 def one(values: torch.Tensor, axes: str = "y x", **labels: str) -> SaliencyMap:
     names = {"sample": "dog.jpg", "target": "dog", "method": "gradcam", **labels}
     return SaliencyMap(values, axes, site=Site("a"), extent=(), **names)
-
-
-def data_of(page: str) -> dict:
-    found = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert len(found) == 1
-    return json.loads(found[0])
-
-
-def values_of(entry: dict) -> np.ndarray:
-    codes = np.frombuffer(b64decode(entry["bytes"]), dtype=np.uint8).astype(float)
-    codes[codes == 255] = np.nan
-    return (entry["base"] + codes * entry["step"]).reshape(entry["size"])
 
 
 def test_names_from_outside_are_text() -> None:

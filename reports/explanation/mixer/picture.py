@@ -1,0 +1,90 @@
+"""The picture that figures of a mixer are about, and how many of many things they show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from ....models.card import Figure
+from ....probe.attribution import Axes, Heads
+from ....probe.engine import maps
+from ....probe.errors import MethodError
+from ....probe.probe import Probe
+from ....probe.results import Maps, SaliencyMap
+from ....probe.sites import Site
+from ..contents import FigureRow
+
+T = TypeVar("T")
+Rows = tuple[list[FigureRow], str]
+ROWS, COLUMNS = 6, 8
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A model on one picture, `1 c y x`."""
+
+    model: nn.Module
+    x: Tensor
+    sample: str
+    axes: Axes
+
+    def maps(self, figure: Figure, method: str) -> Maps:
+        """What a method gives at the sites of a figure, or at its usual ones."""
+        sites = list(figure.sites) or None
+        samples = [self.sample]
+        return maps(self.model, self.x, [method], sites=sites, samples=samples, axes=self.axes)
+
+    def heads(self, figure: Figure) -> list[Heads]:
+        """The attention at the sites of a figure, or all there is, from one forward.
+
+        Raises MethodError and SiteError where there is none.
+        """
+        from ....probe.attribution.heads import heads_of, watched
+
+        with Probe(self.model, grad=False, axes=self.axes) as probe:
+            patterns = watched(probe, list(figure.sites) or ["heads"])
+            probe(self.x)
+            return heads_of(probe, patterns, None)
+
+    def map(self, values: Tensor, site: Site, method: str) -> SaliencyMap:
+        """Values `y x` that cover the picture."""
+        extent = (0.0, 0.0, *map(float, self.x.shape[-2:]))
+        return self._map(values, "y x", site, method, extent)
+
+    def table(self, values: Tensor, site: Site, method: str) -> SaliencyMap:
+        """Values of two dimensions that are no places of the picture."""
+        return self._map(values, "row column", site, method, ())
+
+    def _map(
+        self, values: Tensor, axes: str, site: Site, method: str, extent: tuple[float, ...]
+    ) -> SaliencyMap:
+        kept = values.detach().float().cpu()
+        return SaliencyMap(kept, axes, self.sample, "any", method, site, extent)
+
+
+def over_picture(found: Maps) -> list[SaliencyMap]:
+    """The maps that lie over the picture. Raises MethodError where one does not."""
+    for m in found:
+        if m.axes not in ("y x", "c y x"):
+            raise MethodError(f"{m.site} has values over {m.axes!r}, not over the picture")
+    return list(found)
+
+
+def spread_over(items: Sequence[T], most: int = ROWS) -> list[T]:
+    """A few of many, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def some_of(shown: int, count: int, what: str) -> str:
+    """How many are shown, where it is not all: the first, the last, and others between them."""
+    return "" if shown == count else f"{shown} of {count} {what}"
+
+
+def labelled(label: str, shown: int, count: int, what: str) -> str:
+    """A label with the same."""
+    return ", ".join(filter(None, [label, some_of(shown, count, what)]))
