@@ -4,7 +4,7 @@ BIN := .venv/bin
 PHOTO = $$($(BIN)/python -c 'from importlib.resources import files; print(files("sklearn.datasets.images") / "flower.jpg")')
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types sweep census signals bench matrix planted study clean
+.PHONY: demo test lint types sweep census signals bench matrix mixers planted study clean
 
 demo: .venv/demo
 	@mkdir -p demo
@@ -42,6 +42,10 @@ matrix: .venv/dev
 # The claims of NormGrad and ConViT on real photos: make study DATA=folder
 study: .venv/dev
 	$(BIN)/python benchmarks/study.py $(DATA) study
+
+# Vision mixers on digits, and what limelight says of them: some five minutes on one core.
+mixers: .venv/dev
+	$(BIN)/python benchmarks/vision_mixers.py
 
 # What circuit scores find in models whose circuits were planted among decoys.
 planted: .venv/dev

@@ -30,7 +30,8 @@ def occlusion(
     stride    the step from one window to the next
     baseline  what covers: zero, the mean of each channel, or a tensor of one sample's shape
     Unless told, windows are 16 pixels a side and 8 apart; single features and single tokens; along
-    other axes 16 and 8, at most a quarter and an eighth of the length.
+    other axes, and in pictures of no more than 16 x 16, 16 and 8, at most a quarter and an eighth
+    of the length.
     Source: Zeiler, Fergus, arXiv 1311.2901, section 4.2.
     """
     if batch < 1:

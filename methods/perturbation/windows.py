@@ -23,10 +23,13 @@ def window_sizes(
 ) -> tuple[Sizes, Sizes]:
     """The size of a window and its step along each axis, from one number, one each, or none.
 
-    Unless told: 16 pixels and 8 over y and x; one feature or token; along other axes 16 and 8, but
-    at most a quarter of the length and an eighth. Raises OptionError unless 1 <= stride <= window.
+    Unless told: 16 pixels and 8 over y and x; one feature or token; along other axes, and in
+    pictures that one such window would cover whole, 16 and 8, but at most a quarter of the length
+    and an eighth. Raises OptionError unless 1 <= stride <= window.
     """
     usual = [_usual(axis, size) for axis, size in zip(axes.split(), shape, strict=True)]
+    if window is None and all(n <= side for n, (side, _) in zip(shape, usual, strict=True)):
+        usual = [_part(size) for size in shape]
     sides = _stated("window", window, axes) or tuple(side for side, _ in usual)
     steps = _stated("stride", stride, axes) or tuple(
         min(step, side) for side, (_, step) in zip(sides, usual, strict=True)
@@ -42,7 +45,11 @@ def window_sizes(
 def _usual(axis: str, size: int) -> tuple[int, int]:
     if axis in _ALONE:
         return 1, 1
-    return _PICTURE.get(axis) or (min(16, max(1, size // 4)), min(8, max(1, size // 8)))
+    return _PICTURE.get(axis) or _part(size)
+
+
+def _part(size: int) -> tuple[int, int]:
+    return min(16, max(1, size // 4)), min(8, max(1, size // 8))
 
 
 def _stated(name: str, value: Size, axes: str) -> Sizes | None:

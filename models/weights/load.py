@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -210,6 +211,9 @@ class _NoInit(TorchFunctionMode):
 
 @contextmanager
 def no_init() -> Iterator[None]:
-    """Build modules without initialising their parameters, for weights that come right after."""
-    with _NoInit():
+    """Build modules without initialising their parameters, for weights that come right after.
+
+    Torch's random state stays: initialisers that draw until values fit judge what lies in memory.
+    """
+    with torch.random.fork_rng(devices=()), _NoInit():
         yield

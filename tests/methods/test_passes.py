@@ -107,6 +107,8 @@ def test_windows_cover_everything_with_few() -> None:
     ("axes", "shape", "window", "stride", "want"),
     [
         ("y x", (9, 300), None, None, ((16, 16), (8, 8))),
+        ("y x", (8, 16), None, None, ((2, 4), (1, 2))),  # one window of 16 would hide all
+        ("y x", (16, 17), None, None, ((16, 16), (8, 8))),
         ("y x", (9, 11), 4, None, ((4, 4), (4, 4))),
         ("y x", (9, 11), 32, None, ((32, 32), (8, 8))),
         ("y x", (9, 11), (4, 6), 3, ((4, 6), (3, 3))),
@@ -117,6 +119,7 @@ def test_windows_cover_everything_with_few() -> None:
         ("t", (40,), None, None, ((10,), (5,))),
         ("t", (3,), None, None, ((1,), (1,))),
         ("t y x", (8, 64, 64), None, None, ((2, 16, 16), (1, 8, 8))),
+        ("t y x", (8, 16, 16), None, None, ((2, 16, 16), (1, 8, 8))),
     ],
 )
 def test_windows_fit_the_axes_unless_told(axes, shape, window, stride, want) -> None:

@@ -188,6 +188,15 @@ def test_no_init_leaves_buffers_and_random_state_alone():
     assert not frozen.requires_grad
 
 
+def test_building_without_values_draws_nothing_whatever_lies_in_memory():
+    kept = torch.full((64,), 9.0)
+    state = torch.get_rng_state()
+    with no_init():
+        nn.init.trunc_normal_(nn.Parameter(kept), std=0.02)  # draws anew what lies beyond 2
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(kept, torch.full((64,), 9.0))
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
