@@ -28,6 +28,7 @@ from .zoo.halonet import model as halonet
 from .zoo.litv2 import model as litv2
 from .zoo.maxvit import model as maxvit
 from .zoo.moat import model as moat
+from .zoo.orchid import model as orchid
 from .zoo.overlock import model as overlock
 from .zoo.sparsifiner import model as sparsifiner
 from .zoo.transnext import model as transnext
@@ -68,6 +69,7 @@ __all__ = [
     "mobilenet_v2",
     "nat",
     "ninformer",
+    "orchid",
     "overlock",
     "preprocess",
     "read",

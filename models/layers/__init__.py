@@ -15,6 +15,7 @@ from .block import Block, ScaledBlock
 from .checkpointing import Checkpointing
 from .convolutions import ConvNormAct, SameAvgPool2d, SameConv2d
 from .drop_path import drop_rates, dropped
+from .filters import HyenaFilter, Modulation, Positions, check_length
 from .init import init_weights
 from .language_model import LanguageModel, Trunk, config_activation, in_trunk, kept_tokens
 from .mlp import GatedMlp, Mlp, NestedMlp

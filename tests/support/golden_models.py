@@ -21,6 +21,7 @@ from golden_recordings import (
     maxvit_windows,
     moat_windows,
     neighborhood_layer,
+    orchid_filters,
     overlock_kernels,
     qkv_map,
     sigma_map,
@@ -277,6 +278,15 @@ ZOOLOGY = (
     "h3",
     "rwkv",
 )
+ORCHID = {  # the parts of each case's conditioning network
+    "type1_fft": ("nn_model", "nn_model2"),
+    "type1_noncausal_fft": ("nn_model", "nn_model2"),
+    "type1_dct_test": ("nn_model", "nn_model2"),
+    "dct_causal_default": ("nn_model", "nn_model2"),
+    "type2_corr_fft": ("nn_model_k", "nn_model_q"),
+    "type2_corr_convtf_fft": ("nn_model_k", "nn_model_q", "nn_model_frq"),
+    "type2_corr_dct2": ("nn_model_k", "nn_model_q", "nn_model_frq"),
+}
 ULSAM_CASES = {"module_512_g4": 3, "module_64_g1": 0}  # the last subspace
 CONVIT_MAPS = ("gates", "pos_distance", "content_attention", "positional_attention",
                "gated_attention", "nonlocality_insitu", "nonlocality_upstream")  # fmt: skip
@@ -319,6 +329,14 @@ def _zoology(layers: int = 2) -> Network:
     for n in range(layers):
         where |= {f"l{n}.{key}": f"backbone.layers.{n}.{name}" for key, name in parts.items()}
     return Network(_configured("zoology"), _absolute(1e-4), where)
+
+
+def _orchid(parts: tuple[str, ...]) -> Network:
+    where = {
+        "res": "fixed_conv_res",
+        **{f"cond.{part}": f"conv_kernel_nn.{part}" for part in parts},
+    }
+    return Network(_configured("orchid"), _absolute(1e-4), where, orchid_filters)
 
 
 def _hornet(name: str) -> Network:
@@ -421,6 +439,7 @@ NETWORKS = {
         for name in ("small", "small112")
     },
     **{f"zoology.lm_{name}": _zoology(1 if name == "baseconv_long" else 2) for name in ZOOLOGY},
+    **{f"orchid.{case}": _orchid(parts) for case, parts in ORCHID.items()},
     "fna.module2d": Network(
         lambda config: NeighborhoodAttention2D(**config),
         _by_spread(1e-5),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import limelight as ll
 from limelight.kernels.aggregated import aggregated_shares
 from limelight.kernels.gated_linear.reference import gated_linear_attention
+from limelight.kernels.long_convolution import long_convolution
 from limelight.kernels.windows import Window
 from limelight.models.layers.sequence import Cache
 
@@ -223,3 +224,21 @@ def sparsifiner_maps(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
         "l0_unmasked_attn": (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1),
         "features": found["features"][:, 1:],
     }
+
+
+def orchid_filters(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The operator's result, gate, value, filters, and its convolution before the outer gate."""
+    names = ("kernel_fixed", "kernel_adapt", "v", "filter", "gate_in", "gate_out")
+    static, made, v, filter, gate_in, gate_out = ports(model, x, "", names)
+    conv = long_convolution(v, filter, gate_in=gate_in, circular=True)
+    n = x.shape[1]
+    found = layer_output(model, x, found) | {
+        "x0": gate_out[..., :n],
+        "v_short": v[:, :, :n, 0],
+        "conv": conv[:, :, :n, 0],
+        "res": found["res"].mT,
+        "kernel_fixed": static,
+    }
+    if made.is_complex():
+        return found | {"kernel_adapt_re": made.real, "kernel_adapt_im": made.imag}
+    return found | {"kernel_adapt": made[:, None] if model.causal else made}

@@ -196,6 +196,11 @@ SMALL = (
         },
         size=(96, 96),
     ),
+    Small("orchid_bert_base", {"d_model": 16, "depth": 2, "vocab_size": 128}, tokens=24),
+    Small(
+        "orchid_vit_cifar10",
+        {"img_size": 64, "patch_size": 16, "d_model": 24, "depth": 2, "filter_order": 16},
+    ),
     Small(
         "gla_340m",
         {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2, "vocab_size": 128},

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ....kernels.long_convolution import long_convolution
 from ....kernels.shared import wide
 from ....probe.errors import OptionError
-from .filters import Positions, check_length
+from ...layers import Positions, check_length
 from .mixers import mixer
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ....kernels.long_convolution import long_convolution
 from ....probe.errors import OptionError
-from .filters import HyenaFilter, Modulation
+from ...layers import HyenaFilter, Modulation
 from .mixers import mixer
 
 

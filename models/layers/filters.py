@@ -1,4 +1,4 @@
-"""Long filters as small networks of the position: those of BaseConv and of Hyena."""
+"""Long filters as small networks of the position: those of BaseConv, Hyena and Orchid."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ....probe.errors import OptionError
+from ...probe.errors import OptionError
 
 
 def position_features(l_max: int, width: int) -> Tensor:

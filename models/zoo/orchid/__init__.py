@@ -1,0 +1,1 @@
+"""Orchid: convolutions whose filters are made from the sequence itself."""
