@@ -30,6 +30,7 @@ from .zoo.maxvit import model as maxvit
 from .zoo.moat import model as moat
 from .zoo.orchid import model as orchid
 from .zoo.overlock import model as overlock
+from .zoo.seerattention import model as seerattention
 from .zoo.sparsifiner import model as sparsifiner
 from .zoo.transnext import model as transnext
 from .zoo.ulsam import mobilenet_v1, mobilenet_v2
@@ -75,6 +76,7 @@ __all__ = [
     "read",
     "resnet",
     "s2aformer",
+    "seerattention",
     "sigma",
     "sigmoid_attention",
     "sparsifiner",

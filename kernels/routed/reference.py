@@ -9,6 +9,8 @@ from ..errors import KernelError
 from ..kernel import kernel
 from ..shared import fused, normal, wide
 from ..windows import Window
+from .checks import check
+from .masked import masked_attention, masked_map
 
 
 def routed_map(
@@ -16,13 +18,18 @@ def routed_map(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    index: Tensor,
+    index: Tensor | None = None,
+    mask: Tensor | None = None,
     weight: Tensor | None = None,
     scale: float | None = None,
     window: Window | None = None,
     block: int | None = None,
+    causal: bool = False,
 ) -> Tensor:
     """Some rows of the map, `b h r m`; zeros for keys whose block was not chosen."""
+    k = _for_heads(k, q)
+    if index is None:
+        return masked_map(rows, q, k, _given(mask), scale, block or 1, causal)
     at, _, keys = _places(q, k, window, block)
     blocks = at[rows]
     chosen = _spread(index.long(), q.shape[1], blocks)
@@ -30,11 +37,14 @@ def routed_map(
     tokens = keys[chosen.clamp(min=0)].flatten(-2)  # b h r (t p)
     scores = wide(q[..., rows, :]) @ wide(k).mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     seen = scores.gather(-1, tokens)
+    unseen = (chosen < 0).repeat_interleave(size, -1)
+    if causal:
+        unseen = unseen | (tokens > torch.arange(q.shape[2], device=q.device)[rows, None])
     factor = None
     if weight is not None:
         factor = _spread(wide(weight), q.shape[1], blocks).repeat_interleave(size, -1)
         seen = seen * factor
-    share = normal(seen.masked_fill((chosen < 0).repeat_interleave(size, -1), -torch.inf))
+    share = normal(seen.masked_fill(unseen, -torch.inf))
     share = share if factor is None else share * factor
     return torch.zeros_like(scores).scatter_add(-1, tokens, share)
 
@@ -50,23 +60,31 @@ def routed_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    index: Tensor,
+    index: Tensor | None = None,
     *,
+    mask: Tensor | None = None,
     weight: Tensor | None = None,
     scale: float | None = None,
     window: Window | None = None,
     block: int | None = None,
+    causal: bool = False,
 ) -> Tensor:
     """softmax(scale q k') v over the keys of the chosen blocks.
 
-    q: b h n d, k: b h m d, v: b h m e -> b h n e
+    q: b h n d, k: b g m d, v: b g m e -> b h n e; h is a multiple of g, heads share keys in runs
     window, block  how tokens form blocks: tiles of a grid, or runs of `block` tokens. Keys that
                    are not of the grid's size lie block after block, equally many in each.
     index   `b R t` or `b h R t`: for each of R query blocks the key blocks it sees, -1 for none
     weight  as index: multiplies keys and values of the block that is seen (soft routing)
+    mask    in place of the index: booleans `b R C` or `b h R C`, True where query block R sees key
+            block C. Its blocks are runs of `block` tokens; the last run may be shorter
+    causal  query i sees keys up to i of the blocks it sees; for runs of `block` tokens
     Blocks named twice count twice. A query that sees nothing gives zeros. Raises KernelError.
     """
-    check(q, k, v, index, weight, window, block)
+    check(q, k, v, index, mask, weight, window, block, causal)
+    k, v = _for_heads(k, q), _for_heads(v, q)
+    if index is None:
+        return masked_attention(q, k, v, _given(mask), scale, block or 1, causal)
     _, queries, keys = _places(q, k, window, block)
     h, size = q.shape[1], keys.shape[1]
     chosen = (index if index.ndim == 4 else index[:, None].expand(-1, h, -1, -1)).long()
@@ -77,10 +95,25 @@ def routed_attention(
         factor = factor.repeat_interleave(size, -1)[..., None]
         seen_k, seen_v = (x * factor.to(x.dtype) for x in (seen_k, seen_v))
     hidden = (chosen < 0).repeat_interleave(size, -1)[..., None, :]
-    mask = torch.zeros((), dtype=q.dtype, device=q.device).masked_fill(hidden, -torch.inf)
-    each = (x.flatten(1, 2) for x in (parts, seen_k, seen_v, mask))  # blocks as heads
+    if causal:
+        tokens = keys[chosen.clamp(min=0)].flatten(-2)[..., None, :]
+        hidden = hidden | (tokens > queries[:, :, None])
+    bias = torch.zeros((), dtype=q.dtype, device=q.device).masked_fill(hidden, -torch.inf)
+    each = (x.flatten(1, 2) for x in (parts, seen_k, seen_v, bias))  # blocks as heads
     out = torch.unflatten(fused(*each, scale=scale), 1, chosen.shape[1:3])
     return out.flatten(2, 3)[:, :, queries.flatten().argsort()]
+
+
+def _given(mask: Tensor | None) -> Tensor:
+    if mask is None:
+        raise KernelError("routed attention takes an index or a mask of blocks: give one")
+    return mask
+
+
+def _for_heads(x: Tensor, q: Tensor) -> Tensor:
+    """Keys or values repeated for the query heads that share them."""
+    times = q.shape[1] // x.shape[1]
+    return x.repeat_interleave(times, 1) if times > 1 else x
 
 
 def _places(
@@ -111,53 +144,3 @@ def _gathered(x: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
 def _spread(x: Tensor, heads: int, at: Tensor) -> Tensor:
     """An index or weight by head and query, `b h r t`."""
     return (x if x.ndim == 4 else x[:, None].expand(-1, heads, -1, -1))[:, :, at]
-
-
-def check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    index: Tensor,
-    weight: Tensor | None,
-    window: Window | None,
-    block: int | None,
-) -> None:
-    """Raise KernelError for arguments of routed attention that do not fit."""
-    if (window is None) == (block is None):
-        raise KernelError("routed attention forms blocks by a window or by block: give one")
-    if window is not None and window.kind != "block":
-        raise KernelError(f"routed attention takes windows of kind 'block', not {window.kind!r}")
-    if block is not None and block < 1:
-        raise KernelError(f"routed attention takes blocks of at least 1 token, not {block}")
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if any(x.ndim != 4 for x in (q, k, v)) or not (
-        q.shape[:2] == k.shape[:2] == v.shape[:2]
-        and q.shape[3] == k.shape[3]
-        and k.shape[2] == v.shape[2]
-    ):
-        raise KernelError(
-            f"routed attention takes q b h n d, k b h m d and v b h m e, not {shapes}"
-        )
-    tokens = q.shape[2] if window is None else window.grid[0] * window.grid[1]
-    size = window.size[0] * window.size[1] if window is not None else block or tokens
-    count = tokens // size
-    if q.shape[2] != tokens or tokens % size or not count or k.shape[2] % count:
-        raise KernelError(
-            f"routed attention over blocks of {size} takes {tokens} queries and keys in {count} "
-            f"equal blocks, not {shapes}"
-        )
-    _check_index(q, index, weight, count)
-
-
-def _check_index(q: Tensor, index: Tensor, weight: Tensor | None, count: int) -> None:
-    leading = q.shape[: max(index.ndim - 2, 1)]
-    whole = not (index.is_floating_point() or index.dtype == torch.bool)
-    if index.ndim not in (3, 4) or index.shape[:-1] != (*leading, count) or not whole:
-        raise KernelError(
-            f"the index names key blocks for each of {count} query blocks, `b R t` or `b h R t` in "
-            f"integers, but is {tuple(index.shape)} of {index.dtype} for q {tuple(q.shape)}"
-        )
-    if weight is not None and weight.shape != index.shape:
-        raise KernelError(
-            f"weight {tuple(weight.shape)} must have the shape of index {tuple(index.shape)}"
-        )

@@ -22,13 +22,17 @@ Lattice = tuple[int, int, int, int]
 
 
 class Pointers(NamedTuple):
-    """The tensors that every pass reads: `chosen` is the index; weight may be None."""
+    """The tensors that every pass reads: `chosen` is the index; weight may be None.
+
+    count   of each row of the index, `b h R`, how many entries to read; None for all
+    """
 
     q: Tensor
     k: Tensor
     v: Tensor
     chosen: Tensor
     weight: Tensor | None
+    count: Tensor | None
 
 
 class Strides(NamedTuple):
@@ -42,10 +46,13 @@ class Strides(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Heads, queries in all, blocks, queries and keys in one, blocks named, the scale in bits."""
+    """Heads, those that share keys, queries and keys in all, blocks, queries and keys in one,
+    blocks named, the scale in bits."""
 
     heads: int
+    group: int
     tokens: int
+    held: int
     blocks: int
     queries: int
     keys: int
@@ -66,6 +73,7 @@ class Plan(NamedTuple):
     BLOCK_N: int
     DTYPE: Any
     PRECISION: str
+    CAUSAL: bool
 
 
 @triton.jit
@@ -81,7 +89,26 @@ def _named(p_chosen, s_chosen, o_n, z, AT: tl.constexpr):
     """The tokens of keys, counted through the named blocks, and which of them are seen."""
     block = tl.load(p_chosen + o_n // z.keys * s_chosen[3], mask=o_n < z.named * z.keys, other=-1)
     m_n = (block >= 0) & (block < z.blocks)
-    return _token(tl.where(m_n, block, 0).to(tl.int32), o_n % z.keys, AT), m_n
+    token = _token(tl.where(m_n, block, 0).to(tl.int32), o_n % z.keys, AT)
+    return token, m_n & (token < z.held)
+
+
+@triton.jit
+def _entries(p, z, i_row, i_block):
+    """How many keys a row of the index names."""
+    named = z.named
+    if p.count is not None:
+        named = tl.load(p.count + i_row * z.blocks + i_block)
+    return named * z.keys
+
+
+@triton.jit
+def _seen(m_n, o_m, o_n, CAUSAL: tl.constexpr):
+    """Which keys of a tile its queries see, `M N`."""
+    m = m_n[None, :] & (o_m[:, None] >= 0)
+    if CAUSAL:
+        m = m & (o_n[None, :] <= o_m[:, None])
+    return m
 
 
 @triton.jit
@@ -102,17 +129,19 @@ def attend(p, s_q, s_k, s_v, s_chosen, s_weight, p_out, s_out, p_lse, z, PLAN: t
     BLOCK_M: tl.constexpr = PLAN.BLOCK_M
     BLOCK_E: tl.constexpr = PLAN.BLOCK_E
     i_b, i_h, i_row, i_block, o_place = _place(z, z.queries, PLAN.BLOCK_M)
-    m_m, o_m = o_place < z.queries, _token(i_block, o_place, AT_M)
+    o_m = _token(i_block, o_place, AT_M)
+    m_m = (o_place < z.queries) & (o_m < z.tokens)
     p_q = p.q + i_b * s_q[0] + i_h * s_q[1]
     b_q = load_rows(p_q, o_m, m_m, s_q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
-    p_k, p_v = p.k + i_b * s_k[0] + i_h * s_k[1], p.v + i_b * s_v[0] + i_h * s_v[1]
+    i_g = i_h // z.group
+    p_k, p_v = p.k + i_b * s_k[0] + i_g * s_k[1], p.v + i_b * s_v[0] + i_g * s_v[1]
     p_chosen = p.chosen + i_b * s_chosen[0] + i_h * s_chosen[1] + i_block * s_chosen[2]
     if p.weight is not None:
         p_weight = p.weight + i_b * s_weight[0] + i_h * s_weight[1] + i_block * s_weight[2]
     b_max = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     b_sum = tl.zeros((BLOCK_M,), tl.float32)
     b_out = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
-    for start in range(0, z.named * z.keys, PLAN.BLOCK_N):
+    for start in range(0, _entries(p, z, i_row, i_block), PLAN.BLOCK_N):
         o_pair = start + tl.arange(0, PLAN.BLOCK_N)
         o_n, m_n = _named(p_chosen, s_chosen, o_pair, z, AT_N)
         b_k = load_rows(p_k, o_n, m_n, s_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
@@ -121,7 +150,7 @@ def attend(p, s_q, s_k, s_v, s_chosen, s_weight, p_out, s_out, p_lse, z, PLAN: t
             p_w = p_weight + o_pair // z.keys * s_weight[3]
             b_weight = tl.load(p_w, mask=m_n, other=0.0).to(tl.float32)
             b_s *= b_weight[None, :]
-        b_s = tl.where(m_n[None, :], b_s, float("-inf"))
+        b_s = tl.where(_seen(m_n, o_m, o_n, PLAN.CAUSAL), b_s, float("-inf"))
         b_p, b_shrink, b_max, b_sum = softmax_step(b_s, b_max, b_sum, False)
         if p.weight is not None:
             b_p *= b_weight[None, :]
@@ -149,7 +178,8 @@ def to_queries(
     BLOCK_M: tl.constexpr = PLAN.BLOCK_M
     BLOCK_D: tl.constexpr = PLAN.BLOCK_D
     i_b, i_h, i_row, i_block, o_place = _place(z, z.queries, PLAN.BLOCK_M)
-    m_m, o_m = o_place < z.queries, _token(i_block, o_place, AT_M)
+    o_m = _token(i_block, o_place, AT_M)
+    m_m = (o_place < z.queries) & (o_m < z.tokens)
     p_g += i_b * s_g[0] + i_h * s_g[1]
     b_g = load_rows(p_g, o_m, m_m, s_g[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
     p_out += i_b * s_out[0] + i_h * s_out[1]
@@ -160,14 +190,15 @@ def to_queries(
         b_lse = tl.load(p_lse + i_row * z.tokens + o_m, mask=m_m, other=float("inf"))
         p_q = p.q + i_b * s_q[0] + i_h * s_q[1]
         b_q = load_rows(p_q, o_m, m_m, s_q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
-        p_k, p_v = p.k + i_b * s_k[0] + i_h * s_k[1], p.v + i_b * s_v[0] + i_h * s_v[1]
+        i_g = i_h // z.group
+        p_k, p_v = p.k + i_b * s_k[0] + i_g * s_k[1], p.v + i_b * s_v[0] + i_g * s_v[1]
         p_chosen = p.chosen + i_b * s_chosen[0] + i_h * s_chosen[1] + i_block * s_chosen[2]
         if p.weight is not None:
             p_weight = p.weight + i_b * s_weight[0] + i_h * s_weight[1] + i_block * s_weight[2]
         if p_dweight is not None:
             p_dweight += tl.program_id(0).to(tl.int64) * z.named * z.keys
         b_dq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-        for start in range(0, z.named * z.keys, PLAN.BLOCK_N):
+        for start in range(0, _entries(p, z, i_row, i_block), PLAN.BLOCK_N):
             o_pair = start + tl.arange(0, PLAN.BLOCK_N)
             o_n, m_n = _named(p_chosen, s_chosen, o_pair, z, AT_N)
             b_k = load_rows(p_k, o_n, m_n, s_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
@@ -180,7 +211,8 @@ def to_queries(
                 b_s, b_ds = b_raw * b_weight[None, :], b_dp * b_weight[None, :]
             else:
                 b_s, b_ds = b_raw, b_dp
-            b_p = tl.exp2(tl.where(m_n[None, :], b_s, float("-inf")) - b_lse[:, None])
+            m_s = _seen(m_n, o_m, o_n, PLAN.CAUSAL)
+            b_p = tl.exp2(tl.where(m_s, b_s, float("-inf")) - b_lse[:, None])
             b_ds = b_p * (b_ds - b_delta[:, None])
             if p_dweight is not None:
                 LN2: tl.constexpr = 1 / LOG2E
@@ -206,8 +238,10 @@ def to_keys(
     BLOCK_D: tl.constexpr = PLAN.BLOCK_D
     BLOCK_E: tl.constexpr = PLAN.BLOCK_E
     i_b, i_h, i_row, i_block, o_place = _place(z, z.keys, PLAN.BLOCK_N)
-    m_n, o_n = o_place < z.keys, _token(i_block, o_place, AT_N)
-    p_k, p_v = p.k + i_b * s_k[0] + i_h * s_k[1], p.v + i_b * s_v[0] + i_h * s_v[1]
+    o_n = _token(i_block, o_place, AT_N)
+    m_n = (o_place < z.keys) & (o_n < z.held)
+    i_g = i_h // z.group
+    p_k, p_v = p.k + i_b * s_k[0] + i_g * s_k[1], p.v + i_b * s_v[0] + i_g * s_v[1]
     b_k = load_rows(p_k, o_n, m_n, s_k[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
     b_v = load_rows(p_v, o_n, m_n, s_v[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
     p_q = p.q + i_b * s_q[0] + i_h * s_q[1]
@@ -224,6 +258,7 @@ def to_keys(
         m_m = o_pair < last * z.queries
         entry = tl.load(p_order + o_pair // z.queries, mask=m_m, other=0)
         o_m = _token(entry // z.named, o_pair % z.queries, AT_M)
+        m_m = m_m & (o_m < z.tokens)
         b_q = load_rows(p_q, o_m, m_m, s_q[2], PLAN.D, PLAN.BLOCK_D, PLAN.DTYPE)
         b_g = load_rows(p_g, o_m, m_m, s_g[2], PLAN.E, PLAN.BLOCK_E, PLAN.DTYPE)
         b_lse = tl.load(p_lse + i_row * z.tokens + o_m, mask=m_m, other=float("inf"))
@@ -235,7 +270,8 @@ def to_keys(
             b_weight = tl.load(p_w, mask=m_m, other=0.0).to(tl.float32)
             b_s *= b_weight[None, :]
             b_ds *= b_weight[None, :]
-        b_p = tl.exp2(tl.where(m_n[:, None], b_s, float("-inf")) - b_lse[None, :])
+        m_s = tl.trans(_seen(m_n, o_m, o_n, PLAN.CAUSAL))
+        b_p = tl.exp2(tl.where(m_s, b_s, float("-inf")) - b_lse[None, :])
         b_ds = b_p * (b_ds - b_delta[None, :])
         if p.weight is not None:
             b_p *= b_weight[None, :]

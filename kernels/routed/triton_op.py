@@ -23,35 +23,49 @@ from ..shared.triton_launch import (
 )
 from ..shared.triton_rows import LOG2E
 from ..windows import Window
-from .reference import check
+from .checks import check
 from .triton_kernels import Lattice, Plan, Pointers, Sizes, Strides, attend, to_keys, to_queries
 
 LARGEST_HEAD = 256
 
 
 def can_run(
-    q: Tensor, k: Tensor, v: Tensor, index: Tensor, weight: Tensor | None = None, **_: Any
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor | None = None,
+    mask: Tensor | None = None,
+    **_: Any,
 ) -> str | None:
     """None where the kernels take the call, else the reason against them."""
     tensors = q, k, v
+    chosen = mask if index is None else index
+    if chosen is None:
+        return "neither index nor mask is given"
+    if mask is not None and q.shape[2] != k.shape[2]:
+        return "a mask of blocks has other queries than keys"
     if len({x.dtype for x in tensors}) > 1:
         return "tensors have several dtypes"
     if any(x.ndim != 4 for x in tensors):
         return "tensors are not b h n d"
-    if any(x.numel() == 0 for x in (*tensors, index)):
+    if any(x.numel() == 0 for x in (*tensors, chosen)):
         return "there is nothing to compute"
     if max(q.shape[3], v.shape[3]) > LARGEST_HEAD:
         return f"heads are wider than {LARGEST_HEAD}"
     if any(x.shape[2] * max(x.stride(2), x.shape[1] * x.shape[3]) > MOST for x in tensors):
         return f"a head spans more than {MOST} numbers"
-    if max(index.shape[-1] * k.shape[2], index[0].numel() * q.shape[2]) > MOST:
+    if max(chosen.shape[-1] * k.shape[2], chosen[0].numel() * q.shape[2]) > MOST:
         return f"an index names more than {MOST} keys"
     return None
 
 
 @dataclass(frozen=True)
 class RoutedOperands:
-    """The arguments of one call as kernels take them; index and weight are `b h R t`."""
+    """The arguments of one call as kernels take them; index and weight are `b h R t`.
+
+    count   entries of each row of the index, `b h R`, that name blocks; None for all
+    queries, keys   in a block
+    """
 
     q: Tensor
     k: Tensor
@@ -61,10 +75,14 @@ class RoutedOperands:
     factor: float
     at_m: Lattice
     at_n: Lattice
+    count: Tensor | None
+    queries: int
+    keys: int
+    causal: bool
 
     @cached_property
     def pointers(self) -> Pointers:
-        return Pointers(self.q, self.k, self.v, self.index, self.weight)
+        return Pointers(self.q, self.k, self.v, self.index, self.weight, self.count)
 
     @cached_property
     def strides(self) -> Strides:
@@ -76,7 +94,8 @@ class RoutedOperands:
     def sizes(self) -> Sizes:
         _, h, blocks, named = self.index.shape
         n, m = self.q.shape[2], self.k.shape[2]
-        return Sizes(h, n, blocks, n // blocks, m // blocks, named, self.factor * LOG2E.value)
+        group, scale = h // self.k.shape[1], self.factor * LOG2E.value
+        return Sizes(h, group, n, m, blocks, self.queries, self.keys, named, scale)
 
     @cached_property
     def widest(self) -> int:
@@ -101,7 +120,8 @@ class RoutedOperands:
     def plan(self, tiles: tuple[int, int]) -> Plan:
         d, e = self.q.shape[3], self.v.shape[3]
         sizes = d, padded(d), e, padded(e), *tiles
-        return Plan(self.at_m, self.at_n, *sizes, dot_type(self.q.dtype), dot_precision())
+        kind = dot_type(self.q.dtype), dot_precision(), self.causal
+        return Plan(self.at_m, self.at_n, *sizes, *kind)
 
     def warps(self, tiles: tuple[int, int]) -> int:
         """A warp for each kilobyte of the larger tile: with fewer, sm_90 spills registers."""
@@ -142,29 +162,51 @@ def _prepare(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    index: Tensor,
+    index: Tensor | None = None,
     *,
+    mask: Tensor | None = None,
     weight: Tensor | None = None,
     scale: float | None = None,
     window: Window | None = None,
     block: int | None = None,
+    causal: bool = False,
 ) -> RoutedOperands:
-    check(q, k, v, index, weight, window, block)  # pointers would run past the end
+    check(q, k, v, index, mask, weight, window, block, causal)  # pointers would run past the end
     b, h, n, d = q.shape
+    count = None
+    if index is None and mask is not None:
+        index, count = listed(mask, h)
+    assert index is not None  # as checked
+    blocks = index.shape[-2]
     if window is None:
         at_m = (1, block or n, 1, 1)
     else:
         at_m = (window.grid[1] // window.size[1], *window.size, window.grid[1])
-    at_n = at_m if k.shape[2] == n else (1, k.shape[2] // index.shape[-2], 1, 1)
+    queries, keys = ceil_div(n, blocks), ceil_div(k.shape[2], blocks)
+    if count is not None:
+        queries = keys = block or n
+    at_n = at_m if k.shape[2] == n else (1, keys, 1, 1)
     shape = (b, h, *index.shape[-2:])
     if index.ndim == 3:
         index = index[:, None].expand(shape)
     if weight is not None and weight.ndim == 3:
         weight = weight[:, None].expand(shape)
     factor = d**-0.5 if scale is None else scale
-    return RoutedOperands(
-        dense_rows(q), dense_rows(k), dense_rows(v), index, weight, factor, at_m, at_n
-    )
+    rows = dense_rows(q), dense_rows(k), dense_rows(v)
+    return RoutedOperands(*rows, index, weight, factor, at_m, at_n, count, queries, keys, causal)
+
+
+def listed(mask: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """A mask of blocks as an index, its entries in front of -1, and their number, `b h R`."""
+    number = mask.shape[-1]
+    places = torch.arange(number, device=mask.device, dtype=torch.int32).expand_as(mask)
+    count = mask.sum(-1, dtype=torch.int32)
+    most = max(1, int(count.max()))
+    index = torch.where(mask, places, number).sort(-1).values[..., :most]
+    index = torch.where(index == number, -1, index)
+    if count.ndim == 2:
+        count = count[:, None].expand(-1, heads, -1)
+    return index, count.contiguous()
 
 
 def _query_gradients(
@@ -190,12 +232,15 @@ def _key_gradients(
     x: RoutedOperands, g: Tensor, lse: Tensor, delta: Tensor
 ) -> tuple[Tensor, Tensor]:
     order, starts = turned(x.index, x.sizes.blocks)
-    dk, dv = like_tokens(x.k, x.k.shape[3]), like_tokens(x.v, x.v.shape[3])
+    each = (t[:, :1].expand(-1, x.sizes.heads, -1, -1) for t in (x.k, x.v))
+    dk, dv = (like_tokens(t, t.shape[3]) for t in each)  # of each query head
     to_keys[x.programs(x.sizes.keys, x.tiles_back[1])](
         x.pointers, *x.strides, order, order.stride()[:2], starts, starts.stride()[:2],
         g, g.stride()[:3], lse, delta, dk, dk.stride()[:3], dv, dv.stride()[:3],
         x.sizes, x.factor, x.plan(x.tiles_back), **options(x.warps(x.tiles_back), 2),
     )  # fmt: skip
+    if x.sizes.group > 1:
+        dk, dv = (torch.unflatten(t, 1, (-1, x.sizes.group)).sum(2) for t in (dk, dv))
     return dk, dv
 
 

@@ -34,6 +34,7 @@ NAMES = (
     "neighborhood: three axes, dilated",
     "routed: regions by head",
     "routed: regions, few keys",
+    "routed: mask, causal",
     "gated_linear: one way, back",
     "gated_linear: wide heads",
     "long_convolution: no gates",

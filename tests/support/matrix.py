@@ -269,6 +269,22 @@ SMALL = (
         },
         tokens=24,
     ),
+    Small(
+        "seerattention",
+        {
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "vocab_size": 128,
+            "seerattn_gate_block_size": 4,
+            "seerattn_gate_hidden_size": 8,
+            "seerattn_sparsity_method": "nz_ratio",
+            "seerattn_nz_ratio": 0.6,
+        },
+        tokens=24,
+    ),
     Small("induction_2l", {"vocab_size": 128}, tokens=24),
     Small(
         "ninformer_cifar10",

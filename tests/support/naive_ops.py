@@ -109,8 +109,23 @@ def axis_keys(i: int, side: int, kernel: int, stride: int, dilation: int, causal
     return group[start : start + kernel]
 
 
-def routed_attention(q, k, v, index, weight=None, window=None, block=None) -> Tensor:
+def masked_routed_attention(q, k, v, mask, block, causal=False) -> Tensor:
+    """Query by query: softmax over the keys of the blocks that its own sees."""
+    (b, h, n, d), m = q.shape, k.shape[2]
+    rows = []
+    for i, j, t in product(range(b), range(h), range(n)):
+        row = (mask if mask.ndim == 3 else mask[:, j])[i, t // block]
+        seen = [u for u in range(m) if row[u // block] and (u <= t or not causal)]
+        own = j * k.shape[1] // h
+        scores = q[i, j, t] @ k[i, own, seen].T * d**-0.5
+        rows.append(scores.softmax(-1) @ v[i, own, seen])
+    return torch.stack(rows).reshape(b, h, n, v.shape[-1])
+
+
+def routed_attention(q, k, v, index=None, weight=None, window=None, block=None, **masked) -> Tensor:
     """Block by block: softmax over the keys of its chosen blocks, one after the other."""
+    if index is None:
+        return masked_routed_attention(q, k, v, block=block, **masked)
     (b, h, n, d), blocks = q.shape, index.shape[-2]
     queries = torch.arange(n).reshape(blocks, -1) if window is None else window.query_index()
     keys = torch.arange(k.shape[2]).reshape(blocks, -1) if len(k[0, 0]) != n else queries

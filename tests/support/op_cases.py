@@ -95,6 +95,19 @@ def routed(n, blocks, m=None, h=2, b=1, d=5, e=4, apart=False, weighted=False, *
     return named | {"weight": 0.2 + draw(*shape, seed=6).abs()} if weighted else named
 
 
+def block_masked(n, block, h=4, g=2, b=1, d=5, e=4, apart=True, causal=True) -> Named:
+    """A mask of blocks in which one row sees nothing; the last block may be short."""
+    blocks = -(-n // block)
+    mask = draw(*((b, h) if apart else (b,)), blocks, blocks, seed=7) > 0
+    mask[..., 1, :] = False
+    mask[..., -1, :] = True
+    return as_layers_give(qkv(n, n, h=h, g=g, d=d, e=e, b=b)) | {
+        "mask": mask,
+        "block": block,
+        "causal": causal,
+    }
+
+
 def scan(n, d=24, e=40, b=1, h=1, strength=0.5, both=False, **how) -> Named:
     named = qkv(n, n, h=h, g=h, d=d, e=e, b=b)
     gates = ("gate", "gate_back") if both else ("gate",)
@@ -370,6 +383,9 @@ def _routed() -> dict[str, Case]:
         "runs": routed(63, 3, h=1, block=21),
         "runs, few keys": routed(100, 2, m=26, h=1, block=50),
         "one run": routed(9, 1, m=63, h=1, block=9),
+        "mask, causal": block_masked(70, 16),
+        "mask, shared": block_masked(48, 16, h=3, g=3, b=2, apart=False),
+        "mask, both ways": block_masked(37, 8, g=1, causal=False),
     }
     op, formula = routed_attention, naive.routed_attention
     small = Case(

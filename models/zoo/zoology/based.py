@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ....kernels.taylor import taylor_attention
 from ....probe.errors import OptionError
-from .filters import check_length
+from ...layers import check_length
 from .mixers import mixer
 
 VIEWS = ("linear", "quadratic")

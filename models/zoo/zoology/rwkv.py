@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ....kernels.wkv import wkv
 from ....probe.errors import OptionError
 from ....probe.mark import mark
-from .filters import check_length
+from ...layers import check_length
 from .mixers import mixer
 
 

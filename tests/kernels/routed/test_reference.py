@@ -136,7 +136,7 @@ def test_it_compiles_and_pickles():
         ({"window": None, "block": 9}, "4 query blocks"),
         ({"weight": torch.ones(2, 6, 2)}, "shape of index"),
         ({"window": None, "block": -6}, "at least 1 token, not -6"),
-        ({"k": torch.ones(2, 1, 36, 5)}, "takes q b h n d, k b h m d"),
+        ({"k": torch.ones(2, 1, 36, 5)}, "takes q b h n d, k b g m d"),
         ({"index": torch.ones(2, 6, 3)}, "of torch.float32"),
         ({"index": torch.ones(1, 6, 3).long()}, "each of 6 query blocks"),
     ],

@@ -34,7 +34,7 @@ def test_what_the_kernels_refuse_is_told():
         routed_attention(**{**given, "q": given["q"].half()})
     with pytest.raises(KernelError, match="wider than 256"):
         routed_attention(**{**given, "v": torch.zeros(1, 1, 24, 257)})
-    with pytest.raises(KernelError, match="takes q b h n d, k b h m d"):
+    with pytest.raises(KernelError, match="takes q b h n d, k b g m d"):
         routed_attention(**{**given, "k": given["k"][..., :3]})
     with pytest.raises(KernelError, match="4 query blocks"):
         routed_attention(**{**given, "index": given["index"][:, :3]})

@@ -13,6 +13,13 @@ from shared import TESTS
 ELSEWHERE = {
     "gla.lm-leftpad": ("models/zoo/test_gla.py", "only positions inside its mask are stored"),
     **{
+        f"seerattention.{name}": (
+            "models/zoo/test_seerattention.py",
+            "training, gates and block masks are compared with the logits",
+        )
+        for name in ("ops", "lm_nz", "lm_threshold")
+    },
+    **{
         f"karat.{name}": ("kernels/kan/test_golden.py", "it is an operator, not a network")
         for name in ("reference", "reference_gelu")
     },
