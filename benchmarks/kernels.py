@@ -257,6 +257,27 @@ def routed_tasks() -> Iterator[Task]:
     flops = 4.0 * b * h * n * chosen * region * region * d
     name = f"routed {chosen} of {count} regions of {side} x {side}"
     yield Task(name, routed_attention, make, {}, {}, flops, 8.0 * b * h * n * d)
+    yield sparse_task()
+
+
+def sparse_task() -> Task:
+    """A tenth of the causal blocks of a long prompt, as SeerAttention's gates choose them.
+
+    The peer is dense causal attention: it computes more, and is what the blocks should beat.
+    """
+    b, h, d, n, block = (1, 2, 16, 40, 8) if TINY else (1, 32, 128, 32768, 64)
+    count = -(-n // block)
+
+    def make(t: torch.dtype) -> Named:
+        draw = torch.Generator().manual_seed(6)
+        mask = torch.rand(b, h, count, count, generator=draw) < 0.1
+        mask = (mask | torch.eye(count, dtype=torch.bool)).tril()
+        return {**heads(b, h, n, d, t), "mask": mask.to(device()), "block": block, "causal": True}
+
+    flops = 0.1 * 2.0 * b * h * n * n * d
+    name = f"routed blocks of {block}, density .1, causal H{h} N{n} d{d}"
+    moved = 8.0 * b * h * n * d
+    return Task(name, routed_attention, make, {"dense": sdpa}, {"dense": 4.0}, flops, moved)
 
 
 def foveal(dtype: torch.dtype, *, b: int, h: int, side: int, pool: int, d: int = 24) -> Named:

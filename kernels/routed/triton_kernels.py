@@ -24,7 +24,7 @@ Lattice = tuple[int, int, int, int]
 class Pointers(NamedTuple):
     """The tensors that every pass reads: `chosen` is the index; weight may be None.
 
-    count   of each row of the index, `b h R`, how many entries to read; None for all
+    entries   of each row of the index, `b h R`, how many to read; None for all
     """
 
     q: Tensor
@@ -32,7 +32,7 @@ class Pointers(NamedTuple):
     v: Tensor
     chosen: Tensor
     weight: Tensor | None
-    count: Tensor | None
+    entries: Tensor | None
 
 
 class Strides(NamedTuple):
@@ -97,8 +97,8 @@ def _named(p_chosen, s_chosen, o_n, z, AT: tl.constexpr):
 def _entries(p, z, i_row, i_block):
     """How many keys a row of the index names."""
     named = z.named
-    if p.count is not None:
-        named = tl.load(p.count + i_row * z.blocks + i_block)
+    if p.entries is not None:
+        named = tl.load(p.entries + i_row * z.blocks + i_block)
     return named * z.keys
 
 

@@ -50,8 +50,9 @@ class OrchidLanguageModel(Checkpointing, nn.Module):
                 f"{n} tokens were given, but this model has l_max={most}: give fewer, or build it "
                 "with a larger l_max"
             )
+        words = self.word_embeddings(ids)  # the first embedding is where relevance ends
         places = self.position_embeddings(torch.arange(n, device=ids.device))
-        x = self.dropout(self.embed_norm(self.word_embeddings(ids) + places))
+        x = self.dropout(self.embed_norm(words + places))
         for block in self.blocks:
             x = self.through(block, x)
         return self.lm_head(self.norm(x))

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from naive_ops import routed_attention as block_by_block
+from torch import Tensor
 
 from limelight.kernels.errors import KernelError
 from limelight.kernels.routed.reference import routed_attention, routed_map
@@ -145,3 +146,63 @@ def test_arguments_that_do_not_fit_are_told(change, told):
     given = dict(zip(("q", "k", "v", "index"), arguments(), strict=True))
     with pytest.raises(KernelError, match=told):
         routed_attention(**{**given, "window": WINDOW, **change})
+
+
+def blocks_of(n: int = 24, block: int = 4) -> dict[str, Tensor | int]:
+    """Grouped queries, keys and values, and an index of two blocks a row, one of them missing."""
+    draw = torch.Generator().manual_seed(4)
+    shapes = {"q": (2, 4, n, 5), "k": (2, 2, n, 5), "v": (2, 2, n, 3)}
+    named = {x: torch.randn(s, generator=draw).double() for x, s in shapes.items()}
+    count = n // block
+    index = torch.rand(2, 4, count, count, generator=draw).argsort(-1)[..., :2]
+    index[:, :, 3, 1] = -1
+    return {**named, "index": index, "block": block}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_mask_of_blocks_equals_its_index(causal):
+    given = blocks_of() | {"causal": causal}
+    index = given.pop("index")
+    mask = torch.zeros(2, 4, 6, 7, dtype=torch.bool)
+    mask = mask.scatter(-1, index.masked_fill(index < 0, 6), True)[..., :6]
+    want = routed_attention(**given, index=index)
+    torch.testing.assert_close(routed_attention(**given, mask=mask), want)
+    both = [routed_map(slice(3, 20), **given, **how) for how in ({"index": index}, {"mask": mask})]
+    torch.testing.assert_close(*both)
+    values = given["v"].repeat_interleave(2, 1)
+    torch.testing.assert_close(both[0] @ values, want[:, :, 3:20])
+    if causal:
+        assert not both[0].triu(4).any()
+        assert (want == 0).all(-1).any()  # rows whose blocks all lie ahead
+
+
+def test_gradients_by_a_mask_of_blocks_where_rows_see_nothing():
+    mask = torch.tensor([[[True, False], [False, False]], [[False, True], [True, True]]])[None]
+    q = torch.randn(1, 2, 3, 2).double().requires_grad_()
+    k, v = (torch.randn(1, 1, 3, 2).double().requires_grad_() for _ in range(2))
+
+    def run(q, k, v):
+        return routed_attention(q, k, v, mask=mask, block=2, causal=True)
+
+    assert not run(q, k, v)[0, 0, 2].any()
+    assert not run(q, k, v)[0, 1, :2].any()
+    assert torch.autograd.gradcheck(run, (q, k, v))
+    assert torch.autograd.gradgradcheck(run, (q, k, v))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"mask": torch.ones(2, 6, 6)}, "is .* of torch.float32"),
+        ({"mask": torch.ones(2, 5, 6).bool()}, "for 6 query and 6 key blocks"),
+        ({"mask": torch.ones(2, 6, 6).bool(), "index": torch.ones(2, 6, 1).long()}, "one of them"),
+        ({"block": 25, "mask": torch.ones(2, 1, 1).bool()}, "larger than the sequence of 24"),
+        ({"q": torch.ones(2, 3, 24, 5).double()}, "h a multiple of g"),
+        ({"q": torch.ones(2, 4, 12, 5).double(), "causal": True}, "as many keys as queries"),
+        ({"block": None, "window": Window("block", (2, 3), (4, 6))}, "give block="),
+    ],
+)
+def test_masks_that_do_not_fit_are_told(change, told):
+    given = blocks_of() | {"index": None, "mask": torch.ones(2, 6, 6).bool()}
+    with pytest.raises(KernelError, match=told):
+        routed_attention(**{**given, **change})

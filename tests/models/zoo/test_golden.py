@@ -17,7 +17,7 @@ ELSEWHERE = {
             "models/zoo/test_seerattention.py",
             "training, gates and block masks are compared with the logits",
         )
-        for name in ("ops", "lm_nz", "lm_threshold")
+        for name in ("lm_nz", "lm_threshold")
     },
     **{
         f"karat.{name}": ("kernels/kan/test_golden.py", "it is an operator, not a network")

@@ -303,3 +303,21 @@ def test_a_classifier_learns_two_kinds_of_pictures(dxt):
         loss.backward()
         steps.step()
     assert float(loss.detach()) < 0.1
+
+
+@pytest.mark.parametrize("name", ["orchid_bert_base", "orchid_vit_cifar10"])
+def test_relevance_of_models_closes_but_for_positions_and_static_filters(name):
+    hyper = {"d_model": 12, "depth": 2, "filter_order": 8}
+    words = "bert" in name
+    model = load(name, **hyper, **({"vocab_size": 50, "l_max": 16} if words else {}))
+    fill(model)
+    with torch.no_grad():
+        for part, p in model.named_parameters():
+            static = f"implicit_filter.{LAST}.weight"
+            if part.endswith(("bias", static)) or part.startswith("pos"):
+                p.zero_()
+    x = tokens((1, 16), 50, 0) if words else image((1, 3, 32, 32), 0)
+    target = ll.token(3, position=-1) if words else ll.label(3)
+    books = ll.ledger(model, torch.from_numpy(x), "lrp:epsilon", target=target)
+    assert books.leaks(1e-4) == ()
+    assert books.kept == pytest.approx(1, abs=2e-3)
