@@ -215,13 +215,13 @@ def _about(gates: str, base: str) -> str:
 QWEN_14B, QWEN_32B = (5120, 13824, 48, 40, 8), (5120, 27648, 64, 40, 8)
 ROWS: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     (
-        "llama_3.1_8b",
+        "seerattention_llama_3.1_8b",
         _llama31(),
         "SeerAttention-Llama-3.1-8B-AttnGates",
         "Llama-3.1-8B-Instruct",
     ),
     (
-        "llama_3.1_70b",
+        "seerattention_llama_3.1_70b",
         _llama31(
             hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64
         ),
@@ -229,31 +229,31 @@ ROWS: tuple[tuple[str, dict[str, Any], str, str], ...] = (
         "Llama-3.1-70B-Instruct",
     ),
     (
-        "qwen2.5_7b",
+        "seerattention_qwen2.5_7b",
         _qwen25(3584, 18944, 28, 28, 4, eps=1e-6),
         "SeerAttention-Qwen2.5-7B-AttnGates",
         "Qwen2.5-7B-Instruct",
     ),
     (
-        "qwen2.5_14b",
+        "seerattention_qwen2.5_14b",
         _qwen25(*QWEN_14B, eps=1e-6),
         "SeerAttention-Qwen2.5-14B-AttnGates",
         "Qwen2.5-14B-Instruct",
     ),
     (
-        "qwen2.5_32b",
+        "seerattention_qwen2.5_32b",
         _qwen25(*QWEN_32B, eps=1e-6),
         "SeerAttention-Qwen2.5-32B-AttnGates",
         "Qwen2.5-32B-Instruct",
     ),
     (
-        "r1_qwen_14b",
+        "seerattention_r1_qwen_14b",
         _qwen25(*QWEN_14B),
         "SeerAttention-DeepSeek-R1-Distill-Qwen-14B-AttnGates",
         "DeepSeek-R1-Distill-Qwen-14B",
     ),
     (
-        "r1_qwen_32b",
+        "seerattention_r1_qwen_32b",
         _qwen25(*QWEN_32B),
         "SeerAttention-DeepSeek-R1-Distill-Qwen-32B-AttnGates",
         "DeepSeek-R1-Distill-Qwen-32B",
@@ -273,7 +273,7 @@ register(
     (
         Variant("seerattention", about="token ids in; any Llama with gates"),
         *(
-            Variant(f"seerattention_{name}", build=build, about=_about(gates, base))
+            Variant(name, build=build, about=_about(gates, base))
             for name, build, gates, base in ROWS
         ),
     ),
