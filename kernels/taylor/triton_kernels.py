@@ -139,11 +139,12 @@ def segment_sums(p, s_x, s_y, p_sums, z, segments, PLAN: tl.constexpr):
     p_tile = p_sums + i_d * D * PLAN.E + o_d[:, None] * PLAN.E + o_e[None, :]
     tl.store(p_tile, b_sum, mask=mask)  # those that need no channel follow the last channel's
     p_line = p_sums + (D + 1) * D * PLAN.E + PLAN.E + i_d * D + o_d
-    tl.store(p_line, b_line, mask=m_d & (tl.program_id(2) == 0))
+    if tl.program_id(2) == 0:
+        tl.store(p_line, b_line, mask=m_d)
     if i_d == D:
         tl.store(p_sums + (D + 1) * D * PLAN.E + o_e, b_plain, mask=m_e)
-        p_count = p_sums + (D + 1) * (D * PLAN.E + D) + PLAN.E
-        tl.store(p_count, b_count, mask=tl.program_id(2) == 0)
+        if tl.program_id(2) == 0:
+            tl.store(p_sums + (D + 1) * (D * PLAN.E + D) + PLAN.E, b_count)
 
 
 @triton.jit
@@ -267,8 +268,8 @@ def results(
     if p_weights is not None:
         b_weights += z.eps
         b_out = b_out / b_weights[:, None]
-        m_first = m_t & (tl.program_id(1) == 0)
-        tl.store(p_weights + i_row.to(tl.int64) * z.n + o_t, b_weights, mask=m_first)
+        if tl.program_id(1) == 0:
+            tl.store(p_weights + i_row.to(tl.int64) * z.n + o_t, b_weights, mask=m_t)
     p_tile = _head(p_out, s_out, i_row, z.heads) + o_t[:, None] * s_out[2] + o_e[None, :]
     mask = m_t[:, None] & (o_e < PLAN.E)[None, :]
     tl.store(p_tile, b_out.to(p_out.dtype.element_ty), mask=mask)
