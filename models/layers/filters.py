@@ -20,11 +20,13 @@ def position_features(l_max: int, width: int) -> Tensor:
             f"position features of width {width} for l_max={l_max} were asked: give an odd width "
             "of 3 or more, and an l_max of 2 or more"
         )
-    bands = (width - 1) // 2
-    t = torch.linspace(0, 1, l_max)[:, None]
-    turn = 2 * math.pi * torch.arange(l_max)[:, None] / l_max
-    angle = torch.linspace(1e-4, bands - 1, bands) * turn
-    return torch.cat([t, angle.cos(), -angle.sin()], -1)[None]
+    bands, device = (width - 1) // 2, torch.get_default_device()
+    with torch.device("cpu"):  # on "meta" torch's own decompositions mix devices here
+        t = torch.linspace(0, 1, l_max)[:, None]
+        turn = 2 * math.pi * torch.arange(l_max)[:, None] / l_max
+        angle = torch.linspace(1e-4, bands - 1, bands) * turn
+        features = torch.cat([t, angle.cos(), -angle.sin()], -1)[None]
+    return features.to(device)
 
 
 def check_length(length: int, l_max: int) -> None:
