@@ -50,6 +50,7 @@ class Heads:
     pooled: tuple[tuple[int, int], tuple[int, int]] | None = None
     op: MapRows | None = None
     _statistics: dict[Any, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+    _negative: list[slice] = field(default_factory=list, repr=False)
 
     def statistics(self, radius: float | None = None, *, raw: bool = False) -> dict[str, Tensor]:
         """Entropy, and on a grid distance and mass within a radius, of every query: `b h n`.
@@ -68,6 +69,7 @@ class Heads:
                 below = (part < 0).any(-1, keepdim=True)
                 if below.any():
                     part = part.masked_fill(below, torch.nan)
+                    self._negative.append(span)
                 return part if raw or not skip else part / part.sum(-1, keepdim=True)
 
             self._statistics[key] = reduced(
@@ -78,7 +80,7 @@ class Heads:
     @property
     def signed(self) -> bool:
         """Whether statistics met negative weights."""
-        return any(bool(x["entropy"].isnan().any()) for x in self._statistics.values())
+        return bool(self._negative)
 
     def nothing(self) -> Tensor:
         """What a metric gives where it has no meaning."""

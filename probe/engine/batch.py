@@ -57,7 +57,7 @@ class Batch:
         model  that is given them: it names its arguments, and takes ids or does not
         """
         if isinstance(x, Batch):
-            batch = x if not axes else _said_again(x, axes)
+            batch = x if not axes else _with_axes(x, axes)
         else:
             args = () if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
             kwargs = dict(x) if isinstance(x, Mapping) else {}
@@ -201,7 +201,7 @@ def batch_of(
     return Batch(args, kwargs, tuple(range(count)), members, open_ones, main, known, ids, movable)
 
 
-def _said_again(batch: Batch, axes: Mapping[str, str]) -> Batch:
+def _with_axes(batch: Batch, axes: Mapping[str, str]) -> Batch:
     """A batch of whose inputs more is said than when it was made."""
     whole = {**batch.axes, **axes}
     shared = [n for n in input_tensors(batch.args, batch.kwargs) if n not in batch.rows]

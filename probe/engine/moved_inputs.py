@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from ..axes import Layout
 from ..results import About
 from ..sites import Adapter, Pattern, Site
@@ -15,10 +17,11 @@ INPUT = Site("", "in")
 
 @dataclass(frozen=True)
 class MovedInput:
-    """An input that moves along a path: its site, its name, how methods read it."""
+    """An input that moves along a path: its site and name, where it ends, how methods read it."""
 
     site: Site
     name: str
+    x: Tensor
     layout: Layout
 
 
@@ -40,14 +43,14 @@ def name_at(site: Site, batch: Batch) -> str:
     return batch.explained if site == INPUT else site.port.partition(".")[2]
 
 
-def told_again(adapter: Adapter, batch: Batch, name: str) -> Adapter:
+def readdressed(adapter: Adapter, batch: Batch, name: str) -> Adapter:
     """An adapter whose axes of inputs fit a batch in which another tensor is the input."""
     words = {"input": f"input.{batch.explained}", f"input.{name}": "input"}
     axes = tuple((words.get(address, address), said) for address, said in adapter.axes)
     return replace(adapter, axes=axes)
 
 
-def about_still(
+def noting_still(
     about: About, batch: Batch, moved: Sequence[str], *, together: bool = True
 ) -> About:
     """Provenance of moving some inputs: which others could have moved.

@@ -56,16 +56,15 @@ def walk(
     limit       how many inputs pass the model at a time, at least the batch
     """
     points = [path.points for path in group[0].paths]
-    values = [batch.explaining(one.name).x for one in moved]
-    ends = [one.layout.canonical(x) for one, x in zip(moved, values, strict=True)]
+    ends = [one.layout.canonical(one.x) for one in moved]
     places_of = {one.site: i for i, one in enumerate(moved)}
     states: dict[int, Any] = {}
     raw_maps: list[RawMap] = []
     for turns in chunks(points[0].count, max(1, limit // len(batch))):
         steps = _steps(points, ends, turns, generators)
         inputs = {
-            one.name: one.layout.restore(step, x.shape, x.dtype)
-            for one, step, x in zip(moved, steps, values, strict=True)
+            one.name: one.layout.restore(step, one.x.shape, one.x.dtype)
+            for one, step in zip(moved, steps, strict=True)
         }
         places = [*range(len(batch))] * len(turns)
         raw_maps = passes.raw_maps(batch.take(places).with_inputs(inputs), target.take(places))

@@ -33,7 +33,7 @@ from ..results import About, SaliencyMap
 from ..sites import Adapter, Pattern, Site, adapt, addresses
 from ..targets import Target
 from .batch import Batch, chunks
-from .moved_inputs import INPUT, MovedInput, about_still, inputs_among, name_at, told_again
+from .moved_inputs import INPUT, MovedInput, inputs_among, name_at, noting_still, readdressed
 from .passes import Passes
 from .path_walk import Walker, bases_of, walk
 from .settled import given_to, settled
@@ -60,6 +60,7 @@ class Runner:
     _layouts: dict[Site, Layout | SiteError] = field(default_factory=dict, repr=False)
     _sizes: dict[str, int] = field(default_factory=dict, repr=False)
     _prepared: dict[Any, Passes] = field(default_factory=dict, repr=False)
+    _of_inputs: dict[Site, Runner] = field(default_factory=dict, repr=False)
 
     def __post_init__(self, known: Adapter | None) -> None:
         self.adapter = known or adapt(self.model)
@@ -241,9 +242,9 @@ class Runner:
             groups[sites, tuple(path.points for path in paths)].append(Walker(bound, paths))
         saliency_maps: list[SaliencyMap] = []
         for (sites, _), group in groups.items():
-            moved = [MovedInput(s, name_at(s, self.batch), self._layout_of(s)) for s in sites]
+            moved = [self._moved(site) for site in sites]
             target = scored.target
-            about = about_still(self.about, self.batch, [one.name for one in moved])
+            about = noting_still(self.about, self.batch, [one.name for one in moved])
             with self.passes(bases_of(group, moved, self.sites)) as passes:
                 raw_maps = walk(
                     passes, group, self.batch, moved, target, self.generators(), self.limit
@@ -255,8 +256,12 @@ class Runner:
         """A path as it runs through an input."""
         if path.at is None:
             return path
-        x = self.batch.explaining(name_at(site, self.batch)).x
-        return path.at(self._layout_of(site), x)
+        one = self._moved(site)
+        return path.at(one.layout, one.x)
+
+    def _moved(self, site: Site) -> MovedInput:
+        of_input = self._explaining(site)
+        return MovedInput(site, of_input.batch.explained, of_input.batch.x, of_input.layout)
 
     def _input_sites(self, bound: BoundMethod) -> list[Site]:
         """The inputs that a method perturbs."""
@@ -299,19 +304,25 @@ class Runner:
 
     def _explaining(self, site: Site) -> Runner:
         """A runner over the same batch in which the tensor at an input's site is the input."""
+        if site in self._of_inputs:
+            return self._of_inputs[site]
         name = name_at(site, self.batch)
-        about = about_still(self.about, self.batch, [name], together=False)
+        about = noting_still(self.about, self.batch, [name], together=False)
         if name == self.batch.explained:
-            return replace(self, about=about, known=self.adapter)
-        return replace(
-            self,
-            batch=self.batch.explaining(name),
-            known=told_again(self.adapter, self.batch, name),
-            about=about,
-            _layouts={},
-            _sizes={},
-            _prepared={},
-        )
+            other = replace(self, about=about, known=self.adapter)
+        else:
+            other = replace(
+                self,
+                batch=Batch.of(self.batch.explaining(name), None, self.model),
+                known=readdressed(self.adapter, self.batch, name),
+                about=about,
+                _layouts={},
+                _sizes={},
+                _prepared={},
+                _of_inputs={},
+            )
+        self._of_inputs[site] = other
+        return other
 
     def _laid_out(self, bound: BoundMethod, site: Site, dims: int) -> Layout:
         """The layout of the maps of a method: that of the site; or one row of tokens."""
@@ -330,7 +341,14 @@ class Runner:
         prepared: dict[Any, Passes] = {}
         for i in range(len(self.batch)):
             batch = self.batch.take([i])
-            one = replace(self, batch=batch, site=[site], known=self.adapter, _prepared=prepared)
+            one = replace(
+                self,
+                batch=batch,
+                site=[site],
+                known=self.adapter,
+                _prepared=prepared,
+                _of_inputs={},
+            )
             parts.append(bound(one, one.batch.x, target.take([i])))
         return torch.cat(parts).detach().cpu()
 

@@ -98,6 +98,27 @@ def test_inputs_of_different_kinds(method: str) -> None:
     torch.testing.assert_close(by_site(maps, "input.1"), want[1].detach())
 
 
+class Counts(nn.Module):
+    """A linear score of features and of whole numbers, to which nothing is an id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.of_features, self.of_counts = nn.Linear(2, 1), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
+        return self.of_features(x) + self.of_counts(counts.float())
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients,n=2", "occlusion,window=1,stride=1"])
+def test_whole_numbers_beside_features_are_values(method: str) -> None:
+    net, x, counts = Counts().eval(), torch.randn(2, 2), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    maps = ll.maps(net, (x, counts), method, target=lambda out: out[:, 0], sites=BOTH)
+    want = (net.of_features.weight * x).detach(), (net.of_counts.weight * counts).detach()
+    torch.testing.assert_close(by_site(maps, "input"), want[0])
+    torch.testing.assert_close(by_site(maps, "input.1"), want[1])
+
+
 def test_a_shared_input_is_not_perturbed() -> None:
     given = ll.inputs(A, B[:1], shared="1")
     with pytest.raises(ll.LimelightError, match="serves all samples"):
