@@ -9,7 +9,6 @@ from .attention import (
     RotaryAttention,
     SigmoidAttention,
     attention_width,
-    fixed_grid,
 )
 from .block import Block, ScaledBlock
 from .checkpointing import Checkpointing
@@ -24,6 +23,7 @@ from .patch_embed import PatchEmbed, PatchMean
 from .pooling import pooling
 from .positions import (
     GridSize,
+    check_grid,
     fit_positions,
     grid_of,
     offset_bias,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...probe.errors import OptionError, WeightsError
+from ...probe.errors import ModelError, OptionError, WeightsError
 from ..card import State, sides
 
 GridSize = tuple[int, int]
@@ -23,6 +23,22 @@ def grid_of(img_size: int | tuple[int, int], patch: int) -> GridSize:
             f"give sides that are multiples of {patch}"
         )
     return height // patch, width // patch
+
+
+def check_grid(x: Tensor, patch: int, own: GridSize, what: str) -> None:
+    """Raise ModelError for pictures of another grid of patches than a model's weights are for.
+
+    what   the weights that fix the place of every token, in the plural
+    """
+    height, width = x.shape[-2:]
+    asked = grid_of((height, width), patch)
+    if asked != tuple(own):
+        rows, columns = own
+        raise ModelError(
+            f"a picture of {height} x {width} has {asked[0]} x {asked[1]} patches, but {what} are "
+            f"those of {rows} x {columns}: give {rows * patch} x {columns * patch}, or build the "
+            f"model with img_size=({height}, {width})"
+        )
 
 
 def square_grid(tokens: int) -> GridSize:

@@ -22,9 +22,9 @@ from ..layers import (
     Mlp,
     PatchEmbed,
     attention_width,
+    check_grid,
     drop_rates,
     fit_positions,
-    fixed_grid,
     grid_of,
     init_weights,
     resize_positions,
@@ -147,7 +147,7 @@ class ConViT(Checkpointing, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         grid = grid_of((x.shape[-2], x.shape[-1]), self.patch_size)
         if self.learned:
-            fixed_grid(grid, self.grid, self.patch_size)
+            check_grid(x, self.patch_size, self.grid, "the learned maps")
         x = self.patch_embed(x)
         if self.pos_embed is not None:
             x = x + resize_positions(self.pos_embed, self.grid, grid)

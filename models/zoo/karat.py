@@ -20,8 +20,8 @@ from ..layers import (
     Mlp,
     PatchEmbed,
     attention_width,
+    check_grid,
     drop_rates,
-    fixed_grid,
     grid_of,
     init_weights,
 )
@@ -59,8 +59,7 @@ class KArAtViT(Checkpointing, nn.Module):
             nn.init.trunc_normal_(table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        asked = grid_of((x.shape[-2], x.shape[-1]), self.patch_size)
-        fixed_grid(asked, self.grid, self.patch_size)
+        check_grid(x, self.patch_size, self.grid, "the learned maps")
         x = self.patch_embed(x)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
         x = self.pos_drop(x + self.pos_embed)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...probe.errors import OptionError
 from ...probe.mark import mark
 from ..card import Card, Figure
-from ..layers import GridSize, NestedMlp, PatchMean, grid_of
+from ..layers import GridSize, NestedMlp, PatchMean, check_grid, grid_of
 from ..registry import Variant, register
 
 
@@ -73,15 +72,7 @@ class NiNformer(PatchMean):
         self.grid = grid
 
     def forward(self, x: Tensor) -> Tensor:
-        found = grid_of((x.shape[-2], x.shape[-1]), self.patch_size)
-        if found != self.grid:
-            rows, columns = self.grid
-            raise OptionError(
-                f"a picture of {x.shape[-2]} x {x.shape[-1]} has {found[0]} x {found[1]} patches, "
-                f"but the token-mixing weights are those of {rows} x {columns}: give a picture of "
-                f"{rows * self.patch_size} x {columns * self.patch_size}, or build the model with "
-                "another img_size"
-            )
+        check_grid(x, self.patch_size, self.grid, "the token-mixing weights")
         return super().forward(x)
 
 

@@ -1,6 +1,6 @@
 """Layers that mix tokens by attention: softmax, sigmoid, rotary and causal, learned functions."""
 
-from .kolmogorov_arnold import KanAttention, KanOperator, KanOptions, fixed_grid
+from .kolmogorov_arnold import KanAttention, KanOperator, KanOptions
 from .rotary import RotaryAttention
 from .sigmoid import SigmoidAttention
 from .softmax import Attention

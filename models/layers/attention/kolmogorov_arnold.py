@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -137,15 +136,3 @@ class KanAttention(nn.Module):
         assert operator is not None
         out = operator.attend(q, k, v)
         return self.proj_drop(self.proj(out.transpose(1, 2).reshape(b, n, c)))
-
-
-def fixed_grid(asked: tuple[int, int], own: Iterable[int], patch: int) -> None:
-    """Raise ModelError unless a picture's grid of patches is the one that the weights are for."""
-    rows, columns = own
-    if asked != (rows, columns):
-        raise ModelError(
-            f"a picture of {asked[0] * patch} x {asked[1] * patch} has another grid of patches "
-            f"than the learned maps of this model, which fix every token's place: give "
-            f"{rows * patch} x {columns * patch}, or build it with img_size="
-            f"({asked[0] * patch}, {asked[1] * patch})"
-        )

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....probe.errors import OptionError
 from ...card import Card
-from ...layers import Block, Checkpointing, Mlp, PatchEmbed, drop_rates, grid_of, init_weights
+from ...layers import Checkpointing, PatchEmbed, check_grid, grid_of, init_weights
 from ...registry import Variant, register
-from .operator import FIXED, PAPER, OrchidOperator
+from .blocks import orchid_blocks
+from .operator import FIXED, PAPER
 
 
 class OrchidViT(Checkpointing, nn.Module):
@@ -43,14 +43,7 @@ class OrchidViT(Checkpointing, nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        asked = grid_of((x.shape[-2], x.shape[-1]), self.patch_size)
-        if asked != self.grid:
-            size = tuple(side * self.patch_size for side in self.grid)
-            raise OptionError(
-                f"a picture of {x.shape[-2]} x {x.shape[-1]} was given to a model of {size[0]} x "
-                f"{size[1]}, whose filters and positions have that many patches: give that size, "
-                f"or build it with img_size=({x.shape[-2]}, {x.shape[-1]})"
-            )
+        check_grid(x, self.patch_size, self.grid, "the filters and positions")
         x = self.pos_drop(self.patch_embed(x) + self.pos_embed)
         for block in self.blocks:
             x = self.through(block, x)
@@ -101,16 +94,9 @@ def orchid_vit(
         "lr": lr,
         "lr_pos_emb": lr_pos_emb,
     }
-    blocks = [
-        Block(
-            d_model,
-            OrchidOperator(d_model, **options),  # type: ignore[arg-type]
-            Mlp(d_model, int(d_model * mlp_ratio)),
-            norm_eps,
-            rate,
-        )
-        for rate in drop_rates(drop_path, [depth])
-    ]
+    blocks = orchid_blocks(
+        d_model, depth, options, mlp_ratio=mlp_ratio, norm_eps=norm_eps, drop_path=drop_path
+    )
     return OrchidViT(
         blocks,
         grid=grid,

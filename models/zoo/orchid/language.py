@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ....probe.errors import OptionError
 from ...card import Card
-from ...layers import Block, Checkpointing, Mlp, drop_rates, init_weights
+from ...layers import Checkpointing, init_weights
 from ...registry import Variant, register
-from .operator import FIXED, PAPER, OrchidOperator
+from .blocks import orchid_blocks
+from .operator import FIXED, PAPER
 
 
 class OrchidLanguageModel(Checkpointing, nn.Module):
@@ -106,16 +107,9 @@ def orchid_bert(
         "lr": lr,
         "lr_pos_emb": lr_pos_emb,
     }
-    blocks = [
-        Block(
-            d_model,
-            OrchidOperator(d_model, **options),  # type: ignore[arg-type]
-            Mlp(d_model, int(d_model * mlp_ratio)),
-            norm_eps,
-            rate,
-        )
-        for rate in drop_rates(drop_path, [depth])
-    ]
+    blocks = orchid_blocks(
+        d_model, depth, options, mlp_ratio=mlp_ratio, norm_eps=norm_eps, drop_path=drop_path
+    )
     return OrchidLanguageModel(
         blocks,
         vocab_size=vocab_size,

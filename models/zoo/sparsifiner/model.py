@@ -10,12 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ....probe.errors import ModelError, OptionError
+from ....probe.errors import OptionError
 from ...card import Card, Figure, Source, State
 from ...layers import (
     Checkpointing,
     GridSize,
     Mlp,
+    check_grid,
     drop_rates,
     fit_positions,
     grid_of,
@@ -110,13 +111,7 @@ class Sparsifiner(Checkpointing, nn.Module):
 
     def parts(self, x: Tensor) -> Parts:
         """Logits and what else training compares. Raises ModelError for another size of picture."""
-        grid = grid_of((x.shape[-2], x.shape[-1]), self.patch_size)
-        if grid != self.grid:
-            raise ModelError(
-                f"a picture of {x.shape[-2]} x {x.shape[-1]} has {grid[0]} x {grid[1]} patches, "
-                f"but the mask predictors know {self.grid[0]} x {self.grid[1]}: resize it, or "
-                "build the model with this img_size"
-            )
+        check_grid(x, self.patch_size, self.grid, "the mask predictors")
         x = self.patch_embed(x)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
         x = self.pos_drop(x + self.pos_embed)

@@ -7,9 +7,10 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ...card import Card, Figure, Source
+from ...card import Card, Source
 from ...layers import Checkpointing, NormAct, divisible, init_weights
 from ...registry import Variant, register
+from .figures import SHOWS
 from .module import Hosted, check_places, stand_in
 
 STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))  # width, blocks, stride
@@ -125,29 +126,7 @@ register(
         "compact convolutional neural networks, arXiv 2006.15102",
         hidden=("blocks.*.*",),
         classifier="classifier",
-        shows=(
-            Figure(
-                "Attention of subspaces",
-                "channels",
-                sites=("**:map",),
-                about="What the features of each group are multiplied by; an even picture is "
-                "one that says nothing.",
-            ),
-            Figure(
-                "Entropy",
-                "heads",
-                sites=("**:map",),
-                methods=("attention_entropy,normalised=true",),
-                about="Over that of an even picture, which has 1.",
-            ),
-            Figure(
-                "Even pictures",
-                "heads",
-                sites=("**:map",),
-                methods=("uniform",),
-                about="1 for subspaces whose scores the ReLU has all shut.",
-            ),
-        ),
+        shows=SHOWS,
     ),
     VARIANTS,
 )

@@ -182,7 +182,7 @@ def test_learned_maps_in_the_last_blocks_of_a_convit():
 @pytest.mark.parametrize("size", [(96, 96), (32, 128)])
 def test_another_grid_of_tokens_is_told(name, size):
     model = load(name, **(SMALL if name.startswith("karat") else CONVIT))
-    with pytest.raises(ModelError, match=r"fix every token's place: give 64 x 64"):
+    with pytest.raises(ModelError, match=r"the learned maps are those of 4 x 4: give 64 x 64"):
         model(torch.randn(1, 3, *size))
     with pytest.raises(ModelError, match="learned maps of 17 tokens were given 16"):
         model.blocks[-1].attn(torch.randn(1, 16, 192))

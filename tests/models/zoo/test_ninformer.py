@@ -9,7 +9,7 @@ import limelight as ll
 from limelight.models import load
 from limelight.models.weights.load import no_init
 from limelight.models.zoo.ninformer import token_mixing
-from limelight.probe.errors import LimelightError, OptionError, WeightsError
+from limelight.probe.errors import LimelightError, ModelError, OptionError, WeightsError
 
 SMALL = {"d_model": 16, "d_ffn": 24, "num_layers": 2, "num_classes": 5}
 
@@ -84,7 +84,9 @@ def test_token_mixing_is_what_a_linear_mixer_does_to_one_token_after_the_other()
 def test_other_pictures_are_refused_in_one_sentence(tmp_path):
     model = load("ninformer", **SMALL)
     for size, words in (((64, 64), "16 x 16 patches"), ((16, 64), "4 x 16 patches")):
-        with pytest.raises(OptionError, match=f"{words}, but the token-mixing weights are those"):
+        with pytest.raises(
+            ModelError, match=f"{words}, but the token-mixing weights are those of 8 x 8"
+        ):
             model(torch.randn(1, 3, *size))
     with pytest.raises(OptionError, match="30 x 32 does not divide into patches of 4"):
         model(torch.randn(1, 3, 30, 32))

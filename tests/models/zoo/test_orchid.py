@@ -13,7 +13,7 @@ import limelight as ll
 from limelight.models import load
 from limelight.models.zoo.orchid.conditioning import of_spectrum
 from limelight.models.zoo.orchid.transforms import TRANSFORMS
-from limelight.probe.errors import OptionError
+from limelight.probe.errors import ModelError, OptionError
 
 SIZES = {"d_model": 6, "l_max": 12, "filter_order": 8, "w": 10}
 LAST = 6  # the last layer of the network that makes a static filter
@@ -275,7 +275,7 @@ def test_lengths_that_do_not_fit_are_told():
     with pytest.raises(OptionError, match="larger l_max"):
         words(torch.zeros(1, 13, dtype=torch.long))
     small = load("orchid_vit_cifar10", d_model=8, depth=1)
-    with pytest.raises(OptionError, match=r"a picture of 32 x 64 .* of 32 x 32"):
+    with pytest.raises(ModelError, match=r"a picture of 32 x 64 .*: give 32 x 32"):
         small(torch.randn(1, 3, 32, 64))
 
 

@@ -263,7 +263,7 @@ def test_options_that_cannot_be(hyper, message):
 def test_other_pictures_and_channels():
     model = ll.load("sparsifiner_small", weights=None, in_channels=5, **SMALL)
     assert model(torch.randn(1, 5, 64, 64)).shape == (1, 7)
-    with pytest.raises(ModelError, match="the mask predictors know 4 x 4"):
+    with pytest.raises(ModelError, match="the mask predictors are those of 4 x 4: give 64 x 64"):
         model(torch.randn(1, 5, 64, 96))
     wide = ll.load(
         "sparsifiner_small", weights=None, **{**SMALL, "img_size": (32, 96)}, basis_coef_topk=6
