@@ -76,7 +76,7 @@ def test_perturbations_take_one_input_after_the_other() -> None:
 
 
 def test_fixed_and_shared_inputs_are_not_missed() -> None:
-    for inputs in (ll.inputs(A, B, fixed="1"), ll.inputs(A, B[:1], shared="1")):
+    for inputs in (ll.inputs(A, B, fixed="1"), ll.inputs(A, B[:1], shared="1"), (A, B[:1])):
         maps = ll.maps(Hinges(), inputs, "integrated_gradients,n=4", target=whole)
         assert "stood still" not in notes(maps)
 
@@ -94,6 +94,39 @@ def test_inputs_of_different_kinds(method: str) -> None:
         want = slopes[0].abs().amax(0).expand(2, -1), slopes[1].abs().expand(2, -1)
     else:
         want = (slopes[0] * x).sum(1), slopes[1] * table
+    torch.testing.assert_close(by_site(maps, "input"), want[0].detach())
+    torch.testing.assert_close(by_site(maps, "input.1"), want[1].detach())
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients,n=2", "occlusion,window=1,stride=1"])
+def test_the_explained_input_has_one_map_by_either_name(method: str) -> None:
+    sites = ["input", "input.0", "input.*"]
+    maps = ll.maps(Hinges(), (A, B), method, target=whole, sites=sites)
+    assert [str(m.site) for m in maps if m.sample == "0"] == BOTH
+
+
+class Sequences(nn.Module):
+    """A linear score of two sequences, the second with its steps in front of the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(3, 1), nn.Linear(4, 1)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.first(a)[..., 0].sum(1) + self.second(b)[..., 0].sum(0)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients,n=2", "occlusion,window=1,stride=1"])
+@pytest.mark.parametrize("way", ["inputs", "call"])
+def test_what_was_said_of_an_input_holds_when_it_is_the_one_that_moves(
+    method: str, way: str
+) -> None:
+    net, a, b = Sequences().eval(), torch.randn(2, 2, 3), torch.randn(2, 2, 4)
+    given = (a, b) if way == "call" else ll.inputs(a, b, axes={"0": "b n c", "1": "n b c"})
+    axes = {"input": "b n c", "input.1": "n b c"} if way == "call" else None
+    maps = ll.maps(net, given, method, target=whole, sites=BOTH, axes=axes)
+    want = (net.first.weight[0] * a).sum(2), (net.second.weight[0] * b).sum(2).T
     torch.testing.assert_close(by_site(maps, "input"), want[0].detach())
     torch.testing.assert_close(by_site(maps, "input.1"), want[1].detach())
 

@@ -283,6 +283,9 @@ def test_a_position_of_channels_first_is_one_of_the_places():
     for target in (ll.label(1, position=-1), ll.token(1, -1)):
         (m, _) = ll.maps(model, x, "gradient", target=target)
         assert m.about.score == pytest.approx(float(model(x).detach()[0, 1, -1]), rel=1e-5)
+    scores = [m.about.score for m in ll.maps(model, x, "gradient", target=ll.token(1, [-1, 0]))]
+    out = model(x).detach()
+    assert scores == pytest.approx([float(out[0, 1, -1]), float(out[1, 1, 0])], rel=1e-5)
 
 
 def test_dense_outputs_that_no_op_names_carry_a_note():

@@ -103,3 +103,13 @@ def test_a_reading_keeps_what_one_graph_has_told():
         torch.testing.assert_close(settled(bare, 2), want)
     assert not Reading().open
     assert not Reading("part", of="probability").open
+
+
+def test_axes_say_where_the_classes_of_a_model_of_ids_lie():
+    """`b v n` is no `b n v`, however long both are: its classes are summed over the tokens."""
+    logits = torch.arange(24.0).reshape(2, 3, 4)
+    told = Reading(tokens=4, axes="b c n")
+    torch.testing.assert_close(told(logits, 2), logits.sum(2))
+    assert told.notes == told.settled(logits, Given(2)).notes == ()
+    last = Reading(tokens=3, axes="b n c")
+    torch.testing.assert_close(last(logits, 2), logits[:, -1])

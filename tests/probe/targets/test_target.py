@@ -253,6 +253,11 @@ def test_names_say_which_part_is_read():
             "meant, at='0' say, or give a function of the output",
         ),
         (
+            lambda: ll.Target("<lambda>", lambda out, _: out[:, :1].T),
+            LOGITS,
+            "target '<lambda>' must give one number per sample, shape (2,), but gave (1, 2)",
+        ),
+        (
             lambda: lambda out: out.sum(),
             LOGITS,
             "target '<lambda>' must give one number per sample, shape (2,), but gave ()",
