@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -116,8 +116,7 @@ class Batch:
                 f"input {name!r} was to be perturbed, but it serves all samples; give it a row a "
                 "sample, or explain another input"
             )
-        names = {"input": f"input.{self.explained}", f"input.{name}": "input"}
-        axes = {names.get(address, address): said for address, said in self.axes.items()}
+        axes = dict(readdressed(self.axes.items(), self.explained, name))
         ids = is_tokens(input_tensors(self.args, self.kwargs)[name])
         return replace(self, explained=name, axes=axes, ids=ids)
 
@@ -250,6 +249,14 @@ def inputs(
     batch = batch_of(args, kwargs, said, shared=names[0], fixed=names[1], explained=explained)
     main = f"input.{batch.explained}"
     return replace(batch, axes={"input" if a == main else a: n for a, n in said.items()})
+
+
+def readdressed(
+    axes: Iterable[tuple[str, str]], explained: str, name: str
+) -> tuple[tuple[str, str], ...]:
+    """Axes of inputs by address, where another tensor than `explained` is to be the input."""
+    words = {"input": f"input.{explained}", f"input.{name}": "input"}
+    return tuple((words.get(address, address), said) for address, said in axes)
 
 
 def chunks(count: int, size: int) -> list[range]:

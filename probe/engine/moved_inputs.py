@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..axes import Layout
 from ..results import About
-from ..sites import Adapter, Pattern, Site
+from ..sites import Pattern, Site
 from .batch import Batch
 
 INPUT = Site("", "in")
@@ -41,13 +41,6 @@ def inputs_among(patterns: Iterable[Pattern], batch: Batch) -> list[Site]:
 def name_at(site: Site, batch: Batch) -> str:
     """The name of the tensor at an input's site."""
     return batch.explained if site == INPUT else site.port.partition(".")[2]
-
-
-def readdressed(adapter: Adapter, batch: Batch, name: str) -> Adapter:
-    """An adapter whose axes of inputs fit a batch in which another tensor is the input."""
-    words = {"input": f"input.{batch.explained}", f"input.{name}": "input"}
-    axes = tuple((words.get(address, address), said) for address, said in adapter.axes)
-    return replace(adapter, axes=axes)
 
 
 def noting_still(

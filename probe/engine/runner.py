@@ -32,8 +32,8 @@ from ..probe import Probe
 from ..results import About, SaliencyMap
 from ..sites import Adapter, Pattern, Site, adapt, addresses
 from ..targets import Target
-from .batch import Batch, chunks
-from .moved_inputs import INPUT, MovedInput, inputs_among, name_at, noting_still, readdressed
+from .batch import Batch, chunks, readdressed
+from .moved_inputs import INPUT, MovedInput, inputs_among, name_at, noting_still
 from .passes import Passes
 from .path_walk import Walker, bases_of, walk
 from .settled import given_to, settled
@@ -314,7 +314,10 @@ class Runner:
             other = replace(
                 self,
                 batch=Batch.of(self.batch.explaining(name), None, self.model),
-                known=readdressed(self.adapter, self.batch, name),
+                known=replace(
+                    self.adapter,
+                    axes=readdressed(self.adapter.axes, self.batch.explained, name),
+                ),
                 about=about,
                 _layouts={},
                 _sizes={},

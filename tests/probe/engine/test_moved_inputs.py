@@ -152,6 +152,14 @@ def test_whole_numbers_beside_features_are_values(method: str) -> None:
     torch.testing.assert_close(by_site(maps, "input.1"), want[1])
 
 
+def test_axes_are_known_by_the_address_that_an_input_has_now() -> None:
+    batch = ll.inputs(A, B, axes={"0": "b n", "1": "b t"})
+    assert batch.axes == {"input": "b n", "input.1": "b t"}
+    other = batch.explaining("1")
+    assert other.axes == {"input.0": "b n", "input": "b t"}
+    assert other.explaining("0").axes == batch.axes
+
+
 def test_a_shared_input_is_not_perturbed() -> None:
     given = ll.inputs(A, B[:1], shared="1")
     with pytest.raises(ll.LimelightError, match="serves all samples"):
