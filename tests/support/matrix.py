@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 import limelight as ll
 from limelight.kernels.attention.reference import attention, attention_map, attention_statistics
@@ -30,13 +31,20 @@ class NotForThis(Exception):  # noqa: N818  (no fault: the model has no such par
 
 @dataclass(frozen=True)
 class Small:
-    """A small variant of a model: how to build it and what it takes."""
+    """A small variant of a model: how to build it, what it takes and what is asked of it.
+
+    given  draws the input where it is not one picture or a row of ids: a tuple of positional
+           inputs or a mapping of named ones, each with samples first, in float64
+    asked  the target, where it is not class 3
+    """
 
     name: str
     hyper: dict[str, Any] = field(default_factory=dict)
     size: tuple[int, int] = (64, 64)
     channels: int = 3
     tokens: int = 0
+    given: Callable[[int, torch.Generator], Any] | None = None
+    asked: ll.Target | None = None
 
     def build(self) -> nn.Module:
         """The model with random weights, no biases, statistics of batch norms at rest."""
@@ -50,8 +58,10 @@ class Small:
                     p.fill_(0.5)  # layer scales of 1e-6 would hide every block
         return model
 
-    def batch(self, count: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
+    def batch(self, count: int = 2, dtype: torch.dtype = torch.float32) -> Any:
         draw = torch.Generator().manual_seed(1)
+        if self.given is not None:
+            return cast(self.given(count, draw), dtype)
         if self.tokens:
             return torch.randint(0, 100, (count, self.tokens), generator=draw)
         shape = (count, self.channels, *self.size)
@@ -59,7 +69,31 @@ class Small:
 
     @property
     def target(self) -> Any:
+        if self.asked is not None:
+            return self.asked
         return ll.token(3, -1) if self.tokens else ll.label(3)
+
+
+def cast(x: Any, dtype: torch.dtype) -> Any:
+    """Values of another precision; ids and flags as they are."""
+    return tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, x)
+
+
+def run(model: Callable[..., Any], x: Any) -> Any:
+    """What a model, or a probe on it, returns for a tensor, positional or named inputs."""
+    if isinstance(x, Mapping):
+        return model(**x)
+    return model(*x) if isinstance(x, tuple) else model(x)
+
+
+def one(values: Any, sample: int) -> Any:
+    """One sample of inputs or outputs, still a batch."""
+    return tree_map(lambda t: t[sample : sample + 1], values)
+
+
+def joined(output: Any) -> Tensor:
+    """All that an output holds, in one row."""
+    return torch.cat([t.flatten().double() for t in tree_leaves(output)])
 
 
 SMALL = (
@@ -357,7 +391,8 @@ def traces_hidden_sites(small: Small, model: nn.Module) -> None:
     t = ll.trace(model, x, "hidden")
     assert len(t) >= 2
     with torch.no_grad():
-        torch.testing.assert_close(t.output if t.output is not None else model(x), model(x))
+        made = run(model, x)
+    torch.testing.assert_close(made if t.output is None else t.output, made)
     assert not t.holes
 
 
@@ -368,13 +403,15 @@ def gradients_equal_autograd(small: Small, model: nn.Module) -> None:
         t = ll.trace(model, x, "hidden", target=small.target)
         assert all(v.grad is not None and v.grad.isfinite().all() for v in t.values())
         return
-    leaf = x.clone().requires_grad_()
-    model(leaf)[:, 3].sum().backward()
+    given = tree_map(lambda t: t.clone().requires_grad_(t.is_floating_point()), x)
+    scores = small.target(run(model, given)) if small.asked else model(given)[:, 3]
+    leaves = tree_leaves(given)
+    wanted = torch.autograd.grad(scores.sum(), leaves[:1])[0]
     with ll.Probe(model) as p:
         p.watch("input")
-        p(x)
+        run(p, x)
         p.backward(small.target)
-        torch.testing.assert_close(p.trace["input"].grad, leaf.grad)
+        torch.testing.assert_close(p.trace["input"].grad, wanted)
     found = ll.maps(model, x, ["gradient", "gradcam"], target=small.target)
     assert all(m.values.isfinite().all() for m in found)
 
@@ -410,7 +447,7 @@ def _attended(small: Small, model: nn.Module, x: Tensor, *, grad: bool = False) 
 def maps_are_read_behind_the_fused_op(small: Small, model: nn.Module) -> None:
     x = small.batch()
     with _attended(small, model, x) as p:
-        p(x)
+        run(p, x)
         for site, attention in p.trace.where("**:map").items():
             v, out = (p.trace[f"{site.path}:{port}@{site.call}"].act for port in ("v", "heads"))
             made = attention.act @ v.repeat_interleave(attention.act.shape[1] // v.shape[1], 1)
@@ -433,7 +470,7 @@ class Caught(TorchFunctionMode):
 @capability("statistics")
 def statistics_beside_the_op_equal_those_of_the_map(small: Small, model: nn.Module) -> None:
     with Caught() as caught, torch.no_grad():
-        model(small.batch())
+        run(model, small.batch())
     if not caught.calls:
         raise NotForThis("no attention op")
     for call in caught.calls:
@@ -468,7 +505,7 @@ def gradient_of_the_map_equals_a_difference(small: Small, model: nn.Module) -> N
     model = model.double()
     x = small.batch(1, torch.float64)
     with _attended(small, model, x, grad=True) as p:
-        p(x)
+        run(p, x)
         p.backward(small.target)
         site = next(iter(p.trace.where("**:map")))
         attention = p.trace[str(site)]
@@ -492,15 +529,17 @@ def a_head_can_be_cut(small: Small, model: nn.Module) -> None:
     if not paths:
         raise NotForThis("no attention")
     with torch.no_grad():
-        before = model(x)
+        before = run(model, x)
     cut = ll.patch(model, x, {f"{paths[0]}:heads.0": ll.zero})
-    assert not torch.equal(cut, before)
+    assert not torch.equal(joined(cut), joined(before))
     with torch.no_grad():
-        torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+        torch.testing.assert_close(run(model, x), before, rtol=0, atol=0)
 
 
 @capability("circuits")
 def heads_are_scored_where_they_write(small: Small, model: nn.Module) -> None:
+    if small.given is not None:
+        raise NotForThis("pairs of several inputs")
     x = small.batch(4)
     try:
         outputs = head_outputs(model, x)
@@ -536,20 +575,20 @@ def state_dict_goes_round(small: Small, model: nn.Module) -> None:
     other.load_state_dict(model.state_dict(), strict=True)
     x = small.batch()
     with torch.no_grad():
-        torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
+        torch.testing.assert_close(run(other, x), run(model, x), rtol=0, atol=0)
 
 
 @capability("bfloat16")
 def half_precision_runs_and_stays_close(small: Small, model: nn.Module) -> None:
     x = small.batch()
     with torch.no_grad():
-        whole = model(x)
+        whole = joined(run(model, x))
     half = model.bfloat16()
-    low = x if small.tokens else x.bfloat16()
+    low = cast(x, torch.bfloat16)
     with torch.no_grad():
-        out = half(low)
-    assert out.dtype == torch.bfloat16
-    assert (out.float() - whole).norm() <= 0.15 * whole.norm()
+        out = run(half, low)
+    assert all(t.dtype in (torch.bfloat16, torch.int64) for t in tree_leaves(out))
+    assert (joined(out) - whole).norm() <= 0.15 * whole.norm()
     found = ll.maps(half, low, "normgrad", sites="hidden", target=small.target)
     assert all(m.values.isfinite().all() for m in found)
 
@@ -558,12 +597,13 @@ def half_precision_runs_and_stays_close(small: Small, model: nn.Module) -> None:
 def samples_do_not_see_each_other(small: Small, model: nn.Module) -> None:
     x = small.batch(3)
     with torch.no_grad():
-        whole = model(x)
-        each = torch.cat([model(one[None]) for one in x])
-    torch.testing.assert_close(whole, each, rtol=1e-4, atol=1e-5)
+        whole = run(model, x)
+        each = [run(model, one(x, i)) for i in range(3)]
+    for i, alone in enumerate(each):
+        torch.testing.assert_close(one(whole, i), alone, rtol=1e-4, atol=1e-5)
     found = ll.maps(model, x, "normgrad", sites="last", target=small.target)
-    alone = ll.maps(model, x[1:2], "normgrad", sites="last", target=small.target)
-    torch.testing.assert_close(found[1].values, alone[0].values, rtol=1e-3, atol=1e-6)
+    lone = ll.maps(model, one(x, 1), "normgrad", sites="last", target=small.target)
+    torch.testing.assert_close(found[1].values, lone[0].values, rtol=1e-3, atol=1e-6)
 
 
 def cells() -> Iterator[tuple[str, str, str]]:
