@@ -167,7 +167,7 @@ def _run(
     exchanged = convert("circuit", "--by", by, Literal["mean", "zero", "resample"])
     judged = judged_by(truth)
     with progress(f"loading {model}") as tell:
-        net = model_of(model, weights_of(model, weights), hyper(settings), device)
+        net = model_of(model, weights, hyper(settings), device)
         tell(0, 1, task)
         pairs: Pairs | str = task if photos is None else photo_pairs(net, photos, options["count"])
         circuit = scored(net, pairs, methods or None, truth=judged, **options)
@@ -180,19 +180,6 @@ def _run(
             written.append(circuit.save(save.expanduser()))
     _print_summary(circuit, written)
     return circuit
-
-
-def weights_of(model: str, weights: str | None) -> str | None:
-    """The weights asked for; else those that the model's name means, its only ones, imagenet."""
-    from ..models import list_models
-
-    if ":" in model:  # another library's
-        return weights
-    card = next((c for c in list_models(model) if c.name == model), None)
-    if weights is not None or card is None:
-        return weights
-    only = next(iter(card.weights)) if len(card.weights) == 1 else None
-    return card.default or only
 
 
 def judged_by(truth: str) -> str | list[tuple[int, int]] | None:

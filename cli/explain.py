@@ -128,6 +128,8 @@ def explain(
         if maps is not None:
             written.append(explanation.maps.save(maps))
     print_summary(explanation, written)
+    for caution in explanation.cautions:
+        say(f"caution: {caution}")
     for name, reason in explanation.skipped:
         say(reason if name in reason else f"{name}: {reason}")
     return PARTLY if explanation.skipped else 0

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..models import load
 from ..models.inputs import PreprocessingOptions, images, preprocess
-from ..models.registry import usual_weights
 from ..probe.capture import guarded
 from ..probe.errors import ImageError, OptionError
 from ..probe.targets import Reading, value_in
@@ -157,5 +156,5 @@ def model_of(
         from ..models.adapters.load import load_foreign
 
         return load_foreign(spec, weights, hyper).eval().to(place)
-    chosen = None if weights == "none" else weights or usual_weights(spec)
+    chosen = None if weights == "none" else weights or "default"
     return load(spec, chosen, device=place, **hyper)

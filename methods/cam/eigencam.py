@@ -16,12 +16,15 @@ def principal(values: Tensor, orient: bool) -> Tensor:
     channels; else it is the sign that numpy's decomposition gives. float64, on the CPU.
     """
     flat = values.detach().flatten(2).mT.cpu().double()
+    lost = ~flat.flatten(1).isfinite().all(1)
+    flat[lost] = 0  # a sample that has no decomposition takes no other with it
     centred = flat - flat.mean(1, keepdim=True)
     rows = torch.from_numpy(np.linalg.svd(centred.numpy(), full_matrices=False)[2])
     projection = (centred @ rows[:, 0, :, None])[..., 0]
     if orient:
         turn = (projection * centred.sum(2)).sum(1, keepdim=True) < 0
         projection = torch.where(turn, -projection, projection)
+    projection[lost] = torch.nan
     return projection.to(values).reshape(values.shape[0], *values.shape[2:])
 
 

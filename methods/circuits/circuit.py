@@ -183,14 +183,20 @@ def circuit(
     evidence = Evidence(model, scored, batch=batch)
     reference = _truth(evidence, truth, whole[len(whole) - extra :])
     scores, seconds = _scores(evidence, bounds)
+    about = about_model(model, seed)
     return Circuit(
         evidence,
         scores,
         seconds,
         reference,
         _evaluation(scores, reference, seconds),
-        about_model(model, seed),
-        (*evidence.outputs.adapter.notes, *evidence.outputs.notes, *_doubts(evidence)),
+        about,
+        (
+            *about.notes,
+            *evidence.outputs.adapter.notes,
+            *evidence.outputs.notes,
+            *_doubts(evidence),
+        ),
     )
 
 

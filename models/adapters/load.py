@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from ...probe.errors import ModelError, near
+from ...probe.sites import remember_initial
 from ..card import Card
 from ..weights import choose, fit
 from .hub import from_hub
@@ -36,6 +37,8 @@ def load_foreign(spec: str, weights: str | None, hyper: Mapping[str, object]) ->
     chosen = None if published or weights in (None, "none") else choose(Card(spec, ""), weights)
     if chosen is not None:
         fit(net, chosen)
+    elif source in libraries and not published:
+        remember_initial(net)
     return net
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from ..axes import Layout
 from ..errors import MethodError, SiteError
 from ..results import About, Maps, SaliencyMap
 from ..sites import Pattern, Site, addresses, parse
-from ..targets import Given, Target, by_name, targets, top
+from ..targets import Target, by_name, targets, top
 from ..trace import Value
 from .forward import Forward
 from .registry import BoundMethod, Method, bound_methods
+from .scored_target import UNIFORM, ScoredTarget
 
 
 @dataclass(frozen=True)
@@ -53,29 +55,6 @@ class RawMap:
         """The values; a feature is a place and a channel, so `b 1 c` per channel is `b c`."""
         single = self.layout.axes == "c" and self.values.ndim == 3 and self.values.shape[1] == 1
         return self.values[:, 0] if single else self.values
-
-
-@dataclass(frozen=True)
-class ScoredTarget:
-    """A target fixed to the classes it picked, with their names and scores, sample by sample."""
-
-    target: Target
-    titles: list[str]
-    scores: list[float]
-    classes: list[int | None]
-
-    @staticmethod
-    def of(
-        target: Target, output: Any, labels: Sequence[str], given: Given | None = None
-    ) -> ScoredTarget:
-        given = given or Given()
-        with torch.no_grad():
-            fixed = target.fix(output, given)
-            scores = fixed(output, given.samples).tolist()
-            rows = None if fixed.pick is None else fixed.rows
-            classes = [None] * len(scores) if rows is None else rows.expand(len(scores)).tolist()
-            titles = fixed.titles(output, labels, given.samples)
-            return ScoredTarget(fixed, titles, scores, classes)
 
 
 NOT_FINITE = "some values are not finite: this method overflowed, or divided by zero, here"
@@ -222,8 +201,10 @@ def _one_per_sample(
     for i, sample in enumerate(samples):
         score, of_class, title = scored.scores[i], scored.classes[i], scored.titles[i]
         of_sample = replace(about, score=score, of_class=of_class, kept=_kept(raw, i, score))
-        if not finite[i]:
-            of_sample = replace(of_sample, notes=(*of_sample.notes, NOT_FINITE))
+        doubts = (UNIFORM,) * scored.uniform[i] + (NOT_FINITE,) * (
+            isfinite(score) and not finite[i]
+        )
+        of_sample = of_sample.cautioned(*doubts)
         saliency_maps.append(
             SaliencyMap(maps[i], raw.axes, sample, title, name, site, extent, of_sample)
         )

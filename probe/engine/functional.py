@@ -5,9 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 import torch
@@ -31,12 +28,14 @@ from ..errors import LimelightError, MethodError, OptionError
 from ..probe import Probe
 from ..relevance import Ledger, Preset
 from ..results import About, Maps, SaliencyMap
-from ..sites import Adapter, AddressLike, adapt, addresses, is_script
+from ..sites import Adapter, AddressLike, adapt, addresses
 from ..targets import Target, by_name, targets, top
 from ..trace import Edit, Trace
 from .batch import Batch, chunks
 from .membership import told_apart
+from .not_finite import with_causes
 from .plan import ALONE, MANY, Plan, Split, is_out_of_memory, make_plan, split_of
+from .provenance import about_model
 from .runner import Runner
 from .settled import given_to, settled
 
@@ -130,7 +129,7 @@ def maps_and_output(
     _each(len(whole), split, run)
     place = {name: i for i, name in enumerate(names)}
     by_sample = sorted(saliency_maps, key=lambda m: place[m.sample])
-    return Maps(by_sample), readings
+    return Maps(with_causes(by_sample, model, whole, place)), readings
 
 
 @keeps_model
@@ -237,27 +236,6 @@ def _probe(
         explained=batch.explained,
         members=batch.members,
     )
-
-
-def about_model(model: nn.Module, seed: int = 0) -> About:
-    """Provenance that is known without reading the weights."""
-    dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters()), "")
-    card = getattr(model, "card", None)
-    script = getattr(model, "original_name", None) if is_script(model) else None
-    name = getattr(card, "name", None) or script or type(model).__name__
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return About(model=name, seed=seed, dtype=dtype, versions=_versions(), created=now)
-
-
-@cache
-def _versions() -> tuple[tuple[str, str], ...]:
-    versions = [("torch", str(torch.__version__))]
-    for name in ("limelight", "torchvision", "timm", "transformers", "captum"):
-        try:
-            versions.append((name, version(name)))
-        except PackageNotFoundError:
-            continue
-    return tuple(versions)
 
 
 def _prepare(

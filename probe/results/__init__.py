@@ -5,5 +5,5 @@ from .files import write
 from .maps import Maps
 from .resize import interpolate
 from .rows import Row, map_columns, map_of_row, parquet_bytes, row_of_map
-from .saliency_map import About, SaliencyMap, Size
+from .saliency_map import About, SaliencyMap, Size, cautions_in
 from .sheet import plane

@@ -111,11 +111,17 @@ class Maps(Sequence[SaliencyMap]):
             "  ".join(word.ljust(n) for word, n in zip(row, width, strict=True))
             for row in (head, *rows)
         ]
+        lines += [f"caution: {reason}" for reason in self._cautions]
         return "\n".join(line.rstrip() for line in lines)
+
+    @property
+    def _cautions(self) -> list[str]:
+        return list(dict.fromkeys(reason for m in self for reason in m.about.cautions))
 
     def __repr__(self) -> str:
         methods = sorted({m.method for m in self})
-        return f"Maps({len(self)} maps of {', '.join(methods) or 'nothing'})"
+        cautions = "".join(f"; caution: {reason}" for reason in self._cautions)
+        return f"Maps({len(self)} maps of {', '.join(methods) or 'nothing'}{cautions})"
 
     def _repr_html_(self) -> str:
         from . import sheet

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from math import isfinite
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +14,13 @@ from ..sites import Site
 from .resize import interpolate
 
 _SPACE = ("t", "f", "z", "y", "x")
+_CAUTION = "caution: "
 Size = int | Sequence[int] | None
+
+
+def cautions_in(notes: Iterable[str]) -> tuple[str, ...]:
+    """Those notes that say why a result means little, without the word that marks them."""
+    return tuple(n.removeprefix(_CAUTION) for n in notes if n.startswith(_CAUTION))
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,7 @@ class About:
     """Where a map comes from: enough to compute it again.
 
     score     the target's value, of_class the class it is about, kept the relevance that arrived
+    notes     what was assumed; those that begin with "caution: " say that the map means little
     features  names of the features or channels of the input, for a map at an input
     """
 
@@ -37,6 +45,20 @@ class About:
     kept: float | None = None
     notes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Why the map means little: random weights, a uniform output, values not finite."""
+        return cautions_in(self.notes)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the score is nan or infinite, so that there is no map."""
+        return self.score is not None and not isfinite(self.score)
+
+    def cautioned(self, *reasons: str) -> About:
+        """The same with further reasons for caution."""
+        return replace(self, notes=(*self.notes, *(_CAUTION + reason for reason in reasons)))
 
 
 @dataclass(frozen=True, eq=False)

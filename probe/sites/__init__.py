@@ -1,6 +1,7 @@
 """Where: addresses, what a model family calls its layers, its tokens, its classes."""
 
 from .adapter import Adapter, adapt, adapter
+from .initial_weights import RANDOM, has_initial_weights, remember_initial
 from .resolve import Address, AddressLike, addresses, named, resolve
 from .scripted import ScriptShell, hookable, is_script, sealed
 from .site import HEAD_PORTS, Pattern, Site, no_match, parse, part_of_model

@@ -18,8 +18,16 @@ from ...methods.circuits.judging import CircuitCheck
 from ...models.weights import fingerprint
 from ...probe.attribution import list_methods
 from ...probe.errors import LimelightError, OptionError
-from ...probe.results import write
-from ..html import fill, interval_text, nonempty, or_dash, significant_or_zero, three_digits
+from ...probe.results import cautions_in, write
+from ..html import (
+    fill,
+    interval_text,
+    nonempty,
+    or_dash,
+    sentence,
+    significant_or_zero,
+    three_digits,
+)
 from . import text as words
 from .attention_maps import Seen
 from .charts import Growth, curve_plots, forests, grid, growth, hues, parts
@@ -97,6 +105,7 @@ def render_circuit(
         _data(circuit, maps),
         title=words.title(circuit),
         asked=words.asked(circuit),
+        cautions=[sentence(c) for c in cautions_in(circuit.notes)],
         circuit=circuit,
         example=words.example(circuit),
         facts=[words.metric(circuit), words.truth(circuit)],

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas
 
+from ...probe.results import cautions_in
 from ..explanation import SCRIPTS, page_data, photo_uri, place_of, thumbnails
-from ..html import fill, nonempty, plural, significant
+from ..html import fill, nonempty, plural, sentence, significant
 from ..runs import FOLDER, Run, RunPlan
 from ..scoring import NAMES
 from ..scoring import table as score_table
@@ -46,6 +47,7 @@ def render_run(run: Run, against: Run | None = None) -> str:
         data,
         title=f"What {plan.model} looks at in {plural(rows['sample'].nunique(), 'sample')}",
         asked=_asked(plan, methods, sites, model_states),
+        cautions=[sentence(c) for c in cautions_in(plan.told.get("notes", ()))],
         samples=data["samples"],
         thumbnails=thumbnails(explanation.samples),
         photos={p.sample: photo_uri(p) for p in explanation.photos},

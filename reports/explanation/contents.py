@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...probe.errors import OptionError
 from ...probe.relevance import Ledger
 from ...probe.results import About, Maps, SaliencyMap
+from ..html import joined
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -177,3 +178,23 @@ class Contents:
     restored: Mapping[str, Image] = field(default_factory=dict)
     besides: Mapping[str, str] = field(default_factory=dict)
     mixer: Mixer | None = None
+
+    @property
+    def cautions(self) -> list[str]:
+        """Why maps mean little, and of which samples where it is not true of all."""
+        of_all = dict.fromkeys(self.about.cautions if self.about else ())
+        found: dict[str, dict[str, None]] = {}
+        for m in self.maps:
+            for reason in m.about.cautions:
+                if reason not in of_all:
+                    found.setdefault(reason, {})[m.sample] = None
+        every = {m.sample for m in self.maps}
+        return [*of_all, *(_told_of(names, every) + reason for reason, names in found.items())]
+
+
+def _told_of(names: Collection[str], every: Collection[str]) -> str:
+    if len(names) == len(every):
+        return ""
+    shown = list(names)[:3]
+    more = [f"{len(names) - 3} more"] if len(names) > 3 else []
+    return f"{joined([*shown, *more])}: "

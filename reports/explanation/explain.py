@@ -118,6 +118,7 @@ def explain(
     options = {"target": wanted, "sites": sites, "batch": batch, "seed": seed, "about": about}
     answers = _Answers(model, names, wanted[0], output, scale, strict=labels is not None)
     maps = _explained(model, samples, methods, answers, progress, axes=axes, **options)
+    maps = _with_values(maps, samples, answers)
     if combine is not None:
         maps += combine_maps(maps, combine)
     ledgers = _ledgers(model, samples, methods, wanted, maps) if ledger else {}
@@ -256,6 +257,18 @@ def _explained(
         if progress is not None:
             progress(done, len(samples.inputs), group[-1])
     return maps
+
+
+def _with_values(maps: Maps, samples: Samples, answers: _Answers) -> Maps:
+    """The maps of samples whose score is finite; the others are skipped with the reason."""
+    lost = {m.sample: m.about.cautions[-1] for m in maps if m.about.lost}
+    if not lost:
+        return maps
+    samples.leave_out(lost)
+    for held in (answers.guesses, answers.areas, answers.restored):
+        for name in lost:
+            held.pop(name, None)  # type: ignore[attr-defined]
+    return Maps(m for m in maps if m.sample not in lost)
 
 
 def _ledgers(

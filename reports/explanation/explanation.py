@@ -31,7 +31,8 @@ class Explanation(Contents):
 
     def __repr__(self) -> str:
         others = f", {len(self.samples)} other samples" if self.samples else ""
-        return f"Explanation({self.maps!r}, {len(self.photos)} photos{others})"
+        cautions = "".join(f"; caution: {caution}" for caution in self.cautions)
+        return f"Explanation({self.maps!r}, {len(self.photos)} photos{others}{cautions})"
 
     def _repr_html_(self) -> str:
         from ...probe.results.sheet import html

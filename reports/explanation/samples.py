@@ -23,7 +23,7 @@ from ...models.inputs import (
 )
 from ...models.inputs import images as pictures_under
 from ...probe.engine import Batch, chunks
-from ...probe.errors import ImageError, OptionError
+from ...probe.errors import ImageError, LimelightError, OptionError
 from .contents import Photo, Sample
 from .given_inputs import Given
 
@@ -71,6 +71,16 @@ class Samples:
             for run in runs
             for places in chunks(len(run), self.most)
         ]
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Skip samples, each with the reason. Raises LimelightError where none is left."""
+        self.skipped += reasons.items()
+        self.photos = [p for p in self.photos if p.sample not in reasons]
+        self.others = [s for s in self.others if s.sample not in reasons]
+        for name in reasons:
+            self.inputs.pop(name, None)
+        if not self.inputs:
+            raise LimelightError(next(iter(reasons.values())))
 
     def batch(self, names: Sequence[str]) -> Tensor | Batch:
         """Some samples as the model takes them."""

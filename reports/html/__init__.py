@@ -10,6 +10,7 @@ from .formatting import (
     or_dash,
     percent,
     plural,
+    sentence,
     significant,
     significant_or_zero,
     three_digits,

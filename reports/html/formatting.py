@@ -48,6 +48,11 @@ def joined(items: Sequence[object]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def sentence(words: str) -> str:
+    """Words with a capital letter and a full stop."""
+    return words[:1].upper() + words[1:].rstrip(".") + "."
+
+
 def nonempty(rows: Mapping[str, Iterable[str]]) -> list[tuple[str, list[str]]]:
     """The rows of a table of texts without empty texts, and without rows of none."""
     return [(name, kept) for name, texts in rows.items() if (kept := [t for t in texts if t])]

@@ -110,7 +110,7 @@ def make_plan(
     told = {
         "created": about.created,
         "versions": dict(about.versions),
-        "notes": list(preparation.notes),
+        "notes": [*about.notes, *preparation.notes],
         "readings": [unusual_reading(target) for target in wanted],
         "worded": [isinstance(target, (str, int)) for target in wanted],
         "inputs": list(samples.inputs),

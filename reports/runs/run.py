@@ -7,12 +7,14 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...models import load
 from ...models.inputs import (
@@ -93,7 +95,7 @@ def run(
     *,
     sites: Sites = None,
     target: Targets = "top",
-    weights: str | Path | None = None,
+    weights: str | Path | None = "default",
     batch: int | str = "auto",
     shard: int = 32,
     seed: int = 0,
@@ -117,7 +119,8 @@ def run(
 ) -> Run:
     """Maps of a whole data set, streamed to `folder/maps/part-*.parquet`.
 
-    model    a name of the zoo (with `weights` and hyper-parameters) or a network
+    model    a name of the zoo, with `weights` and hyper-parameters as `limelight.load` takes them,
+             or a network; random weights are those of the seed, so that their run can go on
     data     a folder of pictures, paths, a listing, a data set: see `limelight.samples`
     target   as on the command line, `top`, `top:3`, `least`, `label` (the class of each sample),
              a class, or targets made in Python
@@ -143,14 +146,33 @@ def run(
                        batch=batch, shard=shard, seed=seed, device=device, dtype=dtype,
                        limit=limit, labels=names, options=options, inputs=inputs, axes=axes,
                        hyper=hyper)  # fmt: skip
-    work = prepare(asked)
     root = Path(folder).expanduser()
-    same_or_refuse(root, work.plan)
-    done, bad = store.finished(root, work.plan.shards)
-    for text in bad:
-        warnings.warn(text, stacklevel=3)
-    _finish(root, work, done, compute, workers, progress)
+    with _mode_kept(model):
+        work = prepare(asked)
+        same_or_refuse(root, work.plan)
+        done, bad = store.finished(root, work.plan.shards)
+        for text in bad:
+            warnings.warn(text, stacklevel=4)
+        _finish(root, work, done, compute, workers, progress)
     return Run(root)
+
+
+@contextmanager
+def _mode_kept(model: str | nn.Module) -> Iterator[None]:
+    """Modules of the caller's network that train, train again afterwards."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    training = [module for module in modules if module.training]
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _is_at(p: Tensor, device: str | None, dtype: torch.dtype | None) -> bool:
+    """Whether a parameter is where, and what, it is to be."""
+    there = device is None or p.device == torch.empty(0, device=device).device
+    return there and (dtype is None or not p.is_floating_point() or p.dtype == dtype)
 
 
 def _finish(
@@ -197,7 +219,7 @@ class RunRequest:
     methods: Any
     sites: Sites = None
     target: Any = "top"
-    weights: str | Path | None = None
+    weights: str | Path | None = "default"
     batch: int | str = "auto"
     shard: int = 32
     seed: int = 0
@@ -210,11 +232,19 @@ class RunRequest:
     axes: Axes = None
     hyper: Mapping[str, Any] = field(default_factory=dict)
 
+    def _loaded(self, name: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return load(name, self.weights, **self.hyper)
+
     def network(self) -> nn.Module:
         """The model in eval mode, on its device and in its type."""
-        model = self.model
-        net = load(model, self.weights, **self.hyper) if isinstance(model, str) else model.eval()
-        return net.to(device=self.device, dtype=as_dtype(self.dtype))
+        place = {"device": self.device, "dtype": as_dtype(self.dtype)}
+        if not isinstance(self.model, nn.Module):
+            return self._loaded(self.model).to(**place)
+        if all(_is_at(p, **place) for p in self.model.parameters()):
+            return self.model.eval()  # `run` puts its mode back
+        return deepcopy(self.model).eval().to(**place)
 
 
 def prepare(asked: RunRequest) -> Work:

@@ -93,6 +93,8 @@ class Work:
         for m in maps:
             place = int(m.sample)
             by_place[place].append(run_row(samples[place], m))
+        lost = {int(m.sample): m.about.cautions[-1] for m in maps if m.about.lost}
+        by_place |= {place: [error_row(samples[place], why)] for place, why in lost.items()}
         return by_place
 
 

@@ -37,7 +37,9 @@ def prepared(*, attends: bool = False) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     if attends:
         small = {"img_size": (16, 24), "patch": 4, "dim": 24, "depth": 2, "heads": 2}
-        return ll.load("deit_tiny", num_classes=10, **small).train(), torch.randn(3, 3, 16, 24)
+        return ll.load("deit_tiny", weights=None, num_classes=10, **small).train(), torch.randn(
+            3, 3, 16, 24
+        )
     net = nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
         *(nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),

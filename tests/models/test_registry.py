@@ -51,13 +51,15 @@ def test_deit_with_other_hyper_parameters():
 
 def test_papers_timm_and_torchvision_spellings_build_the_same():
     small = {"num_classes": 10, "num_heads": 4, "mlp_dim": 128}
-    one = load("vit_b_16", image_size=32, patch_size=8, num_layers=3, hidden_dim=64, **small)
-    two = load("vit_b_16", img_size=32, patch=8, depth=3, dim=64, **small)
+    one = load(
+        "vit_b_16", weights=None, image_size=32, patch_size=8, num_layers=3, hidden_dim=64, **small
+    )
+    two = load("vit_b_16", weights=None, img_size=32, patch=8, depth=3, dim=64, **small)
     shapes = [[p.shape for p in net.parameters()] for net in (one, two)]
     assert shapes[0] == shapes[1]
     case = {"img": 224, "patch": 16, "dim": 192, "depth": 2, "heads": 3, "mlp_ratio": 4}
     told = {"qkv_bias": True, "norm_eps": 1e-6, "act": "GELU exact", "pool": "class token"}
-    assert load("deit_tiny", **case, **told).card.size == 224
+    assert load("deit_tiny", weights=None, **case, **told).card.size == 224
 
 
 @pytest.mark.parametrize(
@@ -74,13 +76,13 @@ def test_papers_timm_and_torchvision_spellings_build_the_same():
     ],
 )
 def test_hyper_parameters_build_and_run(name, hyper, shape):
-    net = load(name, num_classes=7, **hyper)
+    net = load(name, weights=None, num_classes=7, **hyper)
     assert net(torch.zeros(shape)).shape == (1, 7)
 
 
 def test_another_input_size_than_built_resizes_the_positions():
     for name in ("deit_tiny", "vit_b_16"):
-        net = load(name, img_size=64, depth=1, dim=48, heads=3)
+        net = load(name, weights=None, img_size=64, depth=1, dim=48, heads=3)
         assert net(torch.randn(1, 3, 32, 96)).shape == (1, 1000)
         with pytest.raises(OptionError, match="33 x 64 does not divide into patches of 16"):
             net(torch.randn(1, 3, 33, 64))
@@ -91,7 +93,7 @@ def test_another_input_size_than_built_resizes_the_positions():
     [("deit_tiny", "blocks.0.attn"), ("vit_b_16", "encoder.layers.*.self_attention")],
 )
 def test_attention_shows_its_ports_once(name, attn):
-    net = load(name, img_size=32, depth=1, dim=192, heads=3)
+    net = load(name, weights=None, img_size=32, depth=1, dim=192, heads=3)
     ports = ("q", "k", "v", "map", "heads")
     with Probe(net, grad=False) as p:
         p.watch(*(f"{attn}:{port}" for port in ports))
@@ -103,17 +105,17 @@ def test_attention_shows_its_ports_once(name, attn):
 
 
 def test_img_size_of_a_convolutional_network_changes_its_preprocessing():
-    card = load("resnet18", layers=(1,), width=8, img_size=(56, 112)).card
+    card = load("resnet18", weights=None, layers=(1,), width=8, img_size=(56, 112)).card
     assert (card.size, card.resize) == ((56, 112), 64)
 
 
 def test_preprocessing_can_be_given():
     told = {"input": [224, 224], "mean": [0.5] * 3, "std": [0.5] * 3}
-    net = load("efficientnet_lite0", width=0.25, depth=0.1, **told, crop_pct=0.9)
+    net = load("efficientnet_lite0", weights=None, width=0.25, depth=0.1, **told, crop_pct=0.9)
     assert (net.card.mean, net.card.std) == ((0.5,) * 3, (0.5,) * 3)
     assert (net.card.size, net.card.resize) == ((224, 224), 248)
     with pytest.raises(OptionError, match="asks for 'area' interpolation"):
-        load("deit_tiny", depth=1, interpolation="area")
+        load("deit_tiny", weights=None, depth=1, interpolation="area")
 
 
 def test_no_activation_is_in_place():
@@ -124,7 +126,10 @@ def test_no_activation_is_in_place():
 
 
 def test_vgg_layers_follow_the_configuration():
-    assert load("vgg16", cfg=(8, "M", 8, 8, "M")).card.hidden == ("features.1", "features.6")
+    assert load("vgg16", weights=None, cfg=(8, "M", 8, 8, "M")).card.hidden == (
+        "features.1",
+        "features.6",
+    )
     bn = next(iter(list_models("vgg16_bn")))
     assert bn.hidden[-1] == "features.42"
 
@@ -133,9 +138,9 @@ def test_unknown_names_are_refused_with_near_ones():
     with pytest.raises(ModelError, match=r"model 'resnet5' is not in the zoo; did you mean .*50'"):
         load("resnet5")
     with pytest.raises(OptionError, match="no hyper-parameter 'dept'; did you mean 'depth'"):
-        load("deit_tiny", dept=3)
+        load("deit_tiny", weights=None, dept=3)
     with pytest.raises(OptionError, match="'heads' gives 'num_heads' of 'deit_tiny' twice"):
-        load("deit_tiny", num_heads=3, heads=3)
+        load("deit_tiny", weights=None, num_heads=3, heads=3)
 
 
 @pytest.mark.parametrize(
@@ -155,12 +160,12 @@ def test_unknown_names_are_refused_with_near_ones():
 )
 def test_impossible_hyper_parameters_are_refused(name, hyper, told):
     with pytest.raises(OptionError, match=told):
-        load(name, **hyper)
+        load(name, weights=None, **hyper)
 
 
 def test_a_builder_that_fails_is_explained():
     with pytest.raises(ModelError, match=r"'resnet50' cannot be built with .*layers='abc'"):
-        load("resnet50", layers="abc")
+        load("resnet50", weights=None, layers="abc")
 
 
 def test_the_same_name_from_two_modules_is_refused():
@@ -194,10 +199,13 @@ def test_rows_that_cannot_be_are_refused(rows, error, told):
 
 
 def test_fixed_hyper_parameters_keep_the_published_value():
-    assert load("vig_h_tiny", depths=(1,), num_heads=(3,), expand_v=1.0).card.name == "vig_h_tiny"
+    assert (
+        load("vig_h_tiny", weights=None, depths=(1,), num_heads=(3,), expand_v=1.0).card.name
+        == "vig_h_tiny"
+    )
     for word, name in (("patch", "patch_size"), ("patch_size", "patch_size"), ("stride", "stride")):
         with pytest.raises(OptionError, match=f"{word}=8 was asked .* keeps {name}=16: leave"):
-            load("vig_tiny", **{word: 8})
+            load("vig_tiny", weights=None, **{word: 8})
 
 
 def test_hyper_parameters_can_be_listed():
@@ -207,7 +215,7 @@ def test_hyper_parameters_can_be_listed():
 
 def test_import_is_light():
     code = (
-        "import sys, limelight.models as m; m.load('deit_tiny', depth=1);"
+        "import sys, limelight.models as m; m.load('deit_tiny', weights=None, depth=1);"
         "heavy = {'timm', 'torchvision', 'transformers', 'pandas', 'huggingface_hub'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

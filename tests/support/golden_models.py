@@ -125,11 +125,13 @@ def _suggested(case: Golden, key: str, found: Tensor) -> None:
 
 
 def _entry(name: str, **hyper: Any) -> Callable[[dict[str, Any]], nn.Module]:
-    return lambda config: load(name, **hyper)
+    return lambda config: load(name, weights=None, **hyper)
 
 
 def _configured(name: str, *, without: tuple[str, ...] = ()) -> Callable[..., nn.Module]:
-    return lambda config: load(name, **{k: v for k, v in config.items() if k not in without})
+    return lambda config: load(
+        name, weights=None, **{k: v for k, v in config.items() if k not in without}
+    )
 
 
 def _lite0(config: dict[str, Any]) -> nn.Module:

@@ -19,7 +19,7 @@ def network(name: str) -> torch.nn.Module:
     """convit_digits, `trained` or `initial`; a small `vit` without gates."""
     torch.manual_seed(0)
     if name == "vit":
-        return ll.load("deit_tiny", img_size=32, depth=2)
+        return ll.load("deit_tiny", weights=None, img_size=32, depth=2)
     return ll.load("convit_digits", "digits" if name == "trained" else None)
 
 
@@ -52,6 +52,6 @@ def orders_run(root: Path) -> Run:
     (root / "photos").mkdir()
     photos(root / "photos")
     torch.manual_seed(0)
-    net = ll.load("resnet18", num_classes=6, img_size=32)
+    net = ll.load("resnet18", weights=None, num_classes=6, img_size=32)
     sites = {"sites": ["layer1", "layer2"], "target": ["top", "least"]}
     return run(root / "run", net, root / "photos", ["normgrad", "meta,lr=0.1"], workers=0, **sites)

@@ -31,7 +31,7 @@ def photos(root: Path, count: int = 6) -> Path:
 def small_run(root: Path, *, lost: int = 0) -> Run:
     """A run of two methods at two layers for three targets; the last `lost` photos are gone."""
     torch.manual_seed(0)
-    net = ll.load("resnet18", num_classes=6, img_size=32)
+    net = ll.load("resnet18", weights=None, num_classes=6, img_size=32)
     (root / "photos").mkdir()
     photos(root / "photos")
     table = pandas.read_csv(root / "photos" / "things.csv")

@@ -115,7 +115,7 @@ def test_near_and_far_lie_in_one_picture():
 
 def test_a_place_of_plain_attention_is_a_row_of_its_map():
     torch.manual_seed(0)
-    model, x = ll.load("deit_tiny", img_size=64, depth=2), torch.randn(1, 3, 64, 64)
+    model, x = ll.load("deit_tiny", weights=None, img_size=64, depth=2), torch.randn(1, 3, 64, 64)
     (seen,) = ll.maps(model, x, "place_attention,row=0,column=1,layer=0,head=2")
     whole = ll.trace(model, x, "blocks.0.attn:map")["blocks.0.attn:map"].act
     torch.testing.assert_close(seen.values, whole[0, 2, 4, 1:].reshape(4, 4))
@@ -142,7 +142,7 @@ def test_tokens_on_no_grid_are_told():
         "embed_dims": (48, 96, 96),
         "num_heads": (3, 6, 6),
     }
-    model = ll.load("volo_d1", **small)
+    model = ll.load("volo_d1", weights=None, **small)
     with pytest.raises(MethodError, match=r"post_network\.1\.attn:map mixes lie on no grid"):
         ll.maps(model, torch.randn(1, 3, 64, 64), "place_attention")
 

@@ -39,7 +39,7 @@ def test_a_model_has_one_set_or_two_and_a_softmax_none():
     names = [c.path for c in learned_curves(built(order="phi_phi", universal=True))]
     assert names == ["karat", "karat:2"]
     with pytest.raises(MethodError, match="this model has none"):
-        learned_curves(load("deit_tiny", **SMALL))
+        learned_curves(load("deit_tiny", weights=None, **SMALL))
 
 
 @pytest.mark.parametrize("universal", [False, True])
@@ -67,11 +67,11 @@ def test_spectra_are_those_of_the_parts(universal):
 
 
 def test_softmax_has_scores_and_a_map():
-    model, x = load("deit_tiny", **SMALL), torch.randn(1, 3, 64, 64)
+    model, x = load("deit_tiny", weights=None, **SMALL), torch.randn(1, 3, 64, 64)
     spectra = map_spectra(model, x)
     assert all(s.reduced is None and s.map.shape == (1, 3, 17) for s in spectra)
     assert set(spectra[0].ranks()) == {"scores", "map"}
     largest = torch.stack([s.map[..., 0] for s in spectra])
     assert float(largest.min()) >= 1 - 1e-6  # rows add up to one
     with pytest.raises(MethodError, match="no attention"):
-        map_spectra(load("resnet18"), x)
+        map_spectra(load("resnet18", weights=None), x)

@@ -18,7 +18,7 @@ from limelight.probe.errors import MethodError, OptionError
 def tiny():
     case = golden("convit.tiny_64")
     with no_init():
-        model = ll.load("convit_tiny", img_size=64)
+        model = ll.load("convit_tiny", weights=None, img_size=64)
     fill(model, case.case["salt"])
     told = case.case["input"]
     return case, model, torch.from_numpy(image(tuple(told["shape"]), told["seed"]))
@@ -49,7 +49,7 @@ def test_convits_own_figures(tiny):
 
 def test_a_class_token_is_left_out_or_not():
     torch.manual_seed(0)
-    model = ll.load("deit_tiny", img_size=64, depth=2)
+    model = ll.load("deit_tiny", weights=None, img_size=64, depth=2)
     x = torch.randn(2, 3, 64, 64)
     names = ["nonlocality", "nonlocality,raw=true", "attention_entropy", "nonlocality:pixels",
              "nonlocality:relative", "attention_mass,radius=1"]  # fmt: skip
@@ -73,7 +73,7 @@ def test_a_class_token_is_left_out_or_not():
 
 def test_queries_that_attend_to_all_alike_are_counted():
     torch.manual_seed(0)
-    model = ll.load("deit_tiny", img_size=64, depth=2)
+    model = ll.load("deit_tiny", weights=None, img_size=64, depth=2)
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         model.blocks[1].attn.qkv.weight[64:128] = 0  # the second head's queries
@@ -87,7 +87,7 @@ def test_windows_have_distances_and_languages_have_none():
     torch.manual_seed(0)
     small = {"stages": ("BA", "A"), "out_chs": (64, 128), "stem_chs": (16,), "heads": 4,
              "block_size": 4, "halo_size": 1, "bottle_ratio": 0.5}  # fmt: skip
-    model = ll.load("halonet26t", **small)
+    model = ll.load("halonet26t", weights=None, **small)
     maps = ll.maps(model, torch.randn(1, 3, 64, 64), ["nonlocality", "gate"])
     near, thinned = maps.where(method="nonlocality")
     assert near.values.max() < 8
@@ -95,14 +95,16 @@ def test_windows_have_distances_and_languages_have_none():
     assert note == "tokens on the picture by its proportions: 16 x 16 after 0"
     assert thinned.values.isfinite().all()  # stride 2: queries in the middle of four keys
     assert maps.where(method="gate")[0].values.isnan().all()
-    words = ll.load("gla_340m", hidden_size=64, num_hidden_layers=1, num_heads=2, vocab_size=50)
+    words = ll.load(
+        "gla_340m", weights=None, hidden_size=64, num_hidden_layers=1, num_heads=2, vocab_size=50
+    )
     ids = torch.randint(0, 50, (2, 20))
     assert ll.maps(words, ids, "nonlocality")[0].values.isnan().all()
 
 
 def test_mass_in_windows_by_hand():
     torch.manual_seed(0)
-    model = ll.load("deit_tiny", img_size=64, depth=2)
+    model = ll.load("deit_tiny", weights=None, img_size=64, depth=2)
     first = model.blocks[0].attn
     torch.nn.init.zeros_(first.qkv.weight[: 2 * 192].data)  # the first block looks everywhere
     x = torch.randn(2, 3, 64, 64)
@@ -154,7 +156,7 @@ def test_sequence_heads_by_hand():
 
 
 def test_errors_say_what_to_do():
-    plain = ll.load("resnet18", num_classes=5)
+    plain = ll.load("resnet18", weights=None, num_classes=5)
     with pytest.raises(MethodError, match="no attention"):
         ll.maps(plain, torch.randn(1, 3, 32, 32), "nonlocality")
     digits = ll.load("convit_digits")
@@ -164,7 +166,7 @@ def test_errors_say_what_to_do():
 
 def test_rollout_by_hand():
     torch.manual_seed(0)
-    model = ll.load("deit_tiny", img_size=64, depth=3)
+    model = ll.load("deit_tiny", weights=None, img_size=64, depth=3)
     x = torch.randn(2, 3, 64, 64)
     t = ll.trace(model, x, [f"blocks.{n}.attn:map" for n in range(3)])
     maps = [t[f"blocks.{n}.attn:map"].act for n in range(3)]
@@ -181,7 +183,7 @@ def test_rollout_by_hand():
 
 def test_attention_methods_follow_a_late_class_token():
     torch.manual_seed(0)
-    model = ll.load("convit_tiny", img_size=64, depth=3, local_up_to_layer=2)
+    model = ll.load("convit_tiny", weights=None, img_size=64, depth=3, local_up_to_layer=2)
     x = torch.randn(1, 3, 64, 64)
     names = ["rollout", "raw_attention", "attention_gradcam", "generic_attention",
              "transformer_attribution"]  # fmt: skip

@@ -74,7 +74,7 @@ def test_recall_of_a_model_is_that_of_its_ports():
     for name in names:  # where everything is seen, everything is kept
         whole = maps.where(method=name, site="blocks.1.attn:map").stack()
         torch.testing.assert_close(whole, torch.ones(2, 3).double())
-    free = ll.load("deit_tiny", img_size=64, depth=1)
+    free = ll.load("deit_tiny", weights=None, img_size=64, depth=1)
     assert ll.maps(free, x, "mask_recall")[0].values.isnan().all()
 
 
@@ -97,7 +97,9 @@ def test_the_connectivity_of_a_patch_beside_its_softmax():
     with pytest.raises(MethodError, match="token 17 was asked for"):
         connectivity(model, x, "blocks.1.attn", 17)
     with pytest.raises(MethodError, match="behind no boolean mask"):
-        connectivity(ll.load("deit_tiny", img_size=64, depth=1), x, "blocks.0.attn", 0)
+        connectivity(
+            ll.load("deit_tiny", weights=None, img_size=64, depth=1), x, "blocks.0.attn", 0
+        )
 
 
 class Plain(nn.Module):

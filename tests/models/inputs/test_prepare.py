@@ -28,7 +28,7 @@ def prepared(net: nn.Module, image: Image.Image) -> PreparedPhoto:
 
 @pytest.fixture(scope="module")
 def lite() -> nn.Module:
-    return load("efficientnet_lite0", width=0.25, depth=0.1)
+    return load("efficientnet_lite0", weights=None, width=0.25, depth=0.1)
 
 
 @pytest.mark.parametrize("size", [(640, 427), (427, 640), (300, 300), (31, 50), (451, 300)])
@@ -44,7 +44,7 @@ def test_lite_preprocessing_as_published(lite, size):
 
 
 def test_imagenet_normalisation_equals_the_formula():
-    net = load("resnet18", layers=(1,), width=8)
+    net = load("resnet18", weights=None, layers=(1,), width=8)
     x = preprocess(net, photo(256, 256))
     crop = torch.from_numpy(np.array(prepared(net, photo(256, 256)).crop)).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(v)[:, None, None] for v in (net.card.mean, net.card.std))
@@ -62,7 +62,7 @@ def test_crops_tell_the_part_of_the_photo(lite):
 
 
 def test_oblong_inputs_are_covered():
-    net = load("deit_tiny", img_size=(64, 128), depth=1)
+    net = load("deit_tiny", weights=None, img_size=(64, 128), depth=1)
     for size in ((300, 200), (200, 300), (64, 64)):
         ready = prepared(net, photo(*size))
         assert ready.tensor.shape == (3, 64, 128)
@@ -83,14 +83,14 @@ def test_one_or_many_of_any_kind(lite):
 
 
 def test_inputs_have_the_models_dtype():
-    net = load("deit_tiny", img_size=32, depth=1).to(torch.bfloat16)
+    net = load("deit_tiny", weights=None, img_size=32, depth=1).to(torch.bfloat16)
     x = preprocess(net, photo(40, 40))
     assert x.dtype == torch.bfloat16
     assert net(x).shape == (1, 1000)
 
 
 def test_grey_models_get_grey_inputs():
-    net = load("resnet18", layers=(1,), width=8, in_channels=1, num_classes=2)
+    net = load("resnet18", weights=None, layers=(1,), width=8, in_channels=1, num_classes=2)
     x = preprocess(net, photo(256, 256))
     grey = np.asarray(prepared(net, photo(256, 256)).crop.convert("L"), np.float32) / 255
     want = (grey - net.card.mean[0]) / net.card.std[0]

@@ -12,7 +12,7 @@ from limelight.models.weights.load import fingerprint
 
 @pytest.fixture
 def small() -> nn.Module:
-    return load("deit_tiny", img_size=32, depth=1, embed_dim=48)
+    return load("deit_tiny", weights=None, img_size=32, depth=1, embed_dim=48)
 
 
 def test_fingerprint_follows_the_weights(small):

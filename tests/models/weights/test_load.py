@@ -29,7 +29,7 @@ SMALL = {"img_size": 32, "depth": 1, "embed_dim": 48, "num_heads": 3, "num_class
 @pytest.fixture(scope="module")
 def small() -> nn.Module:
     torch.manual_seed(0)
-    return load("deit_tiny", **SMALL)
+    return load("deit_tiny", weights=None, **SMALL)
 
 
 def same(one: nn.Module, two: nn.Module) -> bool:
@@ -160,7 +160,7 @@ def test_resizing_keeps_a_constant_table_and_its_prefix(align):
 
 def test_old_torchvision_names_load(tmp_path):
     tiny = {"image_size": 16, "patch": 8, "depth": 1, "dim": 8, "heads": 2}
-    net = load("vit_b_16", **tiny)
+    net = load("vit_b_16", weights=None, **tiny)
     old = {
         k.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): v
         for k, v in net.state_dict().items()
@@ -171,7 +171,7 @@ def test_old_torchvision_names_load(tmp_path):
 
 def test_files_from_before_batch_counters_load(tmp_path):
     tiny = {"layers": (1, 1), "width": 8}
-    net = load("resnet18", **tiny)
+    net = load("resnet18", weights=None, **tiny)
     state = {k: v for k, v in net.state_dict().items() if "num_batches" not in k}
     torch.save(state, tmp_path / "w.pth")
     assert same(load("resnet18", weights=tmp_path / "w.pth", **tiny), net)
@@ -250,7 +250,7 @@ def test_offline_hub_says_the_same_and_takes_a_file_put_there(hub, monkeypatch, 
     assert told.endswith(f"into {str(hub)!r} as {name!r}")
     assert "fetch https://huggingface.co/timm/vit_base_patch16_224.augreg2" in told
     assert "\n" not in told
-    small = load("vit_base_patch16_224", depth=1, dim=16, heads=2)
+    small = load("vit_base_patch16_224", weights=None, depth=1, dim=16, heads=2)
     hub.mkdir(parents=True)
     save_file(small.state_dict(), hub / name)
     found = load("vit_base_patch16_224", weights="imagenet", depth=1, dim=16, heads=2)
@@ -287,7 +287,7 @@ def timm_name(name: str, stages: tuple[int, ...]) -> str:
 
 
 def test_timm_files_of_efficientnet_lite_load(tmp_path):
-    net = load("efficientnet_lite1")
+    net = load("efficientnet_lite1", weights=None)
     theirs = {timm_name(k, net.stage_sizes): v for k, v in net.state_dict().items()}
     assert from_timm(theirs, net.stage_sizes).keys() == net.state_dict().keys()
     save_file(theirs, tmp_path / "w.safetensors")

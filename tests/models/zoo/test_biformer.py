@@ -48,14 +48,14 @@ def test_regions_are_chosen_as_in_the_golden_case(built):
 )
 def test_published_sizes(name, millions, count):
     with torch.device("meta"), no_init():
-        found = sum(p.numel() for p in load(name).parameters())
+        found = sum(p.numel() for p in load(name, weights=None).parameters())
     assert found / 1e6 == pytest.approx(millions, abs=0.06)
     assert count in (None, found)
 
 
 def test_parameter_names_of_swin_tiny_layout():
     with torch.device("meta"), no_init():
-        own = load("biformer_stl").state_dict()
+        own = load("biformer_stl", weights=None).state_dict()
     blocks = {
         name.removeprefix("stages.0.blocks.1.") for name in own if "stages.0.blocks.1." in name
     }
@@ -71,7 +71,9 @@ def test_parameter_names_of_swin_tiny_layout():
 def small(name: str, **hyper):
     """A small model of each layout with everything random."""
     torch.manual_seed(0)
-    return load(name, **{**(SMALL if name == "biformer_tiny" else STL[name]), **hyper})
+    return load(
+        name, weights=None, **{**(SMALL if name == "biformer_tiny" else STL[name]), **hyper}
+    )
 
 
 @pytest.mark.parametrize("name", ["biformer_tiny", *STL])
@@ -142,7 +144,7 @@ def test_ports_of_routed_attention(name):
     ],
 )
 def test_switches_build_and_differentiate(switch):
-    model = load("biformer_tiny", **{**SMALL, **switch})
+    model = load("biformer_tiny", weights=None, **{**SMALL, **switch})
     x = torch.randn(1, 3, 64, 64, requires_grad=True)
     model(x).sum().backward()
     assert x.grad.isfinite().all()
@@ -153,8 +155,8 @@ def test_switches_build_and_differentiate(switch):
 def test_maps_that_do_not_divide_are_refused_or_padded():
     x = torch.randn(1, 3, 72, 56)
     with pytest.raises(ModelError, match="auto_pad=True"):
-        load("biformer_tiny", **SMALL)(x)
-    padded = load("biformer_tiny", auto_pad=True, **SMALL)
+        load("biformer_tiny", weights=None, **SMALL)(x)
+    padded = load("biformer_tiny", weights=None, auto_pad=True, **SMALL)
     t = ll.trace(padded, x, ["stages.0.0", "stages.0.0.attn:index"])
     assert t["stages.0.0"].act.shape == (1, 32, 18, 14)
     assert small("biformer_stl_nchw")(x).shape == (1, 5)
@@ -162,7 +164,7 @@ def test_maps_that_do_not_divide_are_refused_or_padded():
 
 
 def test_a_region_sees_all_of_itself_when_all_are_chosen():
-    model = load("biformer_tiny", **{**SMALL, "topks": (16, -2)})
+    model = load("biformer_tiny", weights=None, **{**SMALL, "topks": (16, -2)})
     x = torch.randn(1, 3, 64, 64)
     ports = ("map", "q", "k")
     t = ll.trace(model, x, [f"stages.0.0.attn:{port}" for port in ports])
@@ -186,7 +188,7 @@ def test_a_region_sees_all_of_itself_when_all_are_chosen():
 )
 def test_what_cannot_be_built_is_told(wrong, told):
     with pytest.raises(OptionError, match=told):
-        load("biformer_tiny", **{**SMALL, **wrong})
+        load("biformer_tiny", weights=None, **{**SMALL, **wrong})
 
 
 def test_what_the_refactored_layout_refuses():

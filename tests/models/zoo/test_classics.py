@@ -14,7 +14,7 @@ from limelight.models.weights.load import no_init
 
 def filled(name: str, **hyper: object) -> nn.Module:
     with no_init():
-        model = load(name, **hyper)
+        model = load(name, weights=None, **hyper)
     fill(model)
     return model
 
@@ -29,7 +29,7 @@ def test_names_and_shapes_are_those_of_torchvision(name):
     torchvision = import_torchvision()
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name)(weights=None).state_dict()
-        ours = load(name).state_dict()
+        ours = load(name, weights=None).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
 

@@ -47,11 +47,11 @@ def test_maps_gates_and_distances_equal_the_golden_case(built):
 )
 def test_published_sizes(name, count):
     with torch.device("meta"), no_init():
-        assert sum(p.numel() for p in load(name).parameters()) == count
+        assert sum(p.numel() for p in load(name, weights=None).parameters()) == count
 
 
 def test_heads_start_around_their_offsets():
-    model = load("convit_tiny", depth=2, local_up_to_layer=1, img_size=224)
+    model = load("convit_tiny", weights=None, depth=2, local_up_to_layer=1, img_size=224)
     attn = model.blocks[0].attn
     want = [[-1, -1, -1], [-1, 1, -1], [1, -1, -1], [1, 1, -1]]
     assert attn.pos_proj.weight.tolist() == want
@@ -65,17 +65,19 @@ def test_heads_start_around_their_offsets():
 
 
 def test_other_sizes_classes_and_channels():
-    model = load("convit_tiny", depth=3, local_up_to_layer=2, num_classes=7, in_channels=1)
+    model = load(
+        "convit_tiny", weights=None, depth=3, local_up_to_layer=2, num_classes=7, in_channels=1
+    )
     assert model(torch.randn(2, 1, 96, 96)).shape == (2, 7)
     assert model(torch.randn(1, 1, 64, 96)).shape == (1, 7)
     with pytest.raises(OptionError, match="do not fit"):
-        load("convit_tiny", embed_dim=50)
+        load("convit_tiny", weights=None, embed_dim=50)
     with pytest.raises(OptionError, match="leaves none"):
-        load("convit_tiny", depth=4)
+        load("convit_tiny", weights=None, depth=4)
 
 
 def test_a_file_of_another_size_resizes_its_positions(tmp_path):
-    small = load("convit_tiny", depth=2, local_up_to_layer=1, img_size=64)
+    small = load("convit_tiny", weights=None, depth=2, local_up_to_layer=1, img_size=64)
     torch.save(small.state_dict(), tmp_path / "w.pth")
     other = load("convit_tiny", tmp_path / "w.pth", depth=2, local_up_to_layer=1, img_size=128)
     assert other.pos_embed.shape == (1, 64, 192)
@@ -87,7 +89,9 @@ def test_a_file_of_another_size_resizes_its_positions(tmp_path):
 @pytest.mark.parametrize("built", [(32, 128), (64, 64), (128, 32)])
 def test_a_grid_is_that_of_the_picture_not_of_as_many_tokens(built):
     hyper = {"depth": 2, "local_up_to_layer": 1, "use_pos_embed": False}
-    model, want = (load("convit_tiny", img_size=size, **hyper) for size in (built, (64, 64)))
+    model, want = (
+        load("convit_tiny", weights=None, img_size=size, **hyper) for size in (built, (64, 64))
+    )
     want.load_state_dict(model.state_dict())
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(model(x), want(x))
@@ -103,7 +107,7 @@ def test_turning_a_picture_turns_the_offsets():
 
 def test_an_oblong_model_loads_its_own_file(tmp_path):
     hyper = {"depth": 2, "local_up_to_layer": 1, "img_size": (64, 96)}
-    model = load("convit_tiny", **hyper)
+    model = load("convit_tiny", weights=None, **hyper)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     x = torch.randn(1, 3, 64, 96)
     assert torch.equal(load("convit_tiny", tmp_path / "w.pth", **hyper)(x), model(x))

@@ -28,7 +28,7 @@ SMALL = {
 
 
 def small(**hyper):
-    model = load("ffnet_1", **{**SMALL, **hyper})
+    model = load("ffnet_1", weights=None, **{**SMALL, **hyper})
     fill(model, 1)
     return model, torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
 
@@ -45,7 +45,7 @@ def small(**hyper):
 )
 def test_the_published_table_is_that_of_the_deployed_form(name, millions, giga):
     with torch.device("meta"), no_init():
-        model = load(name)
+        model = load(name, weights=None)
         merged = deployed(model)
         x = torch.empty(1, 3, model.card.size, model.card.size)
     with FlopCounterMode(display=False) as counted, torch.no_grad():
@@ -58,7 +58,9 @@ def test_the_published_table_is_that_of_the_deployed_form(name, millions, giga):
 
 def test_layer_scales_start_as_published():
     with no_init():
-        scaled = load("ffnet_3", depth=(1,), embed_dim=8, kernel_sizes1=3, kernel_sizes2=3)
+        scaled = load(
+            "ffnet_3", weights=None, depth=(1,), embed_dim=8, kernel_sizes1=3, kernel_sizes2=3
+        )
     assert (
         scaled.stages[0][0].channel_mixer.layer_scale.flatten().tolist()
         == [pytest.approx(1e-6)] * 8
@@ -152,7 +154,7 @@ def test_options_by_stage():
 )
 def test_bad_options_are_one_sentence(hyper, words):
     with pytest.raises(OptionError, match=words):
-        load("ffnet_1", **{**SMALL, **hyper})
+        load("ffnet_1", weights=None, **{**SMALL, **hyper})
 
 
 def test_files_with_an_encoder_load_and_others_are_refused(tmp_path):

@@ -37,7 +37,7 @@ KINDS = {"plain": SMALL, "grouped": GROUPED, "hybrid": HYBRID, "window": WINDOW}
 
 def filled(salt: int = 0, **hyper: object) -> nn.Module:
     with no_init():
-        model = load("gla_1.3b", **hyper)
+        model = load("gla_1.3b", weights=None, **hyper)
     fill(model, salt)
     return model
 
@@ -139,13 +139,13 @@ def test_published_counts_and_shapes():
     listed = golden("gla.lm-small").case["published_parameters"]
     with torch.device("meta"):
         for (name, count), told in zip(counts.items(), listed.values(), strict=True):
-            model = load(name)
+            model = load(name, weights=None)
             assert sum(p.numel() for p in model.parameters()) == count
             own = {n: list(p.shape) for n, p in model.state_dict().items()}
             assert all(own[n] == shape for n, shape in told)
-        untied = load("gla_340m", tie_word_embeddings=False)
+        untied = load("gla_340m", weights=None, tie_word_embeddings=False)
         assert sum(p.numel() for p in untied.parameters()) == 374_475_776
-        assert 2.6e9 < sum(p.numel() for p in load("gla_2.7b").parameters()) < 2.8e9
+        assert 2.6e9 < sum(p.numel() for p in load("gla_2.7b", weights=None).parameters()) < 2.8e9
         large = load("gla_7b")
         assert 6.5e9 < sum(p.numel() for p in large.parameters()) < 7.6e9
         assert tuple(large.model.layers[0].attn.gk_proj[1].weight.shape) == (1024, 16)
@@ -158,9 +158,9 @@ def test_names_of_the_norm_follow_the_switches():
         ({"use_output_gate": False}, "g_norm"),
         ({"hidden_act": "gelu"}, "g_norm"),
     ):
-        model = load("gla_1.3b", **SMALL, **hyper)
+        model = load("gla_1.3b", weights=None, **SMALL, **hyper)
         assert f"model.layers.0.attn.{name}.weight" in model.state_dict()
-    bare = load("gla_1.3b", elementwise_affine=False, **SMALL)
+    bare = load("gla_1.3b", weights=None, elementwise_affine=False, **SMALL)
     assert not [n for n in bare.state_dict() if "g_norm" in n]
 
 
@@ -230,11 +230,11 @@ def test_configs_of_other_models_and_missing_files_are_told(tmp_path):
     with pytest.raises(WeightsError, match="no hub repository"):
         gla_files.from_checkpoint(tmp_path / "absent")
     with pytest.raises(OptionError, match="do not divide"):
-        load("gla_1.3b", **{**SMALL, "num_heads": 3})
+        load("gla_1.3b", weights=None, **{**SMALL, "num_heads": 3})
     with pytest.raises(OptionError, match="no activation 'rellu'; did you mean"):
-        load("gla_1.3b", feature_map="rellu", **SMALL)
+        load("gla_1.3b", weights=None, feature_map="rellu", **SMALL)
     with pytest.raises(OptionError, match="num_heads: give both"):
-        load("gla_1.3b", attn={"layers": [0]}, **SMALL)
+        load("gla_1.3b", weights=None, attn={"layers": [0]}, **SMALL)
     with pytest.raises(OptionError, match="attention mask"):
         filled(**SMALL)(ids(1, 5), torch.ones(2, 5))
 
@@ -267,7 +267,7 @@ def test_gradients_are_finite_and_equal_under_checkpointing(kind):
 
 
 def test_bfloat16_runs_and_start_weights_are_small():
-    model = load("gla_1.3b", **GROUPED)
+    model = load("gla_1.3b", weights=None, **GROUPED)
     assert float(model.model.embeddings.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
     assert float(model.model.layers[0].attn.gk_proj[1].bias.detach().abs().max()) == 0
     assert filled(**GROUPED).bfloat16()(ids(1, 30)).isfinite().all()

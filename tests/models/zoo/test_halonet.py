@@ -36,7 +36,7 @@ SMALL = {"stages": ("BA", "A"), "out_chs": (64, 128), "stem_chs": (16,), "heads"
 def test_published_sizes_and_timms_names(name, count):
     assert name in {variant.name for variant in VARIANTS}
     with torch.device("meta"), no_init():
-        ours = load(name)
+        ours = load(name, weights=None)
     assert sum(p.numel() for p in ours.parameters()) / 1e6 == pytest.approx(count, abs=0.006)
     timm = import_foreign("timm")
     with torch.device("meta"):
@@ -50,7 +50,7 @@ def test_published_sizes_and_timms_names(name, count):
 def test_logits_equal_timms(name):
     timm = import_foreign("timm")
     with no_init():
-        ours = load(name)
+        ours = load(name, weights=None)
     fill(ours, 1)
     theirs = timm.create_model(name).eval()
     theirs.load_state_dict(ours.state_dict())
@@ -68,7 +68,7 @@ def test_what_leaves_the_picture_is_missing_in_the_map():
 
 
 def test_sizes_options_and_checkpointing():
-    model = load("halonet26t", zero_init_last=False, **SMALL)
+    model = load("halonet26t", weights=None, zero_init_last=False, **SMALL)
     x = torch.randn(1, 3, 64, 32)
     found = []
     for enable in (False, True):
@@ -80,23 +80,25 @@ def test_sizes_options_and_checkpointing():
     torch.testing.assert_close(*found)
     with pytest.raises(KernelError, match="does not divide into windows"):
         model(torch.randn(1, 3, 40, 40))
-    scaled = load("halonet26t", scale_pos_embed=True, qkv_bias=True, avg_down=True, **SMALL)
+    scaled = load(
+        "halonet26t", weights=None, scale_pos_embed=True, qkv_bias=True, avg_down=True, **SMALL
+    )
     assert scaled(x).shape == (1, 5)
     with pytest.raises(OptionError, match="write stages in A and B"):
-        load("halonet26t", stages=("BC", "A"), out_chs=(64, 128))
+        load("halonet26t", weights=None, stages=("BC", "A"), out_chs=(64, 128))
     with pytest.raises(OptionError, match="different numbers of stages"):
-        load("halonet26t", stages=("B",))
+        load("halonet26t", weights=None, stages=("B",))
 
 
 def test_the_words_of_a_case_build_its_network():
     config = golden("halonet.halonet_h1_256").case["config"]
     with torch.device("meta"), no_init():
-        ours, theirs = load("halonet26t", **config), load("halonet_h1")
+        ours, theirs = load("halonet26t", weights=None, **config), load("halonet_h1")
     assert list(ours.state_dict()) == list(theirs.state_dict())
     config = dict(golden("halonet.halonet26t_256").case["config"])
     del config["downsample"]  # it says "avg", but the case's shortcuts are strided convolutions
     with torch.device("meta"), no_init():
-        ours, theirs = load("halonet_h1", **config), load("halonet26t")
+        ours, theirs = load("halonet_h1", **config), load("halonet26t", weights=None)
     assert {n: p.shape for n, p in ours.state_dict().items()} == {
         n: p.shape for n, p in theirs.state_dict().items()
     }
@@ -106,7 +108,7 @@ def test_the_words_of_a_case_build_its_network():
 def test_averaging_shortcuts_are_timms(name):
     timm = import_foreign("timm")
     with no_init():
-        ours = load(name, downsample="avg", num_classes=7)
+        ours = load(name, weights=None, downsample="avg", num_classes=7)
     fill(ours, 2)
     theirs = timm.create_model(name, downsample="avg", num_classes=7).eval()
     assert list(ours.state_dict()) == list(theirs.state_dict())
@@ -189,7 +191,7 @@ def test_squeezed_channels_round_down_and_others_do_not():
 
 def test_fresh_weights_are_drawn_as_timm_draws_them():
     torch.manual_seed(0)
-    state = load("halonet26t").state_dict()
+    state = load("halonet26t", weights=None).state_dict()
     spread = {
         "stages.3.1.self_attn.q.weight": 512**-0.5,
         "stages.3.1.self_attn.kv.weight": 512**-0.5,
@@ -201,14 +203,14 @@ def test_fresh_weights_are_drawn_as_timm_draws_them():
         assert state[name].std().item() == pytest.approx(want, rel=0.05), name
     assert not state["head.fc.bias"].any()
     assert not state["stages.0.0.conv3_1x1.bn.weight"].any()
-    kept = load("halonet26t", zero_init_last=False).state_dict()
+    kept = load("halonet26t", weights=None, zero_init_last=False).state_dict()
     assert kept["stages.0.0.conv3_1x1.bn.weight"].all()
 
 
 def test_batches_channels_files_and_half_precision(tmp_path):
     torch.manual_seed(0)
     hyper = {**SMALL, "in_channels": 1, "gate": "eca", "halo_size": (1, 2), "zero_init_last": False}
-    model = load("halonet26t", **hyper)
+    model = load("halonet26t", weights=None, **hyper)
     x = torch.randn(3, 1, 64, 96)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     again = load("halonet26t", tmp_path / "w.pth", **hyper)
@@ -223,4 +225,4 @@ def test_batches_channels_files_and_half_precision(tmp_path):
 
 def test_wrong_stems_are_told():
     with pytest.raises(OptionError, match="no stem 'conv'"):
-        load("halonet26t", stem="conv")
+        load("halonet26t", weights=None, stem="conv")

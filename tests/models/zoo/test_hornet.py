@@ -21,7 +21,7 @@ SMALL = {"depths": (1, 1, 1, 1), "base_dim": 16, "num_classes": 7}
 
 def filled(name: str, salt: int = 0, **hyper: object) -> nn.Module:
     with no_init():
-        model = load(name, **hyper)
+        model = load(name, weights=None, **hyper)
     fill(model, salt)
     return model
 
@@ -68,17 +68,21 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameter_counts_are_the_published_ones(name):
     with torch.device("meta"):
-        model = load(name, num_classes=10450 if "large" in name else 1000)  # ImageNet-21K-P
+        model = load(
+            name, weights=None, num_classes=10450 if "large" in name else 1000
+        )  # ImageNet-21K-P
     count = sum(p.numel() for p in model.parameters())
     assert abs(count - PUBLISHED[name]) <= (0 if isinstance(PUBLISHED[name], int) else 0.6e6)
 
 
 def test_weights_at_another_size_keep_the_published_filters():
     with torch.device("meta"):
-        model = load("hornet_tiny_gf", img_size=256)
+        model = load("hornet_tiny_gf", weights=None, img_size=256)
     assert model.stages[2][0].gnconv.dwconv.complex_weight.shape[1:3] == (14, 8)
     with torch.device("meta"):
-        auto = load("hornet_tiny_gf", img_size=(384, 320), spatial=("dw7", "dw7", "gf", "gf"))
+        auto = load(
+            "hornet_tiny_gf", weights=None, img_size=(384, 320), spatial=("dw7", "dw7", "gf", "gf")
+        )
     assert auto.stages[2][0].gnconv.dwconv.complex_weight.shape[1:3] == (24, 11)
     assert auto.stages[3][0].gnconv.dwconv.complex_weight.shape[1:3] == (12, 6)
 
@@ -88,7 +92,7 @@ def test_every_switch_builds_and_runs():
     model = filled("hornet_tiny_7x7", in_channels=1, layer_scale_init=0, **mixed, **SMALL)
     assert not [name for name, _ in model.named_parameters() if "gamma" in name]
     assert model(torch.randn(2, 1, 70, 45)).shape == (2, 7)
-    wide = load("hornet_tiny_gf", dims=(16, 16, 32, 32), **SMALL)
+    wide = load("hornet_tiny_gf", weights=None, dims=(16, 16, 32, 32), **SMALL)
     assert wide(torch.randn(1, 3, 64, 64)).shape == (1, 7)
 
 
@@ -122,7 +126,7 @@ def test_training_drops_branches_and_bfloat16_runs():
 
 def test_state_goes_round():
     model = filled("hornet_tiny_gf", **SMALL)
-    other = load("hornet_tiny_gf", **SMALL)
+    other = load("hornet_tiny_gf", weights=None, **SMALL)
     other.load_state_dict(model.state_dict())
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -131,11 +135,11 @@ def test_state_goes_round():
 
 def test_impossible_shapes_are_told():
     with pytest.raises(OptionError, match="cannot be halved 4 times"):
-        load("hornet_tiny_7x7", base_dim=24, orders=(5, 3, 4, 5))
+        load("hornet_tiny_7x7", weights=None, base_dim=24, orders=(5, 3, 4, 5))
     with pytest.raises(OptionError, match="give one a stage"):
-        load("hornet_tiny_7x7", orders=(2, 3))
+        load("hornet_tiny_7x7", weights=None, orders=(2, 3))
     with pytest.raises(OptionError, match="no spatial part"):
-        load("hornet_tiny_7x7", spatial="dw4")
+        load("hornet_tiny_7x7", weights=None, spatial="dw4")
     with pytest.raises(OptionError, match="no halves"):
         hornet.GlobalLocalFilter(5, (3, 2), 1e-6)
 

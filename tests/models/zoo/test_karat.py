@@ -27,14 +27,14 @@ WHOLE = {"karat_tiny_g3b": 6.29, "karat_base_g1b": 87.51}
 
 def filled(name: str = "karat_tiny_g3b", **hyper: object) -> nn.Module:
     torch.manual_seed(0)
-    return load(name, **{**SMALL, **hyper})
+    return load(name, weights=None, **{**SMALL, **hyper})
 
 
 @pytest.mark.parametrize("name", MILLIONS)
 def test_parameter_counts_are_those_of_the_table(name):
     with torch.device("meta"), no_init():
-        model = load(name, num_classes=10)
-        bare = load(name, num_classes=10, scales=False)
+        model = load(name, weights=None, num_classes=10)
+        bare = load(name, weights=None, num_classes=10, scales=False)
     count = {n: p.numel() for n, p in model.named_parameters()}
     learned = sum(size for n, size in count.items() if "karat" in n)
     trunk, beside = MILLIONS[name]
@@ -170,7 +170,7 @@ def test_learned_maps_in_the_last_blocks_of_a_convit():
         assert all(p.grad.any() for n, p in model.named_parameters() if n.endswith("karat.a"))
     with torch.device("meta"), no_init():
         counts = [
-            sum(p.numel() for p in load(name).parameters())
+            sum(p.numel() for p in load(name, weights=None).parameters())
             for name in ("convit_tiny_karat_g3b", "convit_tiny")
         ]
     assert counts[0] - counts[1] == 2 * 4 * (2 * 3 + 3) * 12 * 197
@@ -181,7 +181,7 @@ def test_learned_maps_in_the_last_blocks_of_a_convit():
 @pytest.mark.parametrize("name", ["karat_tiny_g3b", "convit_tiny_karat_g3b"])
 @pytest.mark.parametrize("size", [(96, 96), (32, 128)])
 def test_another_grid_of_tokens_is_told(name, size):
-    model = load(name, **(SMALL if name.startswith("karat") else CONVIT))
+    model = load(name, weights=None, **(SMALL if name.startswith("karat") else CONVIT))
     with pytest.raises(ModelError, match=r"the learned maps are those of 4 x 4: give 64 x 64"):
         model(torch.randn(1, 3, *size))
     with pytest.raises(ModelError, match="learned maps of 17 tokens were given 16"):
@@ -221,7 +221,7 @@ def test_learned_blocks_must_have_a_class_token(count):
 
 def test_options_of_learned_maps_are_not_ignored():
     with pytest.raises(OptionError, match="give karat_blocks=2"):
-        load("convit_tiny", rank=5, **CONVIT)
+        load("convit_tiny", weights=None, rank=5, **CONVIT)
 
 
 def test_the_papers_letters_are_read():

@@ -29,7 +29,7 @@ SMALL = {
 
 def filled(salt: int = 0, **hyper: object) -> nn.Module:
     with no_init():
-        model = load("litv2_s", **{**SMALL, **hyper})
+        model = load("litv2_s", weights=None, **{**SMALL, **hyper})
     fill(model, salt)
     return model
 
@@ -93,7 +93,7 @@ def test_hilo_is_its_formula(ws, alpha, heads):
 
 def test_heads_part_as_published():
     with torch.device("meta"), no_init():
-        model = load("litv2_s")
+        model = load("litv2_s", weights=None)
         parts = [(b.attn.h_heads, b.attn.l_heads) for n in (2, 3) for b in model.layers[n].blocks]
     assert parts == [(2, 10)] * 6 + [(0, 24)] * 2
     bare = HiLo(16, 4, 2, 0.5, qkv_bias=False)
@@ -177,7 +177,7 @@ PUBLISHED = {  # parameters and multiplications in milliards
 def test_published_sizes(name):
     exact, millions, flops = PUBLISHED[name]
     with torch.device("meta"), no_init(), FlopCounterMode(display=False) as counter:
-        model = load(name)
+        model = load(name, weights=None)
         side = 384 if "384" in name else 224
         model(torch.empty(1, 3, side, side))
     count = sum(p.numel() for p in model.parameters())
@@ -199,7 +199,7 @@ def test_rows_are_those_of_the_release():
 
 def test_weights_start_as_published():
     torch.manual_seed(0)
-    model = load("litv2_s", **SMALL)
+    model = load("litv2_s", weights=None, **SMALL)
     merging = model.layers[0].downsample.dconv
     assert not merging.conv_offset.weight.any()
     assert not merging.conv_offset.bias.any()
@@ -234,19 +234,19 @@ def test_every_switch_builds_and_runs():
         True,
     ]
     assert not [name for name in model.state_dict() if "layers.1.blocks.0.norm1" in name]
-    two = load("litv2_s", **{**SMALL, "depths": (1, 1), "num_heads": (1, 2), "has_msa": (0, 1),
-                             "local_ws": (0, 2)})  # fmt: skip
+    hyper = {"depths": (1, 1), "num_heads": (1, 2), "has_msa": (0, 1), "local_ws": (0, 2)}
+    two = load("litv2_s", weights=None, **{**SMALL, **hyper})
     assert two(torch.randn(1, 3, 64, 64)).shape == (1, 7)
 
 
 def test_what_is_said_of_the_heads_is_checked():
     for said in ({"head_dim": 16, "l_heads": 2, "h_heads": 2},
                  {"head_dim": [16, 32], "l_heads": [2, 4], "h_heads": (2, 0)}):  # fmt: skip
-        assert load("litv2_s", **SMALL, **said).layers[2].blocks[0].attn.l_heads == 2
+        assert load("litv2_s", weights=None, **SMALL, **said).layers[2].blocks[0].attn.l_heads == 2
     with pytest.raises(OptionError, match=r"h_heads=3 was said, .* come to \[2, 0\]"):
-        load("litv2_s", **SMALL, h_heads=3)
+        load("litv2_s", weights=None, **SMALL, h_heads=3)
     with pytest.raises(OptionError, match=r"head_dim=\[16\] was said, .* come to \[16, 32\]"):
-        load("litv2_s", **SMALL, head_dim=[16])
+        load("litv2_s", weights=None, **SMALL, head_dim=[16])
 
 
 @pytest.mark.parametrize(
@@ -268,14 +268,14 @@ def test_what_is_said_of_the_heads_is_checked():
 )
 def test_what_does_not_fit_is_told(asked, words):
     with pytest.raises(OptionError, match=words):
-        load("litv2_s", **{**SMALL, **asked})
+        load("litv2_s", weights=None, **{**SMALL, **asked})
 
 
 def test_a_picture_or_a_file_of_another_kind_is_told(tmp_path):
-    model = load("litv2_s", **SMALL)
+    model = load("litv2_s", weights=None, **SMALL)
     with pytest.raises(OptionError, match=r"72 x 64 does not divide .* multiples of 32"):
         model(torch.randn(1, 3, 72, 64))
-    odd = load("litv2_s", **{**SMALL, "local_ws": (0, 0, 3, 1)}, pad_windows=True)
+    odd = load("litv2_s", weights=None, **{**SMALL, "local_ws": (0, 0, 3, 1)}, pad_windows=True)
     assert odd(torch.randn(1, 3, 64, 96)).shape == (1, 7)
     torch.save({"model": model.state_dict()}, tmp_path / "w.pth")
     same = load("litv2_s", tmp_path / "w.pth", **SMALL)

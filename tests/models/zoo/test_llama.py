@@ -453,7 +453,7 @@ def test_a_name_alone_means_the_default_weights(downloads, package, monkeypatch)
     fresh = load("lamp", weights=None, **SMALL)
     assert fresh.tokenizer is None
     assert not torch.equal(fresh.lm_head.weight, model.lm_head.weight)
-    assert load("deit_tiny", depth=1, embed_dim=48).card.default == ""
+    assert load("deit_tiny", weights=None, depth=1, embed_dim=48).card.default == ""
     with pytest.raises(OptionError, match="has none of that tag"):
         Card("lamp", "", default="own")
     assert registry.list_models("smollm2_135m")[0].default == "instruct"

@@ -34,7 +34,7 @@ SMALL = {"embed_dim": (32, 64), "depths": (1, 1), "stem_width": (16, 32), "img_s
 )
 def test_published_sizes_and_timms_names(name, millions):
     with torch.device("meta"), no_init():
-        ours = load(name)
+        ours = load(name, weights=None)
     assert sum(p.numel() for p in ours.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
     timm = import_foreign("timm")
     with torch.device("meta"):
@@ -46,7 +46,7 @@ def test_published_sizes_and_timms_names(name, millions):
 
 @pytest.mark.parametrize("layout", ["tf", "rw"])
 def test_larger_pictures_and_files_of_another_window(layout, tmp_path):
-    model = load("maxvit_tiny_tf_224", layout=layout, **SMALL)
+    model = load("maxvit_tiny_tf_224", weights=None, layout=layout, **SMALL)
     assert model(torch.randn(1, 3, 96, 64)).shape == (1, 5)
     with pytest.raises(ModelError, match="does not divide into windows"):
         model(torch.randn(1, 3, 72, 72))
@@ -57,7 +57,7 @@ def test_larger_pictures_and_files_of_another_window(layout, tmp_path):
 
 
 def test_checkpointing_changes_no_gradient():
-    model = load("maxvit_tiny_tf_224", **SMALL).eval()
+    model = load("maxvit_tiny_tf_224", weights=None, **SMALL).eval()
     x = torch.randn(1, 3, 64, 64)
     found = []
     for enable in (False, True):
@@ -70,9 +70,9 @@ def test_checkpointing_changes_no_gradient():
 
 def test_what_cannot_be_built_is_told():
     with pytest.raises(OptionError, match="write 'tf' or 'rw'"):
-        load("maxvit_tiny_tf_224", layout="jax")
+        load("maxvit_tiny_tf_224", weights=None, layout="jax")
     with pytest.raises(OptionError, match="divide by dim_head=32"):
-        load("maxvit_tiny_tf_224", embed_dim=(48, 64), depths=(1, 1))
+        load("maxvit_tiny_tf_224", weights=None, embed_dim=(48, 64), depths=(1, 1))
 
 
 def test_every_form_has_timms_names():
@@ -81,7 +81,7 @@ def test_every_form_has_timms_names():
     assert len(forms) == 26
     for name in forms:
         with torch.device("meta"), no_init():
-            ours = load(name)
+            ours = load(name, weights=None)
         with torch.device("meta"):
             theirs = timm.create_model(name, num_classes=1000).state_dict()
         found = [(n, p.shape) for n, p in ours.state_dict().items()]
@@ -100,7 +100,7 @@ def test_every_form_has_timms_names():
 def test_forms_without_golden_cases_compute_what_timm_computes(name, size):
     timm = import_foreign("timm")
     with no_init():
-        ours = load(name, img_size=size)
+        ours = load(name, weights=None, img_size=size)
     fill(ours, 3)
     theirs = timm.create_model(name, img_size=size).eval()
     theirs.load_state_dict(ours.state_dict())
@@ -121,7 +121,7 @@ def test_the_words_of_a_case_build_its_network(case_name, other, name):
     config = golden(case_name).case["config"]
     config = {"output_bias": True, **config}  # what the tf case leaves out
     with no_init():
-        ours, theirs = load(other, **config), load(name, img_size=config["img_size"])
+        ours, theirs = load(other, **config), load(name, weights=None, img_size=config["img_size"])
     assert list(ours.state_dict()) == list(theirs.state_dict())
     fill(ours, 1)
     fill(theirs, 1)
@@ -133,7 +133,7 @@ def test_the_words_of_a_case_build_its_network(case_name, other, name):
 
 def test_fresh_weights_are_drawn_as_timm_draws_them():
     torch.manual_seed(0)
-    block = load("maxvit_tiny_tf_224").stages[2].blocks[0]
+    block = load("maxvit_tiny_tf_224", weights=None).stages[2].blocks[0]
     qkv, depthwise = block.attn_grid.attn.qkv, block.conv.conv2_kxk.weight
     assert qkv.weight.std().item() == pytest.approx((2 / (4 * 256)) ** 0.5, rel=0.02)
     assert not qkv.bias.any()
@@ -143,7 +143,7 @@ def test_fresh_weights_are_drawn_as_timm_draws_them():
 
 
 def test_flat_bias_tables_of_another_window_fit_too(tmp_path):
-    model = load("maxvit_nano_rw_256", layout="rw", **SMALL)
+    model = load("maxvit_nano_rw_256", weights=None, layout="rw", **SMALL)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     other = load("maxvit_nano_rw_256", tmp_path / "w.pth", **{**SMALL, "window": (2, 4)})
     own, new = (m.stages[0].blocks[0].attn_block.attn.rel_pos for m in (model, other))
@@ -155,7 +155,7 @@ def test_flat_bias_tables_of_another_window_fit_too(tmp_path):
 @pytest.mark.parametrize("name", ["maxvit_tiny_tf_224", "maxvit_rmlp_small_rw_224"])
 def test_batches_channels_and_half_precision(name):
     torch.manual_seed(0)
-    model = load(name, in_channels=1, **SMALL)
+    model = load(name, weights=None, in_channels=1, **SMALL)
     x = torch.randn(3, 1, 64, 64)
     with torch.no_grad():
         whole, apart = model(x), torch.cat([model(one[None]) for one in x])
@@ -173,4 +173,4 @@ def test_batches_channels_and_half_precision(name):
 )
 def test_unknown_words_are_told(hyper, told):
     with pytest.raises(OptionError, match=told):
-        load("maxvit_tiny_tf_224", **SMALL, **hyper)
+        load("maxvit_tiny_tf_224", weights=None, **SMALL, **hyper)

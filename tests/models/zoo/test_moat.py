@@ -39,7 +39,7 @@ TENSORFLOW = json.loads((TESTS / "parity" / "moat.tensorflow.json").read_text())
 )
 def test_published_sizes_with_and_without_position_embedding(name, millions):
     with torch.device("meta"), no_init():
-        model, bare = load(name), load(f"{name}_no_pe")
+        model, bare = load(name, weights=None), load(f"{name}_no_pe", weights=None)
     counts = [sum(p.numel() for p in m.parameters()) for m in (model, bare)]
     assert counts[0] / 1e6 == pytest.approx(millions, abs=0.05)
     tables = [p.numel() for n, p in model.named_parameters() if "position" in n]
@@ -60,7 +60,7 @@ def test_every_variant_names_its_checkpoint_and_preprocessing():
     other = {"moat2_finetune_384_no_pe_22k": "moat2_no_pe", "moat4_finetune_512_22k": "moat4",
              "tiny_moat1_pretrain_256_no_pe_1k": "tiny_moat1_no_pe"}  # fmt: skip
     with torch.device("meta"), no_init():
-        assert {name: load(name).card.name for name in other} == other
+        assert {name: load(name, weights=None).card.name for name in other} == other
 
 
 def stored(x, shape, name):
@@ -85,7 +85,7 @@ def test_tensorflows_names_load_and_give_the_golden_logits(tmp_path):
     torch.save(state, tmp_path / "w.pth")
     model = load("tiny_moat0", tmp_path / "w.pth")
     with no_init():
-        want = load("tiny_moat0")
+        want = load("tiny_moat0", weights=None)
     fill(want)
     assert all(torch.equal(x, want.state_dict()[n]) for n, x in model.state_dict().items())
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_a_checkpoint_that_tensorflow_wrote_gives_its_results():
     x = torch.from_numpy(image(TENSORFLOW["input"]["shape"], TENSORFLOW["input"]["seed"]))
     path = TESTS / "parity" / "moat.tensorflow.tar.gz"
     model = load("moat0", path, **TENSORFLOW["config"])
-    ends = load("moat0", **{**TENSORFLOW["config"], "num_classes": None})
+    ends = load("moat0", weights=None, **{**TENSORFLOW["config"], "num_classes": None})
     head = ("final_layer_norm", "logits_head")
     state = {n: x for n, x in model.state_dict().items() if not n.startswith(head)}
     ends.load_state_dict(state)
@@ -137,7 +137,7 @@ def test_other_entries_and_shapes_of_a_checkpoint_are_told(tmp_path):
 
 
 def test_a_table_of_another_size_is_resized_and_other_heads_are_refused(tmp_path):
-    model = load("moat0", **SMALL)
+    model = load("moat0", weights=None, **SMALL)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     larger = {**SMALL, "position_embedding_size": (None, 4)}
     other = load("moat0", tmp_path / "w.pth", **larger)
@@ -149,7 +149,7 @@ def test_a_table_of_another_size_is_resized_and_other_heads_are_refused(tmp_path
 
 
 def test_other_classes_than_a_files_start_a_fresh_head(tmp_path):
-    model = load("moat0", **SMALL)
+    model = load("moat0", weights=None, **SMALL)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     with pytest.warns(UserWarning, match="'logits_head' of the model starts with random weights"):
         other = load("moat0", tmp_path / "w.pth", **{**SMALL, "num_classes": 9})
@@ -159,7 +159,7 @@ def test_other_classes_than_a_files_start_a_fresh_head(tmp_path):
 
 def test_the_resized_bias_is_a_site_and_says_key_minus_query():
     torch.manual_seed(0)
-    model = load("moat0", **SMALL)
+    model = load("moat0", weights=None, **SMALL)
     sites = [f"{ATTENTION}:position_bias", f"{ATTENTION}:bias"]
     table, bias = (v.act for v in ll.trace(model, torch.randn(1, 3, 32, 48), sites).values())
     own = model.block_01_00.attention.relative_position_embedding
@@ -172,7 +172,7 @@ def test_the_resized_bias_is_a_site_and_says_key_minus_query():
 
 def test_the_bias_can_be_edited_and_only_its_attention_changes():
     torch.manual_seed(0)
-    model = load("moat0", **SMALL)
+    model = load("moat0", weights=None, **SMALL)
     x = torch.randn(1, 3, 32, 32)
     path = f"{ATTENTION}:map"
 
@@ -194,8 +194,8 @@ def test_the_bias_can_be_edited_and_only_its_attention_changes():
 def test_windows_see_themselves_and_are_what_they_leave_of_the_whole_map():
     torch.manual_seed(0)
     windows = {"window_size": (None, (2, 4)), "relative_position_embedding_type": None}
-    cut = load("moat0", **SMALL, **windows)
-    whole = load("moat0", **SMALL, relative_position_embedding_type=None)
+    cut = load("moat0", None, **SMALL, **windows)
+    whole = load("moat0", None, **SMALL, relative_position_embedding_type=None)
     whole.load_state_dict(cut.state_dict())
     x, path = torch.randn(2, 3, 64, 64), f"{ATTENTION}:map"
     for layer in (cut.block_01_00.attention.q, whole.block_01_00.attention.q):
@@ -218,11 +218,12 @@ def test_windows_see_themselves_and_are_what_they_leave_of_the_whole_map():
 
 def test_a_window_of_the_whole_map_is_no_window_and_the_last_block_may_have_none():
     torch.manual_seed(0)
-    plain = load("moat0", **SMALL)
+    plain = load("moat0", weights=None, **SMALL)
     x = torch.randn(1, 3, 32, 64)
     for window, end, same in (((4, 8), False, True), ((2, 4), False, False), ((2, 4), True, False)):
         other = load(
             "moat0",
+            weights=None,
             **SMALL,
             window_size=(None, window),
             global_attention_at_end_of_moat_stage=end,
@@ -235,7 +236,7 @@ def test_a_window_of_the_whole_map_is_no_window_and_the_last_block_may_have_none
 
 
 def test_without_classes_the_stages_come_out_with_their_activations():
-    model = load("moat0", **{**SMALL, "num_classes": None})
+    model = load("moat0", weights=None, **{**SMALL, "num_classes": None})
     with torch.no_grad():
         ends = model(torch.randn(2, 3, 45, 62))
     sizes = {"1": (16, 23, 31), "2": (16, 12, 16), "3": (32, 6, 8)}
@@ -246,12 +247,12 @@ def test_without_classes_the_stages_come_out_with_their_activations():
 
 
 def test_branches_are_kept_by_the_authors_shares():
-    model = load("tiny_moat3")
+    model = load("tiny_moat3", weights=None)
     drops = [block.drop for name, block in model.named_children() if name.startswith("block")]
     assert drops == pytest.approx([0.1 * n / 14 for n in range(14)])
-    assert load("tiny_moat2").block_03_01.drop == 0.0
+    assert load("tiny_moat2", weights=None).block_03_01.drop == 0.0
     torch.manual_seed(0)
-    block = load("moat0", **SMALL, survival_prob=0.25).train().block_01_01
+    block = load("moat0", None, **SMALL, survival_prob=0.25).train().block_01_01
     x = torch.randn(64, 32, 4, 4)
     kept = (block(x) - x).flatten(1).abs().amax(1) > 0
     assert block.drop == pytest.approx(0.5)
@@ -259,7 +260,7 @@ def test_branches_are_kept_by_the_authors_shares():
 
 
 def test_options_by_stage_and_the_authors_other_names():
-    model = load("moat0", **SMALL, expansion_rate=[3, 2], se_ratio=None, pool_size=[2, 3],
+    model = load("moat0", None, **SMALL, expansion_rate=[3, 2], se_ratio=None, pool_size=[2, 3],
                  stage_stride=[3, 1], ln_epsilon=1e-3, activation="gelu (erf)")  # fmt: skip
     assert model.block_00_00.expand_conv.weight.shape[0] == 48
     assert model.block_01_00.expand_conv.weight.shape[0] == 64
@@ -268,7 +269,7 @@ def test_options_by_stage_and_the_authors_other_names():
     assert model.final_layer_norm.eps == 1e-3
     assert model(torch.randn(1, 3, 37, 50)).shape == (1, 5)
     classes = {key: v for key, v in SMALL.items() if key != "num_classes"}
-    named = load("moat0", **classes, build_classification_head_with_class_num=9)
+    named = load("moat0", weights=None, **classes, build_classification_head_with_class_num=9)
     assert named.logits_head.out_channels == 9
 
 
@@ -296,19 +297,19 @@ def test_options_by_stage_and_the_authors_other_names():
 )
 def test_what_cannot_be_built_is_told_in_one_sentence(hyper, told):
     with pytest.raises(OptionError, match=told) as caught:
-        load("moat0", **{**SMALL, **hyper})
+        load("moat0", weights=None, **{**SMALL, **hyper})
     assert "\n" not in str(caught.value)
 
 
 def test_a_map_that_windows_do_not_tile_is_told():
-    model = load("moat0", **SMALL, window_size=(None, (3, 4)))
+    model = load("moat0", None, **SMALL, window_size=(None, (3, 4)))
     with pytest.raises(ModelError, match="4 x 4 does not divide into windows of 3 x 4"):
         model(torch.randn(1, 3, 32, 32))
 
 
 def test_relevance_is_kept_where_nothing_has_a_bias():
     torch.manual_seed(0)
-    model = load("moat0", **SMALL).double()
+    model = load("moat0", weights=None, **SMALL).double()
     fill(model)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -323,7 +324,7 @@ def test_relevance_is_kept_where_nothing_has_a_bias():
 
 def test_checkpointing_changes_no_gradient():
     torch.manual_seed(0)
-    model = load("moat0", **SMALL)
+    model = load("moat0", weights=None, **SMALL)
     x, found = torch.randn(1, 3, 32, 32), []
     for enable in (False, True):
         model.zero_grad()

@@ -172,8 +172,8 @@ def test_hosts_have_the_names_and_outputs_of_timm_and_torchvision():
 @pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2"])
 def test_a_host_runs_through_its_modules(name):
     hyper = {"width": 0.25, "num_classes": 5, "num_splits": 2}
-    model = load(name, insert=(2, 9), replace=(10,), **hyper).train()
-    bare = load(name, **hyper)
+    model = load(name, weights=None, insert=(2, 9), replace=(10,), **hyper).train()
+    bare = load(name, weights=None, **hyper)
     names = {n for n, _ in model.named_parameters()}
     assert {n for n in names if n.startswith("ulsam.")} == {
         f"ulsam.{place}.{n}"
@@ -196,7 +196,9 @@ def test_a_host_runs_through_its_modules(name):
 
 def test_relevance_is_kept_through_a_ulsam():
     """By the rule without a stabiliser, beside which the small values of a MobileNet are not."""
-    model = load("mobilenet_v2", width=0.25, num_classes=5, replace=(13, 16), insert=(9,))
+    model = load(
+        "mobilenet_v2", weights=None, width=0.25, num_classes=5, replace=(13, 16), insert=(9,)
+    )
     fill(model, 3)
     with torch.no_grad():
         for n, p in (*model.named_parameters(), *model.named_buffers()):

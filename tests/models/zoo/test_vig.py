@@ -25,11 +25,11 @@ from limelight.probe.errors import OptionError
 )
 def test_published_sizes(name, count):
     with torch.device("meta"), no_init():
-        assert sum(p.numel() for p in load(name).parameters()) == count
+        assert sum(p.numel() for p in load(name, weights=None).parameters()) == count
 
 
 def test_the_published_eval_halves_once_more():
-    model = load("vig_tiny", depth=1)
+    model = load("vig_tiny", weights=None, depth=1)
     x = torch.randn(1, 196, 192)
     mixer = model.blocks[0].attn
     with torch.no_grad():
@@ -44,7 +44,9 @@ def test_the_published_eval_halves_once_more():
 
 
 def test_old_names_and_square_kernels_are_read(tmp_path):
-    model = load("vig_h_tiny", dims=32, depths=(1, 1), num_heads=(1, 2), num_classes=5)
+    model = load(
+        "vig_h_tiny", weights=None, dims=32, depths=(1, 1), num_heads=(1, 2), num_classes=5
+    )
     old = {}
     for name, value in model.state_dict().items():
         name = name.replace("classifier.", "").replace(".op.", ".self_attention.")
@@ -61,7 +63,7 @@ def test_old_names_and_square_kernels_are_read(tmp_path):
 
 
 def test_a_file_of_another_size_resizes_its_positions(tmp_path):
-    torch.save(load("vig_tiny", depth=1).state_dict(), tmp_path / "w.pth")
+    torch.save(load("vig_tiny", weights=None, depth=1).state_dict(), tmp_path / "w.pth")
     model = load("vig_tiny", tmp_path / "w.pth", depth=1, img_size=128)
     assert model.pos_embed.shape == (1, 64, 192)
     assert model(torch.randn(1, 3, 128, 128)).shape == (1, 1000)
@@ -75,8 +77,8 @@ SMALL = [
 
 @pytest.mark.parametrize(("name", "small"), SMALL)
 def test_odd_sizes_single_pictures_and_halves(name, small):
-    model = load(name, **small)
-    again = load(name, **small)
+    model = load(name, weights=None, **small)
+    again = load(name, weights=None, **small)
     again.load_state_dict(model.state_dict())
     x = torch.randn(3, 1, 71, 100)
     with torch.no_grad():
@@ -90,7 +92,7 @@ def test_odd_sizes_single_pictures_and_halves(name, small):
 
 @pytest.mark.parametrize(("name", "small"), SMALL)
 def test_checkpointing_changes_no_gradient(name, small):
-    model = load(name, **small).train()
+    model = load(name, weights=None, **small).train()
     x = torch.randn(2, 1, 64, 64)
     found = []
     for enable in (False, True):
@@ -104,11 +106,11 @@ def test_checkpointing_changes_no_gradient(name, small):
 def test_switches_of_no_published_model_are_refused():
     refused = r"if_cls_token=True was asked of 'vig_tiny', but .* keeps if_cls_token=False"
     with pytest.raises(OptionError, match=refused):
-        load("vig_tiny", if_cls_token=True)
+        load("vig_tiny", weights=None, if_cls_token=True)
     with pytest.raises(OptionError, match="keeps rope_mode='none': leave it out"):
-        load("vig_h_tiny", rope_mode="axial")
+        load("vig_h_tiny", weights=None, rope_mode="axial")
     assert hyper_parameters("vig_tiny")["patch_embed_version"] == "v2"
     with pytest.raises(OptionError, match="different numbers of stages"):
         vig_h.vig_h(depths=(1, 1))
     with pytest.raises(OptionError, match="do not divide into 5 heads"):
-        load("vig_tiny", num_heads=5)
+        load("vig_tiny", weights=None, num_heads=5)

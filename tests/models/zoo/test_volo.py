@@ -22,7 +22,7 @@ SMALL = {"layers": (1, 1, 1), "embed_dims": (48, 96, 96), "num_heads": (3, 6, 6)
 )
 def test_published_sizes(name, millions):
     with torch.device("meta"), no_init():
-        count = sum(p.numel() for p in load(name).parameters())
+        count = sum(p.numel() for p in load(name, weights=None).parameters())
     assert count / 1e6 == pytest.approx(millions, abs=0.006 if name == "volo_d1" else 0.6)
 
 
@@ -30,13 +30,13 @@ def test_published_sizes(name, millions):
 def test_timm_has_the_same_entries(variant):
     timm = import_foreign("timm")
     with torch.device("meta"), no_init():
-        ours = load(variant.name).state_dict()
+        ours = load(variant.name, weights=None).state_dict()
         theirs = timm.create_model([variant.name, *variant.also][-1]).state_dict()
     assert {n: p.shape for n, p in ours.items()} == {n: p.shape for n, p in theirs.items()}
 
 
 def test_other_sizes_and_files_of_other_sizes(tmp_path):
-    model = load("volo_d1", img_size=64, **SMALL)
+    model = load("volo_d1", weights=None, img_size=64, **SMALL)
     assert model(torch.randn(1, 3, 96, 80)).shape == (1, 5)
     assert model(torch.randn(1, 3, 72, 72)).shape == (1, 5)
     torch.save(model.state_dict(), tmp_path / "w.pth")
@@ -45,7 +45,7 @@ def test_other_sizes_and_files_of_other_sizes(tmp_path):
 
 
 def test_a_file_with_other_classes_renews_both_heads(tmp_path):
-    model = load("volo_d1", img_size=64, **SMALL)
+    model = load("volo_d1", weights=None, img_size=64, **SMALL)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     with pytest.warns(UserWarning, match="another number of classes"):
         other = load("volo_d1", tmp_path / "w.pth", img_size=64, **{**SMALL, "num_classes": 9})
@@ -56,7 +56,7 @@ def test_a_file_with_other_classes_renews_both_heads(tmp_path):
 
 
 def test_training_gives_dense_logits_and_the_box_of_mixed_tokens():
-    model = load("volo_d1", img_size=72, **SMALL).train()
+    model = load("volo_d1", weights=None, img_size=72, **SMALL).train()
     torch.manual_seed(3)
     first, dense, box = model(torch.randn(2, 3, 72, 72))
     assert first.shape == (2, 5)
@@ -66,7 +66,7 @@ def test_training_gives_dense_logits_and_the_box_of_mixed_tokens():
 
 
 def test_mixed_tokens_are_exchanged_and_their_logits_brought_back(monkeypatch):
-    model = load("volo_d1", img_size=64, **SMALL).train()
+    model = load("volo_d1", weights=None, img_size=64, **SMALL).train()
     model.patch_embed.eval()
     x = torch.randn(2, 3, 64, 64)
     plain = model.patch_embed(x).permute(0, 2, 3, 1)
@@ -91,7 +91,7 @@ def test_small_volo_computes_what_timm_computes(size):
     hyper = {"layers": (1, 2, 1, 1), "embed_dims": (48, 64, 64, 64), "num_heads": (3, 4, 2, 4)}
     rest = {"mlp_ratio": 2.0, "qkv_bias": True, "num_classes": 7}
     theirs = timm.models.volo.VOLO(**hyper, **rest, img_size=size, use_mix_token=True).eval()
-    ours = load("volo_d1", img_size=size, **hyper, **rest)
+    ours = load("volo_d1", weights=None, img_size=size, **hyper, **rest)
     fill(theirs)
     ours.load_state_dict(theirs.state_dict())
     x = torch.from_numpy(image((2, 3, *size), 7))
@@ -118,7 +118,7 @@ def test_small_volo_computes_what_timm_computes(size):
     ],
 )
 def test_other_keywords_run_in_both_modes(hyper):
-    model = load("volo_d1", img_size=64, **{**SMALL, **hyper})
+    model = load("volo_d1", weights=None, img_size=64, **{**SMALL, **hyper})
     x = torch.randn(2, 3, 64, 64)
     assert model(x).shape == (2, 5)
     first, dense, _ = model.train()(x)
@@ -128,7 +128,7 @@ def test_other_keywords_run_in_both_modes(hyper):
 
 
 def test_dense_class_map_is_half_of_the_difference():
-    model = load("volo_d1", img_size=64, **SMALL)
+    model = load("volo_d1", weights=None, img_size=64, **SMALL)
     x = torch.randn(2, 3, 72, 64)
     t = ll.trace(model, x, (":dense", "head"))
     dense, first = t[":dense"].act, t["head"].act
@@ -147,7 +147,9 @@ def test_outlook_map_times_values_is_the_mixing(built):
 
 
 def test_without_class_attention_and_dense_logits():
-    model = load("volo_d1", img_size=64, post_layers=None, return_dense=False, **SMALL)
+    model = load(
+        "volo_d1", weights=None, img_size=64, post_layers=None, return_dense=False, **SMALL
+    )
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 5)
     assert "cls_token" not in model.state_dict()
     assert not any(name.startswith("aux_head") for name in model.state_dict())
@@ -155,7 +157,7 @@ def test_without_class_attention_and_dense_logits():
 
 
 def test_a_batch_does_not_change_its_members_and_half_precision_is_finite():
-    model = load("volo_d1", img_size=64, in_channels=1, **SMALL)
+    model = load("volo_d1", weights=None, img_size=64, in_channels=1, **SMALL)
     x = torch.randn(3, 1, 64, 64)
     with torch.no_grad():
         alone = torch.cat([model(row[None]) for row in x])
@@ -167,7 +169,7 @@ def test_a_batch_does_not_change_its_members_and_half_precision_is_finite():
 
 def test_dropped_branches_grow_with_depth_and_spare_outlookers():
     small = {**SMALL, "layers": (2, 2, 1)}
-    model = load("volo_d1", img_size=64, drop_path=0.4, dropout=0.1, **small)
+    model = load("volo_d1", weights=None, img_size=64, drop_path=0.4, dropout=0.1, **small)
     rates = [b.drop for stage in (0, 2, 3) for b in model.network[stage]]
     assert rates == pytest.approx([0, 0, 0.2, 0.3, 0.4])
     x = torch.randn(2, 3, 64, 64)
@@ -177,7 +179,7 @@ def test_dropped_branches_grow_with_depth_and_spare_outlookers():
 
 
 def test_checkpointing_changes_no_gradient():
-    model = load("volo_d1", img_size=64, mix_token=False, **SMALL).eval()
+    model = load("volo_d1", weights=None, img_size=64, mix_token=False, **SMALL).eval()
     x = torch.randn(2, 3, 64, 64)
     found = []
     for enable in (False, True):
@@ -203,4 +205,4 @@ def test_checkpointing_changes_no_gradient():
 )
 def test_what_cannot_be_built_is_told(wrong, told):
     with pytest.raises(OptionError, match=told):
-        load("volo_d1", **{**SMALL, **wrong})
+        load("volo_d1", weights=None, **{**SMALL, **wrong})

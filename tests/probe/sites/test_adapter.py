@@ -185,7 +185,7 @@ def test_the_rest_comes_from_the_family() -> None:
 
 
 def test_the_meaning_of_last_belongs_to_the_layers() -> None:
-    net = ll.load("deit_tiny", img_size=32, depth=3)
+    net = ll.load("deit_tiny", weights=None, img_size=32, depth=3)
     assert adapt(net).final == ("blocks.2.norm1",)
     with reading(Adapter("mine", hidden=("blocks.0", "blocks.1")), type(net)):
         told = adapt(net)
@@ -214,7 +214,7 @@ def test_readers_are_asked_until_all_is_said() -> None:
 
 
 def test_names_of_classes_stay_where_a_reader_names_layers_alone() -> None:
-    net = ll.load("resnet18")
+    net = ll.load("resnet18", weights=None)
 
     def layers(model: nn.Module) -> Adapter | None:
         return Adapter("mine", hidden=("layer2",)) if model is net else None
@@ -228,14 +228,14 @@ def test_names_of_classes_stay_where_a_reader_names_layers_alone() -> None:
 
 
 def test_zoo_sites_are_concrete_and_in_order() -> None:
-    told = adapt(ll.load("resnet18"))
+    told = adapt(ll.load("resnet18", weights=None))
     assert told.hidden == tuple(f"layer{s}.{n}" for s in (1, 2, 3, 4) for n in (0, 1))
     assert (told.family, len(told.labels)) == ("limelight", 1000)
 
 
 @pytest.mark.parametrize(("name", "norm"), [("deit_tiny", "blocks.11.norm1")])
 def test_last_is_where_the_class_token_still_reads_patches(name: str, norm: str) -> None:
-    net = ll.load(name, img_size=32)
+    net = ll.load(name, weights=None, img_size=32)
     told = adapt(net)
     assert (told.prefix, told.final, told.hidden[-1]) == (1, (norm,), "blocks.11")
     maps = ll.maps(net, picture(32), ["normgrad"], target=ll.label(3), sites="last")

@@ -84,7 +84,7 @@ def test_the_same_text_means_the_same_class_everywhere():
     from limelight.models.inputs import class_index
     from limelight.reports.runs.plan import target_of
 
-    net = ll.load("resnet18", num_classes=9, img_size=32)
+    net = ll.load("resnet18", weights=None, num_classes=9, img_size=32)
     for text in ("7", " 7 ", "+7"):
         assert class_index(net, text) == 7
         assert target_of("label", [text, 7]).rows.tolist() == [7, 7]

@@ -20,7 +20,7 @@ SIZES = [(40, 48), (90, 30), (64, 64)]
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
     torch.manual_seed(0)
-    return ll.load("resnet18", num_classes=6, img_size=32)
+    return ll.load("resnet18", weights=None, num_classes=6, img_size=32)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def setup(tmp_path):
         pixels = draw.integers(0, 255, (40, 48, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / f"p{n}.png")
     torch.manual_seed(0)
-    return tmp_path, ll.load("resnet18", num_classes=6, img_size=32)
+    return tmp_path, ll.load("resnet18", weights=None, num_classes=6, img_size=32)
 
 
 @pytest.fixture(scope="module")

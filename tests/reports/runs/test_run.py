@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    return ll.load("resnet18", num_classes=6, img_size=32)
+    return ll.load("resnet18", weights=None, num_classes=6, img_size=32)
 
 
 def go(out, net, folder, **more):

@@ -51,7 +51,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, photos):
     torch.manual_seed(0)
-    net = ll.load("resnet18", num_classes=6, img_size=SIDE)
+    net = ll.load("resnet18", weights=None, num_classes=6, img_size=SIDE)
     out = tmp_path_factory.mktemp("run")
     asked = ["score_test_brightness", "gradcam", "normgrad"]
     options = {"sites": ["layer2", "layer4"], "target": ["label", "top", "least"]}
@@ -90,7 +90,7 @@ def test_no_object_of_the_class_is_left_out_and_counted(ran):
 
 
 def test_scores_of_the_map_alone_need_no_things(ran, photos):
-    net = ll.load("resnet18", num_classes=6, img_size=SIDE)
+    net = ll.load("resnet18", weights=None, num_classes=6, img_size=SIDE)
     options = {"sites": "layer2", "workers": 0}
     bare = run(ran.folder.parent / "bare", net, photos, "gradcam", **options)
     table = score(bare, "sparseness")
@@ -121,7 +121,7 @@ def test_constant_maps_score_nan(tmp_path, photos):
     def flat_map(runner, x, target):
         return torch.full_like(x[:, 0, ::4, ::4], 0.3)
 
-    net = ll.load("resnet18", num_classes=6, img_size=SIDE)
+    net = ll.load("resnet18", weights=None, num_classes=6, img_size=SIDE)
     found = run(tmp_path, net, photos / "things.csv", flat_map, target="label", workers=0)
     table = score(found, ["pointing", "sparseness"])
     own = table[table["method"] == "score_test_flat"]
@@ -131,7 +131,7 @@ def test_constant_maps_score_nan(tmp_path, photos):
 
 def test_failed_samples_have_no_scores(tmp_path, photos):
     rows = [Sample("good", str(photos / "p0.png"), 0), Sample("bad", str(photos / "gone.png"), 0)]
-    net = ll.load("resnet18", num_classes=6, img_size=SIDE)
+    net = ll.load("resnet18", weights=None, num_classes=6, img_size=SIDE)
     found = run(tmp_path, net, Samples(rows), "gradcam", sites="last", workers=0)
     assert set(score(found, "sparseness")["sample"]) == {"good"}
     with pytest.raises(LimelightError, match="does not say where its data came from"):
@@ -204,7 +204,7 @@ def test_difficult_things_are_left_out_and_small_ones_among_others_counted(tmp_p
         Sample("easy", path, 0, (Annotation(0, box),)),
         Sample("skipped", path, 0, (Annotation(0, box, difficult=True),)),
     ]
-    net = ll.load("resnet18", num_classes=6, img_size=SIDE)
+    net = ll.load("resnet18", weights=None, num_classes=6, img_size=SIDE)
     found = run(tmp_path, net, Samples(rows), "score_test_brightness", target="label", workers=0)
     table = score(found, "pointing", data=Samples(rows))
     table = table[table["method"] == "score_test_brightness"].set_index("sample")
@@ -255,7 +255,7 @@ def rows_of(root: Path) -> list[Sample]:
 
 def the_net():
     torch.manual_seed(0)
-    return ll.load("resnet18", num_classes=6, img_size=32)
+    return ll.load("resnet18", weights=None, num_classes=6, img_size=32)
 
 
 def test_faithfulness_asks_the_model_again(tmp_path):

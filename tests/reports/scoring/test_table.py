@@ -18,7 +18,7 @@ from limelight.reports.scoring.table import load
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
     torch.manual_seed(0)
-    return ll.load("resnet18", num_classes=6, img_size=32)
+    return ll.load("resnet18", weights=None, num_classes=6, img_size=32)
 
 
 class StoppedError(Exception):
