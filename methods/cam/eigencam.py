@@ -17,7 +17,7 @@ def principal(values: Tensor, orient: bool) -> Tensor:
     """
     flat = values.detach().flatten(2).mT.cpu().double()
     lost = ~flat.flatten(1).isfinite().all(1)
-    flat[lost] = 0  # a sample that has no decomposition takes no other with it
+    flat = flat.masked_fill(lost[:, None, None], 0)  # what has no decomposition takes no other along
     centred = flat - flat.mean(1, keepdim=True)
     rows = torch.from_numpy(np.linalg.svd(centred.numpy(), full_matrices=False)[2])
     projection = (centred @ rows[:, 0, :, None])[..., 0]

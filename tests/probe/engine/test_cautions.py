@@ -86,6 +86,12 @@ def test_a_sample_whose_score_is_nan_loses_its_maps_and_no_other():
 
 
 @pytest.mark.parametrize("value, word", [(torch.nan, "nan"), (torch.inf, "infinity")])
+def test_eigen_methods_do_not_touch_double_activations():
+    net, x = own().double(), pictures(2).double()
+    found = ll.maps(net, x, "eigencam", sites="0")
+    assert found[0].values.dtype == torch.float64 and found[0].values.isfinite().all()
+
+
 def test_a_weight_that_is_not_finite_is_named(value, word):
     net = own()
     with torch.no_grad():
