@@ -17,7 +17,7 @@ def principal(values: Tensor, orient: bool) -> Tensor:
     """
     flat = values.detach().flatten(2).mT.cpu().double()
     lost = ~flat.flatten(1).isfinite().all(1)
-    flat = flat.masked_fill(lost[:, None, None], 0)  # what has no decomposition takes no other along
+    flat = flat.masked_fill(lost[:, None, None], 0)  # such a sample takes no other with it
     centred = flat - flat.mean(1, keepdim=True)
     rows = torch.from_numpy(np.linalg.svd(centred.numpy(), full_matrices=False)[2])
     projection = (centred @ rows[:, 0, :, None])[..., 0]

@@ -52,7 +52,8 @@ def test_random_weights_are_named_until_they_change():
 
 def test_maps_say_it_in_words():
     found = ll.maps(small(), pictures(1), "gradcam")
-    assert f"caution: {RANDOM}" in repr(found) and f"caution: {RANDOM}" in str(found)
+    assert f"caution: {RANDOM}" in repr(found)
+    assert f"caution: {RANDOM}" in str(found)
     loaded = found[0].about.notes
     assert f"caution: {RANDOM}" in loaded
 
@@ -77,21 +78,24 @@ def test_a_sample_whose_score_is_nan_loses_its_maps_and_no_other():
     found = ll.maps(net, x, METHODS, sites="0")
     for one, other in zip(clean, found, strict=True):
         if other.sample == "1":
-            assert other.values.isnan().all() and isnan(other.about.score)
-            assert other.about.of_class is None and other.target == "top 1"
+            assert other.values.isnan().all()
+            assert isnan(other.about.score)
+            assert other.about.of_class is None
+            assert other.target == "top 1"
             assert "its input '0' holds nan" in other.about.cautions[-1]
         else:
             assert other.about.cautions == ()
             torch.testing.assert_close(one.values, other.values, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("value, word", [(torch.nan, "nan"), (torch.inf, "infinity")])
 def test_eigen_methods_do_not_touch_double_activations():
     net, x = own().double(), pictures(2).double()
     found = ll.maps(net, x, "eigencam", sites="0")
-    assert found[0].values.dtype == torch.float64 and found[0].values.isfinite().all()
+    assert found[0].values.dtype == torch.float64
+    assert found[0].values.isfinite().all()
 
 
+@pytest.mark.parametrize(("value", "word"), [(torch.nan, "nan"), (torch.inf, "infinity")])
 def test_a_weight_that_is_not_finite_is_named(value, word):
     net = own()
     with torch.no_grad():
