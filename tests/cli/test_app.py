@@ -17,7 +17,10 @@ from torch import nn
 
 import limelight as ll
 from limelight.cli.app import main
+from limelight.probe.attribution.scored_target import UNIFORM
+from limelight.probe.sites import RANDOM
 
+CAUTIONS = [f"caution: {RANDOM}", f"caution: {UNIFORM}"]
 SMALL = ("resnet18", "--weights", "none", "--set", "img_size=64")
 
 
@@ -149,7 +152,7 @@ def test_explain_writes_the_page_and_the_maps(here, capsys):
     more = ("-t", "daisy", "-t", "margin:3,bee", "-t", "207", "--combine", "product")
     assert explain(*words, *more, "-o", "a.html", "--maps", "a.safetensors") == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert [line.partition(": ")[2] for line in err.splitlines()] == CAUTIONS
     maps = ll.Maps.load("a.safetensors")
     assert len(maps) == 5 * 2 * (4 + 1)
     assert {m.method for m in maps} >= {"gradcam", "normgrad:scaling"}
@@ -162,7 +165,7 @@ def test_explain_writes_the_page_and_the_maps(here, capsys):
 def test_targets_of_every_kind_can_be_written(here, capsys):
     words = ("-t", "label:daisy,of=probability", "-t", "similar:rose.png", "-t", "207")
     assert explain("-m", "gradcam", *words, "--maps", "a.safetensors") == 0
-    assert capsys.readouterr().err == ""
+    assert set(capsys.readouterr().err.splitlines()) == {f"limelight: {c}" for c in CAUTIONS}
     daisy, similar, label = ll.Maps.load("a.safetensors")
     assert [daisy.target, similar.target] == ["daisy (985)", "similarity"]
     assert 0 < daisy.about.score < 1
@@ -207,7 +210,7 @@ def test_some_images_fail_the_rest_is_done(here, capsys):
     assert explain(*bad, "-m", "gradcam") == 3
     out, err = capsys.readouterr()
     assert "report.html: 1 maps" in out
-    lines = err.splitlines()
+    lines = [line for line in err.splitlines() if "caution" not in line]
     assert len(lines) == 4
     assert all(line.startswith("limelight: ") for line in lines)
     assert "'empty.png' is empty" in lines[0]
@@ -402,6 +405,7 @@ def test_the_real_command_end_to_end(here):
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
         "limelight: note: picture 'moving.gif' has 2 frames: only one is used",
+        *(f"limelight: {caution}" for caution in CAUTIONS),
         "limelight: picture 'empty.png' is empty: fetch it again",
     ]
     assert "x.html: 1 maps" in done.stdout

@@ -14,6 +14,7 @@ import pytest
 from small_runs import photos
 
 from limelight.cli.app import main
+from limelight.probe.sites import RANDOM
 from limelight.reports.runs.plan_file import read_plan
 from limelight.reports.runs.run import Run
 
@@ -57,7 +58,10 @@ def refused(capsys) -> str:
 
 def test_a_plan_is_run_scored_and_shown(here, capsys):
     assert main(["run", "plan.toml", "--out", "run"]) == 0
-    assert capsys.readouterr() == ("run: 72 maps of 6 samples\n", "")
+    assert capsys.readouterr() == (
+        "run: 72 maps of 6 samples\n",
+        f"limelight: caution: {RANDOM}\n",
+    )
     assert Run(Path("run")).plan.targets == ("label", "top", "least")
     words = ["--metric", "auc", "--metric", "class_sensitivity"]
     assert main(["score", "run", *words]) == 0
@@ -105,7 +109,7 @@ def test_failed_samples_give_three(here, capsys):
     assert go("--out", "run", "-m", "gradcam", "-s", "layer2") == 3
     out, err = capsys.readouterr()
     assert out == "run: 6 maps of 7 samples\n"
-    assert err.startswith("limelight: broken.png: ImageError")
+    assert "limelight: broken.png: ImageError" in err
     assert main(["report", "run", "-o", "page.html"]) == 0
     assert "Failed samples" in Path("page.html").read_text(encoding="utf-8")
 

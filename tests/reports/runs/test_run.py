@@ -303,7 +303,7 @@ SCRIPT = """
 import sys, torch, limelight as ll
 torch.set_num_threads(1)
 torch.manual_seed(0)
-net = ll.load("resnet18", num_classes=6, img_size=32)
+net = ll.load("resnet18", weights=None, num_classes=6, img_size=32)
 tell = lambda done, total, name: print(done, flush=True)
 ll.run(sys.argv[1], net, sys.argv[2], ["gradcam", "normgrad"], sites="layer4", shard=1, workers=0,
     progress=tell)
