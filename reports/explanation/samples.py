@@ -74,9 +74,9 @@ class Samples:
 
     def leave_out(self, reasons: Mapping[str, str]) -> None:
         """Skip samples, each with the reason. Raises LimelightError where none is left."""
-        self.skipped += reasons.items()
-        self.photos = [p for p in self.photos if p.sample not in reasons]
-        self.others = [s for s in self.others if s.sample not in reasons]
+        self.skipped.extend(reasons.items())
+        self.photos[:] = [p for p in self.photos if p.sample not in reasons]
+        self.others[:] = [s for s in self.others if s.sample not in reasons]
         for name in reasons:
             self.inputs.pop(name, None)
         if not self.inputs:

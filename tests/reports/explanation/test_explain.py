@@ -12,7 +12,8 @@ from torch import nn
 
 import limelight as ll
 from limelight.models.inputs import preprocessing
-from limelight.probe.errors import ImageError, OptionError
+from limelight.probe.errors import ImageError, LimelightError, OptionError
+from limelight.reports.dataset_page.page import render_run
 
 SIZES = [(40, 48), (90, 30), (64, 64)]
 
@@ -250,3 +251,69 @@ def test_a_traced_network(photos):
     explained = ll.explain(traced, photos, "occlusion,window=8,stride=8", target=1, size=32)
     want = ll.explain(model, photos, "occlusion,window=8,stride=8", target=1, size=32)
     torch.testing.assert_close(explained.maps[2].values, want.maps[2].values)
+
+
+class Broken(nn.Module):
+    """Gives nan for bright pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 6)
+        with torch.no_grad():
+            self.head.weight.mul_(100)
+
+    def forward(self, x):
+        return self.head(self.conv((1 - x).log()).relu().mean((2, 3)))
+
+
+def half_bright(folder: Path) -> list[Path]:
+    paths = [folder / "dark.png", folder / "bright.png"]
+    for path, value in zip(paths, (20, 255), strict=True):
+        Image.new("RGB", (32, 32), (value,) * 3).save(path)
+    return paths
+
+
+PLAIN = {"size": 32, "resize": 32, "mean": 0.0, "std": 0.99}
+
+
+def test_a_sample_whose_score_is_not_finite_is_left_out_with_the_reason(tmp_path):
+    torch.manual_seed(0)
+    net = Broken().eval()
+    explained = ll.explain(net, half_bright(tmp_path), "gradcam", sites="conv", **PLAIN)
+    assert {m.sample for m in explained.maps} == {p.sample for p in explained.photos} == {"dark"}
+    ((name, reason),) = explained.skipped
+    assert name == "bright"
+    assert reason.startswith("the score is nan")
+    assert "bright: the score is nan" in explained.save(tmp_path / "a.html").read_text()
+    with pytest.raises(LimelightError, match="the score is nan"):
+        ll.explain(net, tmp_path / "bright.png", "gradcam", sites="conv", **PLAIN)
+
+
+def test_a_run_has_a_row_with_the_reason_where_the_score_is_not_finite(tmp_path):
+    torch.manual_seed(0)
+    net = Broken().train()
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    half_bright(folder)
+    done = ll.run(tmp_path / "run", net, folder, "gradcam", sites="conv", workers=0, **PLAIN)
+    table = done.table(["sample", "score", "error"]).set_index("sample")
+    assert "the score is nan" in table["error"]["bright.png"]
+    assert table["error"].isna()["dark.png"]
+    assert net.training, "the caller's network is as it was"
+
+
+def test_a_run_in_another_precision_leaves_the_network_alone(tmp_path, net, photos):
+    ll.run(tmp_path / "run", net, photos, "gradcam", dtype="bfloat16", workers=0)
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+
+
+def test_random_weights_stand_in_large_letters_on_the_page(tmp_path, net, photos):
+    page = ll.explain(net, photos, "gradcam").save(tmp_path / "a.html").read_text()
+    assert '<p class="caution">Random weights: this model was never trained' in page
+    ll.run(tmp_path / "run", "resnet18", photos, "gradcam", weights=None, seed=3, size=32,
+           workers=0, layers=(1, 1), width=8)  # fmt: skip
+    again = ll.run(tmp_path / "run", "resnet18", photos, "gradcam", weights=None, seed=3, size=32,
+                   workers=0, layers=(1, 1), width=8)  # fmt: skip
+    assert again.missing == 0
+    assert any("random weights" in note for note in again.plan.told["notes"])
+    assert '<p class="caution">Random weights' in render_run(again)
