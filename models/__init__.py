@@ -28,6 +28,7 @@ from .zoo.halonet import model as halonet
 from .zoo.litv2 import model as litv2
 from .zoo.maxvit import model as maxvit
 from .zoo.moat import model as moat
+from .zoo.oat import variants as oat
 from .zoo.orchid import model as orchid
 from .zoo.overlock import model as overlock
 from .zoo.seerattention import model as seerattention
@@ -70,6 +71,7 @@ __all__ = [
     "mobilenet_v2",
     "nat",
     "ninformer",
+    "oat",
     "orchid",
     "overlock",
     "preprocess",

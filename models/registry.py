@@ -72,6 +72,15 @@ SPELLINGS = (
     ("attn_temp", "temp"),
     ("qk_norm", "qk"),
     ("layer_scale", "ls"),
+    ("emb_size", "emb"),
+    ("num_heads", "nhead"),
+    ("num_encoder_layers", "encoder_layers"),
+    ("num_decoder_layers", "decoder_layers"),
+    ("function_choice", "functionChoice"),
+    ("change_x", "changeX"),
+    ("ca_version", "CAVersion"),
+    ("ca_d_k", "ca_dk", "CA_dk"),
+    ("pe", "pe_path", "PE_path"),
 )
 PREPROCESSING = ("img_size", "resize", "crop_pct", "interpolation", "mean", "std")
 COUNTS = ("num_classes", "in_channels", "embed_dim", "num_heads", "patch_size")

@@ -230,6 +230,26 @@ SMALL = (
         },
         size=(96, 96),
     ),
+    Small(
+        "oat_amazon",
+        {
+            "rows": 2,
+            "cols": 3,
+            "patch": (32, 32),
+            "emb_size": 48,
+            "num_heads": 3,
+            "dim_feedforward": 48,
+            "num_encoder_layers": 2,
+            "num_decoder_layers": 2,
+            "ca_d_k": 32,
+        },
+        given=lambda count, draw: (
+            torch.rand(count, 6, 32, 32, 3, generator=draw, dtype=torch.float64),
+            torch.randint(0, 6, (count,), generator=draw),
+            torch.tensor([[8, 2, 2, 5, 1]]).repeat(count, 1),
+        ),
+        asked=ll.choice(2, 3),
+    ),
     Small("orchid_bert_base", {"d_model": 16, "depth": 2, "vocab_size": 128}, tokens=24),
     Small(
         "orchid_vit_cifar10",

@@ -13,6 +13,10 @@ from shared import TESTS
 ELSEWHERE = {
     "gla.lm-leftpad": ("models/zoo/test_gla.py", "only positions inside its mask are stored"),
     **{
+        f"oat.{name}": ("models/zoo/test_oat.py", "it takes a shelf, a target and fixations")
+        for name in ("amazon", "yogurt_linear")
+    },
+    **{
         f"seerattention.{name}": (
             "models/zoo/test_seerattention.py",
             "training, gates and block masks are compared with the logits",
