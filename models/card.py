@@ -105,6 +105,7 @@ class Card:
     hidden       site patterns of the layers, in order; `*` stands for one name of the path
     heads        attention modules
     prefix       leading tokens that are not patches, None where there are no tokens
+    axes         of values whose dimensions no op tells, by address: `(":tokens", "b n c")`
     classifier   the last linear layer
     size         the side of the square input, or (height, width)
     resize       the short side of the photo before the centre crop
@@ -122,6 +123,7 @@ class Card:
     hidden: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     prefix: int | None = None
+    axes: tuple[tuple[str, str], ...] = ()
     classifier: str = ""
     size: int | tuple[int, int] = 224
     resize: int = 256

@@ -37,4 +37,5 @@ def zoo(model: nn.Module) -> Adapter | None:
         prefix=card.prefix,
         final=first_norm(model, hidden) if card.prefix else (),
         labels=labels(model),
+        axes=card.axes,
     )

@@ -37,9 +37,10 @@ class OAT(nn.Module):
     target    `b`, which object is searched for
     sequence  `b n`, ids of the fixations so far: `tokens` makes them of lists of objects
 
-    Sites: `objects`, `target` and `fixations`, the tokens that enter encoder and decoder, `b n d`;
-    `choice`, the probability of each object at every step, `b n rows columns`; `end`, `b n`, that
-    of the end, none before the first fixation.
+    Sites: `:objects`, `b rows columns d`, and `:target`, `b 1 d`, are the tokens that enter the
+    encoder, `:fixations`, `b n d`, those of the decoder: relevance there says which of them drove
+    a step, `ll.choice(step, object)`. `:choice`, `b n rows columns`, is the probability of each
+    object at every step, `:end`, `b n`, that of the end, none before the first fixation.
     """
 
     def __init__(
@@ -98,7 +99,8 @@ class OAT(nn.Module):
         objects = self.cnn_embedding(shelf)
         sought = _chosen(objects, target[:, None])
         every = torch.arange(self.grid.objects, device=shelf.device).expand(len(shelf), -1)
-        tokens = mark("objects", self._placed(objects, every, torch.zeros_like(every)))
+        tokens = self._placed(objects, every, torch.zeros_like(every))
+        tokens = mark("objects", tokens.unflatten(1, (self.grid.rows, -1))).flatten(1, 2)
         own = self._placed(sought, target[:, None], torch.ones_like(target)[:, None])
         own = mark("target", own)
         return Scene(objects, self.transformer_encoder(torch.cat([tokens, own], 1)), target)

@@ -152,6 +152,7 @@ register(
             "transformer_decoder.layers.*.self_attn",
             "transformer_decoder.layers.*.multihead_attn",
         ),
+        axes=((":objects", "b y x c"), (":target", "b n c"), (":fixations", "b n c")),
         labels="",
         about="no published weights; learned codes of positions are the least of the paper's "
         "loss unless pe= gives the published table; original_update is made from its description",
