@@ -57,6 +57,8 @@ Drawn = Literal[
     "functions",
     "singular values",
     "token shares",
+    "steps",
+    "choices",
 ]
 """What a figure of a mixer draws; `Figure` says what each is."""
 
@@ -71,7 +73,9 @@ class Figure:
              head; of masked attention the `connectivity` of the centre beside its softmax without
              the mask; `token shares`, what each token adds to the logit of the likeliest class
              as pictures of their own: `tables`, values or parameters of at least two dimensions
-             as lines: the power `spectrum` of `sites`; `heads`, one of `methods` over depth; the
+             of a model that chooses step by step, scores `b step k`: `choices`, the relevance of
+             `sites` for the likeliest of each step
+             as lines: values `b n` of `sites` over their `steps`; the power `spectrum` of `sites`; `heads`, one of `methods` over depth; the
              learned `functions` of attention; the `singular values` of scores and maps
     sites    patterns of sites, or of parameters for tables
     methods  of attention heads, all on one scale

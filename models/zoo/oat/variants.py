@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....probe.errors import OptionError, near
-from ...card import Card
+from ...card import Card, Figure
 from ...registry import Variant, register
 from .model import OAT
 from .objects import ObjectEncoder
@@ -154,6 +154,28 @@ register(
         ),
         axes=((":objects", "b y x c"), (":target", "b n c"), (":fixations", "b n c")),
         labels="",
+        shows=(
+            Figure(
+                "Where the gaze goes next",
+                "tables",
+                sites=(":choice",),
+                about="The probability of each object on the shelf, step by step, as far as the "
+                "end leaves it; step 0 is before the first fixation.",
+            ),
+            Figure(
+                "When the search ends",
+                "steps",
+                sites=(":end",),
+                about="The probability that the scanpath ends after so many fixations.",
+            ),
+            Figure(
+                "What drove each step",
+                "choices",
+                sites=(":objects", ":target", ":fixations"),
+                about="Relevance of the objects on the shelf, of the target and of the fixations "
+                "so far for the likeliest choice; numbers past the objects are end and padding.",
+            ),
+        ),
         about="no published weights; learned codes of positions are the least of the paper's "
         "loss unless pe= gives the published table; original_update is made from its description",
     ),

@@ -10,6 +10,7 @@ from ....methods.metrics import radial_spectrum
 from ....models.card import Figure
 from ....probe.errors import MethodError
 from ..contents import Curve, FigureRow
+from .over_picture import at_sites
 from .picture import COLUMNS, Picture, Rows, labelled, over_picture, some_of, spread_over
 
 _FUNCTIONS, _POINTS = 6, 61
@@ -43,6 +44,21 @@ def heads(picture: Picture, figure: Figure) -> Rows:
             here = [float(m.values[head]) if head < len(m.values) else torch.nan for m in found]
             curves.append(Curve(f"head {head}", depth, torch.tensor(here), among=True))
     return [FigureRow("", curves=tuple(curves), x="layers", y="mean of heads")], ""
+
+
+def steps(picture: Picture, figure: Figure) -> Rows:
+    """Values `b n` at sites, over their steps."""
+    found = at_sites(picture, figure.sites)
+    for site, x in found:
+        if x.ndim != 2:
+            raise MethodError(f"{site} has values {tuple(x.shape)}, not one for each step")
+    kept = spread_over(found, COLUMNS)
+    curves = tuple(
+        Curve(str(site), torch.arange(float(x.shape[1])), x[0].detach().double().cpu())
+        for site, x in kept
+    )
+    row = FigureRow("", curves=curves, x="steps", y="value")
+    return [row], some_of(len(kept), len(found), "sites")
 
 
 def functions(picture: Picture, figure: Figure) -> Rows:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ....models.card import CENTRE, DISTANCE, Card, Figure
 from ....probe.attribution import Axes
+from ....probe.engine import Batch
 from ....probe.errors import LimelightError, OptionError
 from ....probe.sites import adapt
 from ..contents import Mixer, MixerFigure
 from ..samples import Samples
-from . import lines, over_picture
+from . import choices, lines, over_picture
 from .picture import Picture, Rows
 
 OF_ATTENTION = (CENTRE, DISTANCE)
@@ -24,9 +26,11 @@ _DRAWN: dict[str, Callable[[Picture, Figure], Rows]] = {
     "class": over_picture.attention,
     "connectivity": over_picture.connectivity,
     "tables": over_picture.tables,
+    "choices": choices.choices,
     "token shares": over_picture.token_shares,
     "spectrum": lines.spectrum,
     "heads": lines.heads,
+    "steps": lines.steps,
     "functions": lines.functions,
     "singular values": lines.singular_values,
 }
@@ -47,12 +51,13 @@ def figures_of(model: nn.Module) -> tuple[Figure, ...]:
     )
 
 
-def mixer_of(model: nn.Module, x: Tensor, sample: str, axes: Axes = None) -> Mixer:
+def mixer_of(model: nn.Module, x: Any, sample: str, axes: Axes = None) -> Mixer:
     """The figures of a model on one picture `1 c y x`, and why others have none.
 
+    x  the picture, or all that the model is given with it, as `limelight.maps` takes it
     Raises OptionError where none can be drawn.
     """
-    picture = Picture(model, x, sample, axes)
+    picture = Picture(model, Batch.of(x, axes, model), sample, axes)
     drawn, undrawn = [], []
     for figure in figures_of(model):
         if figure.draw not in _DRAWN:
@@ -71,12 +76,15 @@ def mixer_of(model: nn.Module, x: Tensor, sample: str, axes: Axes = None) -> Mix
 
 
 def mixer_on(model: nn.Module, samples: Samples, axes: Axes = None) -> Mixer:
-    """The same on the first photo of some samples. Raises OptionError where there is none."""
-    names = [photo.sample for photo in samples.photos[:1]]
-    x = samples.batch(names) if names else None
-    if not isinstance(x, Tensor):
+    """The same on the first photo of some samples, or the first of several inputs.
+
+    Raises OptionError where there is neither.
+    """
+    several = list(samples.inputs) if samples.together is not None else []
+    names = several or [photo.sample for photo in samples.photos]
+    if not names:
         raise OptionError(
-            "mixer=True draws over pictures that enter the model alone, but there are none: "
-            "leave it out"
+            "mixer=True draws over pictures, or what several inputs mean to the model, but there "
+            "are neither: leave it out"
         )
-    return mixer_of(model, x, names[0], axes)
+    return mixer_of(model, samples.batch(names[:1]), names[0], axes)

@@ -95,7 +95,7 @@ def _connected(picture: Picture, heads: Heads, head: int) -> list[tuple[str, Sal
 
 def tables(picture: Picture, figure: Figure) -> Rows:
     """Values or parameters as they are, the last two dimensions a picture each."""
-    found = _parameters(picture.model, figure.sites) or _at_sites(picture, figure.sites)
+    found = _parameters(picture.model, figure.sites) or at_sites(picture, figure.sites)
     kept, rows = spread_over(found), []
     for site, x in kept:
         planes = x.flatten(0, -3) if x.ndim > 2 else x[None]
@@ -119,10 +119,11 @@ def _parameters(model: nn.Module, patterns: Sequence[str]) -> list[tuple[Site, T
     ]
 
 
-def _at_sites(picture: Picture, patterns: Sequence[str]) -> list[tuple[Site, Tensor]]:
+def at_sites(picture: Picture, patterns: Sequence[str]) -> list[tuple[Site, Tensor]]:
+    """The values at some sites. Raises MethodError where there is none."""
     with Probe(picture.model, grad=False, axes=picture.axes) as probe:
         probe.watch(*patterns)
-        probe(picture.x)
+        picture.through(probe)
         found = [(v.site, v.act) for v in probe.values(list(patterns)) if v.act.ndim > 1]
     if not found:
         raise MethodError(f"nothing of this model is called {', '.join(patterns)}")
@@ -135,7 +136,7 @@ def token_shares(picture: Picture, figure: Figure) -> Rows:
     if not isinstance(model, OfTokens):
         raise MethodError("in this model tokens meet before the logits, so that none has a share")
     with guarded(model, grad=False, evaluate=True), torch.no_grad():
-        best = int(model(picture.x)[0].argmax())
+        best = int(picture.through(model)[0].argmax())
         shares = model.token_shares(picture.x)[0, best]
     names = adapt(model).labels
     label = names[best] if best < len(names) else f"class {best}"

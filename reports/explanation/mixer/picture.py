@@ -1,16 +1,16 @@
-"""The picture that figures of a mixer are about, and how many of many things they show."""
+"""The sample that figures of a mixer are about, and how many of many things they show."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import Tensor, nn
 
 from ....models.card import Figure
-from ....probe.attribution import Axes, Heads
-from ....probe.engine import maps
+from ....probe.attribution import Axes, Heads, Targets
+from ....probe.engine import Batch, maps
 from ....probe.errors import MethodError
 from ....probe.probe import Probe
 from ....probe.results import Maps, SaliencyMap
@@ -24,18 +24,28 @@ ROWS, COLUMNS = 6, 8
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A model on one picture, `1 c y x`."""
+    """A model on one sample: the picture `1 c y x`, and what else it is given."""
 
     model: nn.Module
-    x: Tensor
+    inputs: Batch
     sample: str
     axes: Axes
 
-    def maps(self, figure: Figure, method: str) -> Maps:
+    @property
+    def x(self) -> Tensor:
+        """The picture itself, or what else is explained."""
+        return self.inputs.x
+
+    def through(self, run: Callable[..., T]) -> T:
+        """What the model, or a probe on it, returns."""
+        return run(*self.inputs.args, **self.inputs.kwargs)
+
+    def maps(self, figure: Figure, method: str, target: Targets = None) -> Maps:
         """What a method gives at the sites of a figure, or at its usual ones."""
-        sites = list(figure.sites) or None
-        samples = [self.sample]
-        return maps(self.model, self.x, [method], sites=sites, samples=samples, axes=self.axes)
+        options = {"sites": list(figure.sites) or None, "samples": [self.sample]}
+        return maps(
+            self.model, self.inputs, [method], target=target, axes=self.axes, **options
+        )
 
     def heads(self, figure: Figure) -> list[Heads]:
         """The attention at the sites of a figure, or all there is, from one forward.
@@ -46,7 +56,7 @@ class Picture:
 
         with Probe(self.model, grad=False, axes=self.axes) as probe:
             patterns = watched(probe, list(figure.sites) or ["heads"])
-            probe(self.x)
+            self.through(probe)
             return heads_of(probe, patterns, None)
 
     def map(self, values: Tensor, site: Site, method: str) -> SaliencyMap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,21 +25,24 @@ from limelight.reports.explanation.contents import Curve, FigureRow, Mixer, Mixe
 from limelight.reports.explanation.mixer import figures_of, mixer_of, section
 from limelight.reports.explanation.mixer.picture import spread_over
 
-AXES = {"input": "b c y x"}
+AXES = {"input": "b c y x"}  # of models that take a picture alone
 NAMED = {s.name: s for s in SMALL if s.name != "mobilenet_v1" and ll.list_models(s.name)[0].shows}
 MIXERS = [
-    "activator", "convit", "ffnet", "karat", "litv2", "moat", "ninformer", "overlock", "s2aformer",
-    "sparsifiner", "transnext", "ulsam",
+    "activator", "convit", "ffnet", "karat", "litv2", "moat", "ninformer", "oat_amazon", "overlock",
+    "s2aformer", "sparsifiner", "transnext", "ulsam",
 ]  # fmt: skip
 
 
-def small(name: str) -> tuple[nn.Module, torch.Tensor]:
+def small(name: str) -> tuple[nn.Module, Any]:
     return NAMED[name].build(), NAMED[name].batch(1)
 
 
+def mixer(name: str, model: nn.Module, x: Any) -> Mixer:
+    return mixer_of(model, x, "x", AXES if NAMED[name].given is None else None)
+
+
 def figure(name: str, title: str) -> MixerFigure:
-    model, x = small(name)
-    return next(f for f in mixer_of(model, x, "x", AXES).figures if f.title == title)
+    return next(f for f in mixer(name, *small(name)).figures if f.title == title)
 
 
 def maps_in(mixer: Mixer) -> list[SaliencyMap]:
@@ -53,11 +57,11 @@ def test_every_new_mixer_names_figures(mixer):
 @pytest.mark.parametrize("name", NAMED)
 def test_every_figure_that_is_named_is_drawn_in_finite_numbers(name):
     model, x = small(name)
-    mixer = mixer_of(model, x, "x", AXES)
-    assert mixer.undrawn == ()
-    assert [f.title for f in mixer.figures] == [f.title for f in model.card.shows]
-    assert all(m.values.isfinite().all() for m in maps_in(mixer))
-    for drawn in mixer.figures:
+    found = mixer(name, model, x)
+    assert found.undrawn == ()
+    assert [f.title for f in found.figures] == [f.title for f in model.card.shows]
+    assert all(m.values.isfinite().all() for m in maps_in(found))
+    for drawn in found.figures:
         assert drawn.about
         for row in drawn.rows:
             assert bool(row.maps) != bool(row.curves)
@@ -110,6 +114,32 @@ def test_what_a_mask_keeps_lies_within_it():
     assert (behind[seen == 0] == 0).all()
     assert (behind[seen == 1] >= softmax[seen == 1]).all()
     assert not row.alike
+
+
+def test_choices_are_driven_by_what_relevance_says():
+    model, x = small("oat_amazon")
+    with torch.no_grad():
+        likeliest = model(*x)[0].argmax(-1).tolist()
+    rows = figure("oat_amazon", "What drove each step").rows
+    assert [row.label for row in rows] == [":objects", ":target", ":fixations"]
+    for step, best in enumerate(likeliest):
+        found = [row.maps[step] for row in rows]
+        assert {words for words, _ in found} == {f"step {step}: {best}"}
+        assert [tuple(m.values.shape) for _, m in found] == [(2, 3), (1, 1), (1, 5)]
+        total = sum(m.values.sum() for _, m in found)
+        scores = ll.choice(step, best)(model(*x), 1).detach()
+        torch.testing.assert_close(total, scores[0], rtol=1e-4, atol=1e-4)
+        assert not found[2][1].values[:, step + 1 :].any()  # what comes later has no part in it
+
+
+def test_steps_are_the_values_of_their_site():
+    model, x = small("oat_amazon")
+    (value,) = ll.trace(model, x, sites=[":end"]).values()
+    (row,) = figure("oat_amazon", "When the search ends").rows
+    torch.testing.assert_close(row.curves[0].y.float(), value.act[0])
+    choices = figure("oat_amazon", "Where the gaze goes next").rows[0].maps
+    left = torch.stack([m.values.sum() for _, m in choices])
+    torch.testing.assert_close(left, 1 - value.act[0])
 
 
 def test_tables_are_the_parameters():
@@ -186,7 +216,7 @@ def test_what_cannot_be_drawn_is_named():
 
 def test_only_pictures_have_figures():
     net = nn.Sequential(nn.Linear(3, 2))
-    with pytest.raises(OptionError, match="pictures that enter the model alone"):
+    with pytest.raises(OptionError, match="draws over pictures, or what several inputs"):
         ll.explain(net, methods="gradient", inputs=torch.rand(1, 3), mixer=True)
 
 
