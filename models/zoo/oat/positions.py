@@ -93,9 +93,7 @@ def position_codes(
     return PositionCodes(_sharper(codes, rows // 2, columns // 2) if "_" in function else codes)
 
 
-def _joined(
-    row: Tensor, column: Tensor, flag: Tensor, size: tuple[int, int], width: int
-) -> Tensor:
+def _joined(row: Tensor, column: Tensor, flag: Tensor, size: tuple[int, int], width: int) -> Tensor:
     """Three tables `n d` beside each other for every place and flag: `y x 2 width`."""
     y, x = size
     parts = (row[:y, None, None], column[None, :x, None], flag[None, None, :2])
@@ -183,5 +181,3 @@ class TimeCodes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(x + self.pos_embedding[: x.shape[1], 0])
-
-

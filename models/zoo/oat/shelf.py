@@ -100,7 +100,9 @@ class Grid:
                 "steps: give a shorter one"
             )
         self._check_range(sequence, self.begin + 1, "id", "objects and marks")
-        if bool((sequence[:, 0] != self.begin).any()) or bool((sequence[:, 1:] == self.begin).any()):
+        if bool((sequence[:, 0] != self.begin).any()) or bool(
+            (sequence[:, 1:] == self.begin).any()
+        ):
             raise ModelError(
                 f"a scanpath begins with the id {self.begin} and has it nowhere else, but "
                 f"{sequence[0].tolist()} was given first: use tokens(paths)"

@@ -43,9 +43,7 @@ class Picture:
     def maps(self, figure: Figure, method: str, target: Targets = None) -> Maps:
         """What a method gives at the sites of a figure, or at its usual ones."""
         options = {"sites": list(figure.sites) or None, "samples": [self.sample]}
-        return maps(
-            self.model, self.inputs, [method], target=target, axes=self.axes, **options
-        )
+        return maps(self.model, self.inputs, [method], target=target, axes=self.axes, **options)
 
     def heads(self, figure: Figure) -> list[Heads]:
         """The attention at the sites of a figure, or all there is, from one forward.
