@@ -23,6 +23,8 @@ from .zoo.biformer import channels_first as biformer_nchw
 from .zoo.biformer import model as biformer
 from .zoo.efficientnet_lite import model as efficientnet_lite
 from .zoo.ffnet import model as ffnet
+from .zoo.garnet import discriminators as garnet_discriminators
+from .zoo.garnet import model as garnet
 from .zoo.gla import model as gla
 from .zoo.halonet import model as halonet
 from .zoo.litv2 import model as litv2
@@ -55,6 +57,8 @@ __all__ = [
     "convit",
     "efficientnet_lite",
     "ffnet",
+    "garnet",
+    "garnet_discriminators",
     "gla",
     "halonet",
     "hornet",

@@ -14,6 +14,7 @@ import torch
 from fill import fill, image, tokens
 from golden_recordings import (
     Outputs,
+    garnet_outputs,
     gla_ports,
     halo_attention,
     halo_layer,
@@ -21,6 +22,7 @@ from golden_recordings import (
     maxvit_windows,
     moat_windows,
     neighborhood_layer,
+    only_score,
     orchid_filters,
     overlock_kernels,
     qkv_map,
@@ -93,8 +95,20 @@ def _input(case: Golden) -> Tensor:
         crops = torch.from_numpy(np.stack(list(case.arrays["crops"])))
         return (crops.permute(0, 3, 1, 2).float() - 127) / 128
     shape, seed = tuple(about["shape"]), about["seed"]
+    if about["kind"] == "image+mask":
+        return photo_and_boxes(shape, seed)
     drawn = tokens(shape, about["vocab"], seed) if "vocab" in about else image(shape, seed)
     return torch.from_numpy(drawn)
+
+
+def photo_and_boxes(shape: tuple[int, ...], seed: int) -> Tensor:
+    """A photo from -1 to 1, and behind it the mask of two boxes, as GaRNet's case draws them."""
+    b, channels, h, w = shape
+    photo = torch.from_numpy(image((b, channels - 1, h, w), seed)).tanh()
+    boxes = torch.zeros(b, 1, h, w)
+    boxes[..., h // 4 : h // 2, w // 8 : 3 * w // 4] = 1
+    boxes[..., 5 * h // 8 : 7 * h // 8, w // 2 : 7 * w // 8] = 1
+    return torch.cat([photo, boxes], 1)
 
 
 def _by_spread(tolerance: float) -> Callable[[Golden, str, Tensor], None]:
@@ -142,6 +156,15 @@ def _lite0(config: dict[str, Any]) -> nn.Module:
 def _halo(config: dict[str, Any]) -> nn.Module:
     rest = {key: value for key, value in config.items() if key not in ("dim", "dim_out")}
     return HaloAttention(config["dim"], config.get("dim_out"), **rest)
+
+
+def _garnet(config: dict[str, Any]) -> nn.Module:
+    """The means of the mask branch stay as they are built."""
+    model = load("garnet", **config)
+    constant = {n: x.clone() for n, x in model.mask_branch.state_dict().items()}
+    fill(model)
+    model.mask_branch.load_state_dict(constant)
+    return model
 
 
 def _ends(path: str, depths: tuple[int, ...], key: str = "stage{}") -> dict[str, str]:
@@ -269,6 +292,11 @@ FFNET = {
     "s2b0_coef": "stages.2.1.token_mixer.0.main.act",
     "s2b0_mixer": "stages.2.1.token_mixer.0.main",
 }
+GARNET = {
+    name: name
+    for name in ("layer1", "layer1_block", "layer2", "layer3_block", "layer5", "layer6",
+                 "layer4_lc")
+}  # fmt: skip
 ZOOLOGY = (
     "attention",
     "sliding",
@@ -422,6 +450,10 @@ NETWORKS = {
         for kind in ("cifar10", "cifar10_only_geglu")
     },
     "ffnet.ffnet_1": Network(_configured("ffnet_1"), _by_spread(1e-4), FFNET),
+    "garnet.garnet": Network(_garnet, _suggested, GARNET, garnet_outputs, filled=False),
+    "garnet.discriminator": Network(
+        _configured("garnet_discriminator"), _suggested, record=only_score
+    ),
     **{
         f"ulsam.{case}": Network(
             lambda config: ULSAM(**config),

@@ -242,3 +242,23 @@ def orchid_filters(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
     if made.is_complex():
         return found | {"kernel_adapt_re": made.real, "kernel_adapt_im": made.imag}
     return found | {"kernel_adapt": made[:, None] if model.causal else made}
+
+
+def garnet_outputs(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The photo at three sizes, and gates and masks of the first and last block."""
+    made = found.pop("logits")
+    (stroke, surround), *_ = made["attentions"]
+    return found | {
+        **{key: made[key] for key in ("up1", "up2", "up3_o", "up4_o", "up5")},
+        "mask_m1": made["masks"][0],
+        "mask_last": made["masks"][-1],
+        "att1": made["gates"][0],
+        "att8": made["gates"][-1],
+        "att1_text": stroke,
+        "att1_surround": surround,
+    }
+
+
+def only_score(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """A discriminator: what it returns is its `score`."""
+    return {"score": found.pop("logits"), **found}

@@ -96,6 +96,14 @@ def joined(output: Any) -> Tensor:
     return torch.cat([t.flatten().double() for t in tree_leaves(output)])
 
 
+def photos_and_boxes(count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Photos from -1 to 1 and masks of a box each."""
+    boxes = torch.zeros(count, 1, 64, 64, dtype=torch.float64)
+    for n, box in enumerate(boxes):
+        box[:, 16 : 40 + 4 * n, 8 + 4 * n : 48] = 1
+    return torch.rand(count, 3, 64, 64, generator=draw, dtype=torch.float64) * 2 - 1, boxes
+
+
 SMALL = (
     Small("alexnet", {"num_classes": 10}),
     Small("vgg11_bn", {"num_classes": 10}),
@@ -360,6 +368,13 @@ SMALL = (
             "num_classes": 10,
         },
     ),
+    Small(
+        "garnet",
+        {"ndf": 16},
+        given=photos_and_boxes,
+        asked=ll.region(torch.ones(64, 64), 1, at="up5"),
+    ),
+    Small("garnet_discriminator", {"ndf": 8}, channels=6, asked=ll.pixel(3, 2, 0)),
     Small("mobilenet_v1_ulsam_after_11", {"width": 0.25, "num_classes": 10}),
     Small("mobilenet_v2_ulsam_for_13_16", {"width": 0.25, "num_classes": 10}),
     Small(

@@ -1,0 +1,1 @@
+"""GaRNet: text is taken out of boxes of a photo; its discriminators."""
