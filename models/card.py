@@ -48,6 +48,7 @@ Drawn = Literal[
     "channels",
     "mean",
     "norm",
+    "pictures",
     "centre",
     "class",
     "connectivity",
@@ -69,7 +70,8 @@ class Figure:
 
     title    a few words
     draw     over the picture: the values of `sites`, their `channels`, the `mean` of their sizes or
-             their `norm`; what the `centre` of the picture or the `class` token attends to, head by
+             their `norm`; the values as `pictures`, of one or three channels on the scale of
+             the input; what the `centre` of the picture or the `class` token attends to, head by
              head; of masked attention the `connectivity` of the centre beside its softmax without
              the mask; `token shares`, what each token adds to the logit of the likeliest class
              as pictures of their own: `tables`, values or parameters of at least two dimensions

@@ -109,14 +109,16 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class FigureRow:
-    """Pictures under one label, each with its own; or curves.
+    """Maps or pictures under one label, each with its own; or curves.
 
-    alike  whether the pictures have one scale of colours, or each its own
-    x, y   what the curves' values are
+    alike   whether the pictures have one scale of colours, or each its own
+    images  pictures in their own colours
+    x, y    what the curves' values are
     """
 
     label: str
     maps: tuple[tuple[str, SaliencyMap], ...] = ()
+    images: tuple[tuple[str, Image], ...] = ()
     alike: bool = True
     curves: tuple[Curve, ...] = ()
     x: str = ""

@@ -125,7 +125,7 @@ def explain(
     named = samples.features or {"input": tuple(features)}
     maps = maps.each(lambda m: with_names(m, named))
     maps = by_input(maps, samples) if samples.together is not None else maps
-    what_mixes = mixer_on(model, samples, axes) if mixer else None
+    what_mixes = mixer_on(model, samples, axes, wanted[0].take([0])) if mixer else None
     return Explanation(
         maps,
         tuple(samples.photos),
@@ -196,7 +196,7 @@ class _Answers:
     restored: dict[str, Image] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        usable = self.target.pick is not None and self.target.reading is not None
+        usable = self.target.pick is not None or self.output is not None
         self.reading = (self.target.reading if usable else None) or Reading()
 
     def read(self, output: Any, samples: int) -> list[Any]:

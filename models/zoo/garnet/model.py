@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -32,8 +33,9 @@ class GaRNet(nn.Module):
         gates          of each
         composite      (1 - mask) photo + mask up5; pixels are 127.5 clamp(composite + 1, 0, 2)
 
-    With `published_outputs`, all but the last as a tuple of eight. Ports `:raw` and `:composite`.
-    Raises ModelError for other channels or sides, a mask of another size, and an empty mask.
+    With `published_outputs`, all but the last as a tuple of eight. Ports `:photo`, `:raw` and
+    `:composite`. Raises ModelError for other channels or sides, a mask of another size, and an
+    empty mask.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class GaRNet(nn.Module):
         self._add_decoder([2, dims[3], dims[2], dims[1], dims[0], in_channels])
 
     def _add_decoder(self, dims: list[int]) -> None:
-        for n, (dim, out) in enumerate(zip(dims, dims[1:], strict=False), 1):
+        for n, (dim, out) in enumerate(pairwise(dims), 1):
             up = nn.Sequential(nn.ConvTranspose2d(dim, out, 4, 2, 1), nn.ELU())
             self.add_module(f"uplayer{n}", up)
             if n == 3:
@@ -135,7 +137,7 @@ class GaRNet(nn.Module):
             )
         if not (self.allow_empty_masks or box.is_meta or torch.compiler.is_compiling()):
             _check_boxes(box)
-        return photo, box
+        return mark("photo", photo), box
 
 
 def _check_boxes(box: Tensor) -> None:
@@ -217,11 +219,10 @@ SHOWS = (
         about="The box, as each block is given it.",
     ),
     Figure(
-        "Raw and composite",
-        "channels",
-        sites=(":raw", ":composite"),
-        about="What the network made of the whole photo, channel by channel, and what is kept "
-        "of it: only the boxes.",
+        "Before, raw and composite",
+        "pictures",
+        sites=(":photo", ":raw", ":composite"),
+        about="The photo, what the network makes of all of it, and what is kept: only the boxes.",
     ),
 )
 WEIGHTS = {

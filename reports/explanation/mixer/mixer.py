@@ -12,6 +12,7 @@ from ....probe.attribution import Axes
 from ....probe.engine import Batch
 from ....probe.errors import LimelightError, OptionError
 from ....probe.sites import adapt
+from ....probe.targets import Target
 from ..contents import Mixer, MixerFigure
 from ..samples import Samples
 from . import choices, lines, over_picture
@@ -22,6 +23,7 @@ _DRAWN: dict[str, Callable[[Picture, Figure], Rows]] = {
     "channels": over_picture.channels,
     "mean": over_picture.values,
     "norm": over_picture.values,
+    "pictures": over_picture.pictures,
     "centre": over_picture.attention,
     "class": over_picture.attention,
     "connectivity": over_picture.connectivity,
@@ -51,13 +53,18 @@ def figures_of(model: nn.Module) -> tuple[Figure, ...]:
     )
 
 
-def mixer_of(model: nn.Module, x: Any, sample: str, axes: Axes = None) -> Mixer:
+def mixer_of(
+    model: nn.Module, x: Any, sample: str, axes: Axes = None, target: Target | None = None
+) -> Mixer:
     """The figures of a model on one picture `1 c y x`, and why others have none.
 
-    x  the picture, or all that the model is given with it, as `limelight.maps` takes it
+    x       the picture; where the model is given more with it, a tuple or mapping of all, or a
+            batch
+    target  that methods among them explain; by default the likeliest class
+
     Raises OptionError where none can be drawn.
     """
-    picture = Picture(model, Batch.of(x, axes, model), sample, axes)
+    picture = Picture(model, Batch.of(x, axes, model), sample, axes, target)
     drawn, undrawn = [], []
     for figure in figures_of(model):
         if figure.draw not in _DRAWN:
@@ -75,7 +82,9 @@ def mixer_of(model: nn.Module, x: Any, sample: str, axes: Axes = None) -> Mixer:
     return Mixer(sample, tuple(drawn), tuple(undrawn))
 
 
-def mixer_on(model: nn.Module, samples: Samples, axes: Axes = None) -> Mixer:
+def mixer_on(
+    model: nn.Module, samples: Samples, axes: Axes = None, target: Target | None = None
+) -> Mixer:
     """The same on the first photo of some samples, or the first of several inputs.
 
     Raises OptionError where there is neither.
@@ -87,4 +96,4 @@ def mixer_on(model: nn.Module, samples: Samples, axes: Axes = None) -> Mixer:
             "mixer=True draws over pictures, or what several inputs mean to the model, but there "
             "are neither: leave it out"
         )
-    return mixer_of(model, samples.batch(names[:1]), names[0], axes)
+    return mixer_of(model, samples.batch(names[:1]), names[0], axes, target)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ....methods.attention import connectivity_of, seen_from
 from ....methods.metrics import OfTokens
-from ....models.card import Figure
+from ....models.card import Card, Figure
+from ....models.inputs import drawn
 from ....probe.attribution import Heads
 from ....probe.capture import guarded
 from ....probe.errors import MethodError
@@ -27,6 +28,19 @@ def values(picture: Picture, figure: Figure) -> Rows:
     found = over_picture(picture.maps(figure, f"activation,reduce={figure.draw}"))
     kept = spread_over(found)
     row = FigureRow("", tuple((str(m.site), m) for m in kept), alike=False)
+    return [row], some_of(len(kept), len(found), "sites")
+
+
+def pictures(picture: Picture, figure: Figure) -> Rows:
+    """Values of one or three channels in their colours, on the scale of the model's input."""
+    card = getattr(picture.model, "card", None)
+    scale = (card.mean, card.std) if isinstance(card, Card) else ()
+    found = _at_sites(picture, figure.sites)
+    for site, x in found:
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise MethodError(f"{site} holds {tuple(x.shape)}, no picture of 1 or 3 channels")
+    kept = spread_over(found, COLUMNS)
+    row = FigureRow("", images=tuple((str(site), drawn(x[0], *scale)) for site, x in kept))
     return [row], some_of(len(kept), len(found), "sites")
 
 
@@ -140,5 +154,5 @@ def token_shares(picture: Picture, figure: Figure) -> Rows:
         shares = model.token_shares(picture.x)[0, best]
     names = adapt(model).labels
     label = names[best] if best < len(names) else f"class {best}"
-    drawn = picture.map(shares, Site("", "out"), figure.draw)
-    return [FigureRow("", ((f"to {label}", drawn),), alike=False)], ""
+    shown = picture.map(shares, Site("", "out"), figure.draw)
+    return [FigureRow("", ((f"to {label}", shown),), alike=False)], ""

@@ -15,6 +15,7 @@ from ....probe.errors import MethodError
 from ....probe.probe import Probe
 from ....probe.results import Maps, SaliencyMap
 from ....probe.sites import Site
+from ....probe.targets import Target
 from ..contents import FigureRow
 
 T = TypeVar("T")
@@ -24,26 +25,32 @@ ROWS, COLUMNS = 6, 8
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A model on one sample: the picture `1 c y x`, and what else it is given."""
+    """A model on one sample: the picture `1 c y x`, and what else it is given.
+
+    batch   of one sample, all that the model is given
+    target  what is explained; by default the likeliest class
+    """
 
     model: nn.Module
-    inputs: Batch
+    batch: Batch
     sample: str
     axes: Axes
+    target: Target | None = None
 
     @property
     def x(self) -> Tensor:
         """The picture itself, or what else is explained."""
-        return self.inputs.x
+        return self.batch.x
 
     def through(self, run: Callable[..., T]) -> T:
         """What the model, or a probe on it, returns."""
-        return run(*self.inputs.args, **self.inputs.kwargs)
+        return run(*self.batch.args, **self.batch.kwargs)
 
     def maps(self, figure: Figure, method: str, target: Targets = None) -> Maps:
         """What a method gives at the sites of a figure, or at its usual ones."""
         options = {"sites": list(figure.sites) or None, "samples": [self.sample]}
-        return maps(self.model, self.inputs, [method], target=target, axes=self.axes, **options)
+        asked = self.target if target is None else target
+        return maps(self.model, self.batch, [method], target=asked, axes=self.axes, **options)
 
     def heads(self, figure: Figure) -> list[Heads]:
         """The attention at the sites of a figure, or all there is, from one forward.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 from ....probe.results import extremes, plane
 from ...html import LEFT, Dot, Scale, plural, significant, ticks
 from ..contents import Curve, FigureRow, Mixer, MixerFigure
+from ..page_data import picture_uri
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _RIGHT, _HUES, _NAMED = 99.0, 8, 8
 
@@ -23,6 +28,15 @@ class Tile:
     number: int
     words: str
     range: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture in its own colours: its data address, its words."""
+
+    address: str
+    words: str
     summary: str
 
 
@@ -51,13 +65,14 @@ class CurveChart:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the section: tiles, or a chart. Few rows of many columns are `wide`."""
+    """A row of the section: tiles, pictures, or a chart. Few rows of many columns are `wide`."""
 
     label: str
     range: str = ""
     tiles: tuple[Tile, ...] = ()
     wide: bool = False
     chart: CurveChart | None = None
+    images: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,8 @@ def section(mixer: Mixer) -> Section:
 def _row(figure: MixerFigure, row: FigureRow, number: int) -> Row:
     if row.curves:
         return Row(row.label, chart=_chart(figure, row))
+    if row.images:
+        return Row(row.label, images=tuple(_shown(figure, row, *image) for image in row.images))
     ends = [extremes(plane(m)) for _, m in row.maps]
     known = [e for e in ends if e]
     shared = ""
@@ -108,6 +125,11 @@ def _row(figure: MixerFigure, row: FigureRow, number: int) -> Row:
         tiles.append(Tile(number + i, words, "" if row.alike else own, summary))
     wide = len(row.maps) == 1 and row.maps[0][1].values.shape[1] > 2 * len(row.maps[0][1].values)
     return Row(row.label, shared, tuple(tiles), wide)
+
+
+def _shown(figure: MixerFigure, row: FigureRow, words: str, image: Image) -> Shown:
+    summary = ", ".join(filter(None, [figure.title, row.label, words]))
+    return Shown(picture_uri(image), words, summary)
 
 
 def _range(low: float, high: float) -> str:

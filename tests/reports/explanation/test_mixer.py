@@ -28,7 +28,8 @@ from limelight.reports.explanation.mixer.picture import spread_over
 AXES = {"input": "b c y x"}  # of models that take a picture alone
 NAMED = {s.name: s for s in SMALL if s.name != "mobilenet_v1" and ll.list_models(s.name)[0].shows}
 MIXERS = [
-    "activator", "convit", "ffnet", "karat", "litv2", "moat", "ninformer", "oat_amazon", "overlock",
+    "activator", "convit", "ffnet", "garnet", "karat", "litv2", "moat", "ninformer", "oat_amazon",
+    "overlock",
     "s2aformer", "sparsifiner", "transnext", "ulsam",
 ]  # fmt: skip
 
@@ -38,7 +39,8 @@ def small(name: str) -> tuple[nn.Module, Any]:
 
 
 def mixer(name: str, model: nn.Module, x: Any) -> Mixer:
-    return mixer_of(model, x, "x", AXES if NAMED[name].given is None else None)
+    axes = AXES if NAMED[name].given is None else None
+    return mixer_of(model, x, "x", axes, NAMED[name].asked)
 
 
 def figure(name: str, title: str) -> MixerFigure:
@@ -64,7 +66,7 @@ def test_every_figure_that_is_named_is_drawn_in_finite_numbers(name):
     for drawn in found.figures:
         assert drawn.about
         for row in drawn.rows:
-            assert bool(row.maps) != bool(row.curves)
+            assert [bool(row.maps), bool(row.curves), bool(row.images)].count(True) == 1
             assert all(c.y.isfinite().any() and len(c.x) == len(c.y) for c in row.curves)
 
 
