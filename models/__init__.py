@@ -34,6 +34,7 @@ from .zoo.oat import variants as oat
 from .zoo.orchid import model as orchid
 from .zoo.overlock import model as overlock
 from .zoo.seerattention import model as seerattention
+from .zoo.sess import model as sess
 from .zoo.sparsifiner import model as sparsifiner
 from .zoo.transnext import model as transnext
 from .zoo.ulsam import mobilenet_v1, mobilenet_v2
@@ -83,6 +84,7 @@ __all__ = [
     "resnet",
     "s2aformer",
     "seerattention",
+    "sess",
     "sigma",
     "sigmoid_attention",
     "sparsifiner",

@@ -20,6 +20,7 @@ State = dict[str, Tensor]
 class Source:
     """Where one set of published weights lies: a url, a file on the hub, or a pip package's file.
 
+    file       its name on the hub, in the package, or in the zip archive that the url names
     sha256     the whole digest or its first 8 digits
     key        where in the file the state dict lies, when not at the top
     convert    renames the file's entries to those of the model
@@ -49,6 +50,7 @@ Drawn = Literal[
     "mean",
     "norm",
     "pictures",
+    "maps",
     "centre",
     "class",
     "connectivity",
@@ -60,6 +62,7 @@ Drawn = Literal[
     "token shares",
     "steps",
     "choices",
+    "shares",
 ]
 """What a figure of a mixer draws; `Figure` says what each is."""
 
@@ -71,16 +74,19 @@ class Figure:
     title    a few words
     draw     over the picture: the values of `sites`, their `channels`, the `mean` of their sizes or
              their `norm`; the values as `pictures`, of one or three channels on the scale of
-             the input; what the `centre` of the picture or the `class` token attends to, head by
-             head; of masked attention the `connectivity` of the centre beside its softmax without
-             the mask; `token shares`, what each token adds to the logit of the likeliest class
+             the input; the `maps` of `methods`; what the `centre` of the picture or the `class`
+             token attends to, head by head; of masked attention the `connectivity` of the centre
+             beside its softmax without the mask; `token shares`, what each token adds to the
+             logit of the likeliest class
              as pictures of their own: `tables`, values or parameters of at least two dimensions
              of a model that chooses step by step, scores `b step k`: `choices`, the relevance of
              `sites` for the likeliest of each step
-             as lines: values `b n` of `sites` over their `steps`; the power `spectrum` of `sites`; `heads`, one of `methods` over depth; the
+             as points: the `shares` of `sites` in the sum of the maps of a method
+             as lines: values `b n` of `sites` over their `steps`; the power `spectrum` of `sites`;
+             `heads`, one of `methods` over depth; the
              learned `functions` of attention; the `singular values` of scores and maps
     sites    patterns of sites, or of parameters for tables
-    methods  of attention heads, all on one scale
+    methods  of attention heads, all on one scale, or of maps
     about    what is to be seen, in a sentence
     """
 

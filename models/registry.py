@@ -81,6 +81,7 @@ SPELLINGS = (
     ("ca_version", "CAVersion"),
     ("ca_d_k", "ca_dk", "CA_dk"),
     ("pe", "pe_path", "PE_path"),
+    ("head", "ffnet_head_type"),
 )
 PREPROCESSING = ("img_size", "resize", "crop_pct", "interpolation", "mean", "std")
 COUNTS = ("num_classes", "in_channels", "embed_dim", "num_heads", "patch_size")

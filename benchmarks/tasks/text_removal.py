@@ -27,7 +27,7 @@ FLOORS: dict[str, float] = {
     "PSNR in the box": 27.0,
     "PSNR gained": 10.0,
     "PSNR gained over even gates": 2.0,
-    "gate, strokes over box": 0.1,
+    "gate, strokes over box": 0.05,
     "gate, box over rest": 0.3,
     "stroke map, strokes over box": 0.25,
     "surround map, box over strokes": 0.15,

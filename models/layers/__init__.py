@@ -12,7 +12,14 @@ from .attention import (
 )
 from .block import Block, ScaledBlock
 from .checkpointing import Checkpointing
-from .convolutions import ConvNormAct, SameAvgPool2d, SameConv2d
+from .convolutions import (
+    BasicBlock,
+    Bottleneck,
+    ConvNormAct,
+    SameAvgPool2d,
+    SameConv2d,
+    shortcut,
+)
 from .drop_path import drop_rates, dropped
 from .filters import HyenaFilter, Modulation, Positions, check_length
 from .init import init_weights

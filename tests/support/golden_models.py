@@ -14,6 +14,7 @@ import torch
 from fill import fill, image, tokens
 from golden_recordings import (
     Outputs,
+    backbone_features,
     garnet_outputs,
     gla_ports,
     halo_attention,
@@ -160,7 +161,7 @@ def _halo(config: dict[str, Any]) -> nn.Module:
 
 def _garnet(config: dict[str, Any]) -> nn.Module:
     """The means of the mask branch stay as they are built."""
-    model = load("garnet", **config)
+    model = load("garnet", weights=None, **config)
     constant = {n: x.clone() for n, x in model.mask_branch.state_dict().items()}
     fill(model)
     model.mask_branch.load_state_dict(constant)
@@ -297,6 +298,12 @@ GARNET = {
     for name in ("layer1", "layer1_block", "layer2", "layer3_block", "layer5", "layer6",
                  "layer4_lc")
 }  # fmt: skip
+SESS = (
+    "ffnet40S_BBB_mobile",
+    "ffnet18_dAAA",
+    "ffnet46NS_CCC_mobile_pre_down",
+    "cls_ffnet40S_BBX_mobile",
+)
 ZOOLOGY = (
     "attention",
     "sliding",
@@ -367,6 +374,18 @@ def _orchid(parts: tuple[str, ...]) -> Network:
         **{f"cond.{part}": f"conv_kernel_nn.{part}" for part in parts},
     }
     return Network(_configured("orchid"), _absolute(1e-4), where, orchid_filters)
+
+
+def _sess(case: str) -> Network:
+    """A case is compared by its name in the zoo and by its configuration alike."""
+    where = {
+        **{f"adapter{n}": f"head.layers.0.adapter_conv.{n}" for n in (0, 3)},
+        "up4": "head.layers.1.fam_4",
+        **{f"up{n}": f"head.layers.1.fam_{n}_sm" for n in (8, 16, 32)},
+        **({} if case.startswith("cls") else {"cat": "head.layers.2"}),
+        **({"smoothed": "smoothing"} if case.endswith("pre_down") else {}),
+    }
+    return Network(_configured(case), _by_spread(1e-4), where, backbone_features)
 
 
 def _hornet(name: str) -> Network:
@@ -450,6 +469,7 @@ NETWORKS = {
         for kind in ("cifar10", "cifar10_only_geglu")
     },
     "ffnet.ffnet_1": Network(_configured("ffnet_1"), _by_spread(1e-4), FFNET),
+    **{f"sess.{case}": _sess(case) for case in SESS},
     "garnet.garnet": Network(_garnet, _suggested, GARNET, garnet_outputs, filled=False),
     "garnet.discriminator": Network(
         _configured("garnet_discriminator"), _suggested, record=only_score

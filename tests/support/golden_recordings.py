@@ -262,3 +262,11 @@ def garnet_outputs(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
 def only_score(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
     """A discriminator: what it returns is its `score`."""
     return {"score": found.pop("logits"), **found}
+
+
+def backbone_features(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """The four scales of a backbone that returns them all."""
+    with torch.no_grad():
+        features = model.backbone_model(x if model.smoothing is None else model.smoothing(x))
+    names = ("feat4", "feat8", "feat16", "feat32")
+    return found | dict(zip(names, features, strict=True))

@@ -375,6 +375,11 @@ SMALL = (
         asked=ll.region(torch.ones(64, 64), 1, at="up5"),
     ),
     Small("garnet_discriminator", {"ndf": 8}, channels=6, asked=ll.pixel(3, 2, 0)),
+    Small(
+        "ffnet40S_BBB_mobile",
+        {"layers": (1, 1, 1, 1), "num_classes": 6},
+        asked=ll.pixel(5, 6, 3),
+    ),
     Small("mobilenet_v1_ulsam_after_11", {"width": 0.25, "num_classes": 10}),
     Small("mobilenet_v2_ulsam_for_13_16", {"width": 0.25, "num_classes": 10}),
     Small(

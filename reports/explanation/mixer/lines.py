@@ -29,6 +29,20 @@ def spectrum(picture: Picture, figure: Figure) -> Rows:
     return [row], some_of(len(kept), len(found), "sites")
 
 
+def shares(picture: Picture, figure: Figure) -> Rows:
+    """The sum of a method's map at each site over that of all, a point each."""
+    found = [m for name in figure.methods for m in over_picture(picture.maps(figure, name))]
+    sums = torch.stack([m.values.double().sum() for m in found])
+    total = sums.sum()
+    if not total.isfinite() or total.abs() <= _LEAST * sums.abs().sum():
+        raise MethodError("the sums of the maps cancel, so that there is nothing to share")
+    curves = [
+        Curve(str(m.site), torch.tensor([float(n)]), part[None])
+        for n, (m, part) in enumerate(zip(found, sums / total, strict=True), 1)
+    ]
+    return [FigureRow("", curves=tuple(curves), x="sites", y="share of the sum")], ""
+
+
 def heads(picture: Picture, figure: Figure) -> Rows:
     """Methods of attention heads over depth: the mean of each layer in a line, heads as dots."""
     curves = []

@@ -31,6 +31,14 @@ def values(picture: Picture, figure: Figure) -> Rows:
     return [row], some_of(len(kept), len(found), "sites")
 
 
+def maps_of(picture: Picture, figure: Figure) -> Rows:
+    """The maps of methods at sites, each on its own scale."""
+    found = [m for name in figure.methods for m in over_picture(picture.maps(figure, name))]
+    kept = spread_over(found)
+    row = FigureRow("", tuple((f"{m.method} at {m.site}", m) for m in kept), alike=False)
+    return [row], some_of(len(kept), len(found), "maps")
+
+
 def pictures(picture: Picture, figure: Figure) -> Rows:
     """Values of one or three channels in their colours, on the scale of the model's input."""
     card = getattr(picture.model, "card", None)

@@ -25,6 +25,10 @@ def small(**hyper: object) -> nn.Module:
     return load("garnet", weights=None, ndf=8, **hyper)
 
 
+def judge() -> nn.Module:
+    return load("garnet_discriminator", weights=None, ndf=4)
+
+
 def given(count: int = 2, side: int = 64) -> tuple[Tensor, Tensor]:
     """Photos, and a box each, of different sizes."""
     draw = torch.Generator().manual_seed(3)
@@ -215,9 +219,10 @@ def test_the_page_shows_before_and_after():
         (lambda p, m: small()(p, m * torch.tensor([1, 0])[:, None, None, None]),
          "the mask of sample 1 is empty"),
         (lambda p, m: small()(p[..., :48], m[..., :48]), "multiples of 32, but the photo is 64 x"),
-        (lambda p, m: load("garnet_discriminator", ndf=4)(p), r"takes b 6 y x with sides of at le"),
-        (lambda p, m: load("garnet_discriminator", ndf=4)(torch.rand(1, 6, 16, 64)), "least 24"),
-        (lambda p, m: load("garnet_label_discriminator")(p), "the label discriminator takes b 1"),
+        (lambda p, m: judge()(p), r"takes b 6 y x with sides of at least 24"),
+        (lambda p, m: judge()(torch.rand(1, 6, 16, 64)), "sides of at least 24"),
+        (lambda p, m: load("garnet_label_discriminator", weights=None)(p),
+         "the label discriminator takes b 1"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(run, words):
@@ -250,14 +255,14 @@ def test_empty_masks_can_be_allowed():
 
 @pytest.mark.parametrize("num_blocks", [1, 2, 3, 4])
 def test_labels_are_the_shares_of_text_box_in_the_patches_that_are_judged(num_blocks):
-    judge = load("garnet_discriminator", weights=None, ndf=2, num_blocks=num_blocks)
+    patches = load("garnet_discriminator", weights=None, ndf=2, num_blocks=num_blocks)
     labels = load("garnet_label_discriminator", weights=None, num_blocks=num_blocks)
     x = torch.zeros(1, 6, 96, 64, requires_grad=True)
-    score = judge(x)
+    score = patches(x)
     assert labels(x[:, :1]).shape == score.shape
-    for name, p in judge.named_parameters():
+    for name, p in patches.named_parameters():
         p.data.fill_(1 / p[0].numel() if name.endswith("weight") else 0.1)
-    score = judge(x)
+    score = patches(x)
     y, z = score.shape[2] // 2, score.shape[3] // 2
     (seen,) = torch.autograd.grad(score[0, 0, y, z], x)
     (read,) = torch.autograd.grad(labels(x[:, :1])[0, 0, y, z], x)

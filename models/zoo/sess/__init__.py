@@ -1,0 +1,1 @@
+"""FFNet of simple segmentation: a residual network, and all its scales in every pixel."""
