@@ -43,7 +43,7 @@ def pictures(picture: Picture, figure: Figure) -> Rows:
     """Values of one or three channels in their colours, on the scale of the model's input."""
     card = getattr(picture.model, "card", None)
     scale = (card.mean, card.std) if isinstance(card, Card) else ()
-    found = _at_sites(picture, figure.sites)
+    found = at_sites(picture, figure.sites)
     for site, x in found:
         if x.ndim != 4 or x.shape[1] not in (1, 3):
             raise MethodError(f"{site} holds {tuple(x.shape)}, no picture of 1 or 3 channels")
