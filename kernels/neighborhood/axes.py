@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor
@@ -116,51 +115,3 @@ def visible(axes: Sequence[Axis]) -> Tensor:
         size = len(seen) * axis.length
         seen = (seen[:, None, :, None] & along[None, :, None, :-1]).reshape(size, size)
     return seen
-
-
-@dataclass(frozen=True)
-class Visits:
-    """What a tiled kernel does for a neighbourhood, and what it could save.
-
-    tile_speedup   tiles of dense attention over visited tiles
-    flop_speedup   pairs of dense attention over visible pairs
-    block_sparse   whether every visited tile is seen whole: no element is masked
-    """
-
-    visited_tiles: int
-    dense_tiles: int
-    tile_speedup: float
-    flop_speedup: float
-    sparsity: float
-    block_sparse: bool
-
-
-def simulate(axes: Sequence[Axis], q_tile: Sequence[int], kv_tile: Sequence[int]) -> Visits:
-    """Count tiles of a kernel with these query and key tiles, axis by axis, group by group."""
-    visited = dense_q = dense_k = pairs = 1
-    whole = True
-    for axis, rows, columns in zip(axes, q_tile, kv_tile, strict=True):
-        start, end = axis.windows()
-        tiles = tiles_q = tiles_k = 0
-        for group in range(axis.dilation):
-            first, last = start[group :: axis.dilation], end[group :: axis.dilation]
-            size = len(first)
-            tiles_k += -(-size // columns)
-            for at in range(0, size, rows):
-                low, high = int(first[at : at + rows].min()), int(last[at : at + rows].max())
-                tiles += (high - 1) // columns - low // columns + 1
-                tiles_q += 1
-                same = bool(
-                    (first[at : at + rows] == low).all() & (last[at : at + rows] == high).all()
-                )
-                even = low % columns == 0 and (high % columns == 0 or high == size)
-                whole = whole and same and even
-        visited, dense_q, dense_k = (
-            visited * tiles,
-            dense_q * tiles_q,
-            dense_k * tiles_k,
-        )
-        pairs *= int((end - start).sum())
-    tokens = prod([axis.length for axis in axes])
-    dense = dense_q * dense_k
-    return Visits(visited, dense, dense / visited, tokens**2 / pairs, 1 - pairs / tokens**2, whole)
