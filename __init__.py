@@ -28,6 +28,7 @@ _HOMES = {
     "reports.runs": "run",
     "reports.scoring": "score",
     "reports.datasets": "mqar samples",
+    "reports.tiles_page": "tile_visits",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME)
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from .reports.explanation import explain
     from .reports.runs import run
     from .reports.scoring import score
+    from .reports.tiles_page import tile_visits
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from ..probe.errors import LimelightError
-from . import circuit, explain, lists, run, sites
+from . import circuit, explain, lists, run, sites, tiles
 from .terminal import FAILED, INTERRUPTED, USAGE, say
 
 COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
     "score": (run.score, run.SCORE_EPILOG),
     "report": (run.report, run.REPORT_EPILOG),
     "circuit": (circuit.circuit, circuit.EPILOG),
+    "tiles": (tiles.tiles, tiles.EPILOG),
 }
 app = typer.Typer(
     add_completion=False,

@@ -112,8 +112,10 @@ class FigureRow:
     """Maps or pictures under one label, each with its own; or curves.
 
     alike   whether the pictures have one scale of colours, or each its own
+    ends    of that scale, where they are not the least and the greatest value
     images  pictures in their own colours
     x, y    what the curves' values are
+    large   whether a single picture fills the column
     """
 
     label: str
@@ -123,6 +125,8 @@ class FigureRow:
     curves: tuple[Curve, ...] = ()
     x: str = ""
     y: str = ""
+    ends: tuple[float, float] | None = None
+    large: bool = False
 
 
 @dataclass(frozen=True, eq=False)

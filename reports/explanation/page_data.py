@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...methods.context_aware import foci
 from ...probe.results import STEPS, SaliencyMap, extremes, plane, span, steps, table
-from .contents import Contents, Mixer, Photo
+from .contents import Contents, MixerFigure, Photo
 from .sample_data import areas_data, base64_text, drawn_sample, in_blocks, seen_sample
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def page_data(contents: Contents) -> Json:
             method = f"{m.method} ({nth})"
         taken.add((*place, methods[method]))
         maps.append({"at": [*place, methods[method]], **_map(m)})
-    figures = {"figures": _figures(contents.mixer, samples)} if contents.mixer else {}
+    mixer = contents.mixer
+    figures = {"figures": _figures(mixer.figures, samples[mixer.sample])} if mixer else {}
     return {
         "samples": [_sample(contents, name) for name in samples.known],
         "targets": list(targets.known),
@@ -53,8 +55,19 @@ def page_data(contents: Contents) -> Json:
         "methods": list(methods.known),
         "maps": maps,
         **figures,
-        "scales": {name: base64_text(table(name).tobytes()) for name in _SCALES},
+        "scales": _scales(),
     }
+
+
+def figures_data(figures: Sequence[MixerFigure]) -> Json:
+    """What a page of figures alone needs: no sample lies under their maps."""
+    sample = {"name": "", "seen": "", "top": [], "words": []}
+    empty: Json = {name: [] for name in ("targets", "sites", "methods", "maps")}
+    return {**empty, "samples": [sample], "figures": _figures(figures, 0), "scales": _scales()}
+
+
+def _scales() -> dict[str, str]:
+    return {name: base64_text(table(name).tobytes()) for name in _SCALES}
 
 
 _SCALES = ("sequential", "diverging", "grey")
@@ -70,14 +83,15 @@ class _Names:
         return self.known.setdefault(name, len(self.known))
 
 
-def _figures(mixer: Mixer, samples: _Names) -> list[Json]:
+def _figures(figures: Sequence[MixerFigure], sample: int) -> list[Json]:
     """The maps of figures in the order of the page; those of one `group` share their colours."""
     drawn: list[Json] = []
-    rows = [row for figure in mixer.figures for row in figure.rows]
+    rows = [row for figure in figures for row in figure.rows]
     for n, row in enumerate(rows):
         for i, (_, m) in enumerate(row.maps):
             group = str(n) if row.alike else f"{n}.{i}"
-            drawn.append({"at": [samples[mixer.sample]], "group": group, **_map(m)})
+            ends = {} if row.ends is None else {"range": list(row.ends)}
+            drawn.append({"at": [sample], "group": group, **_map(m), **ends})
     return drawn
 
 

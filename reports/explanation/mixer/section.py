@@ -116,20 +116,28 @@ def _row(figure: MixerFigure, row: FigureRow, number: int) -> Row:
     ends = [extremes(plane(m)) for _, m in row.maps]
     known = [e for e in ends if e]
     shared = ""
-    if row.alike and known:
+    if row.alike and known and row.ends is None:
         shared = _range(min(low for low, _ in known), max(high for _, high in known))
     tiles = []
     for i, (words, _) in enumerate(row.maps):
         own = _range(*end) if (end := ends[i]) else "no number"
         summary = ", ".join(filter(None, [figure.title, row.label, words, own]))
         tiles.append(Tile(number + i, words, "" if row.alike else own, summary))
-    wide = len(row.maps) == 1 and row.maps[0][1].values.shape[1] > 2 * len(row.maps[0][1].values)
+    wide = row.large or _is_strip(row)
     return Row(row.label, shared, tuple(tiles), wide)
 
 
 def _shown(figure: MixerFigure, row: FigureRow, words: str, image: Image) -> Shown:
     summary = ", ".join(filter(None, [figure.title, row.label, words]))
     return Shown(picture_uri(image), words, summary)
+
+
+def _is_strip(row: FigureRow) -> bool:
+    """Whether there is one picture of few rows and many columns."""
+    if len(row.maps) != 1:
+        return False
+    rows, columns = plane(row.maps[0][1]).shape
+    return bool(columns > 2 * rows)
 
 
 def _range(low: float, high: float) -> str:

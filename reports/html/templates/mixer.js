@@ -7,7 +7,7 @@ function paintFigures() {
     const scale = scaleOf("auto", limits(group, "both"));
     const over = map.kind === "image";
     const look = { sign: "both", smooth: over, fade: over, foci: false, areas: false, opacity: 0.8, scale };
-    drawOver(canvas, groundOf(map), map, look, palettes[scale.name], 320);
+    drawOver(canvas, groundOf(map), map, look, palettes[scale.name], canvas.closest(".wide") ? 960 : 320);
   }
 }
 
