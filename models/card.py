@@ -63,6 +63,17 @@ Drawn = Literal[
     "steps",
     "choices",
     "shares",
+    "whole maps",
+    "values",
+    "denominators",
+    "decay lengths",
+    "sharing",
+    "shared entropies",
+    "filters",
+    "filter energies",
+    "gates",
+    "gate density",
+    "gate mass",
 ]
 """What a figure of a mixer draws; `Figure` says what each is."""
 
@@ -83,8 +94,14 @@ class Figure:
              `sites` for the likeliest of each step
              as points: the `shares` of `sites` in the sum of the maps of a method
              as lines: values `b n` of `sites` over their `steps`; the power `spectrum` of `sites`;
-             `heads`, one of `methods` over depth; the
-             learned `functions` of attention; the `singular values` of scores and maps
+             `heads`, one of `methods` over depth; the learned `functions` of attention; the
+             `singular values` of scores and maps; over
+             tokens, the `values` of sites, Taylor attention's `denominators`; `decay lengths`;
+             `shared entropies` of query heads by their head of keys and of values; `filters` of
+             long convolutions in time and frequency, and `filter energies` of static and adaptive
+             ones; of gates that choose blocks `gate density`, and `gate mass` that they keep
+             as tables besides: `whole maps`; `sharing`, the head of keys and of values that query
+             heads read; `gates` beside pooled attention
     sites    patterns of sites, or of parameters for tables
     methods  of attention heads, all on one scale, or of maps
     about    what is to be seen, in a sentence
@@ -107,6 +124,31 @@ DISTANCE = Figure(
     "heads",
     methods=("nonlocality",),
     about="The mean distance of a query from what it attends to, in tokens.",
+)
+MAPS = Figure(
+    "Who reads whom",
+    "whole maps",
+    about="The map of each layer: queries down, keys across. Channels stand for heads where a "
+    "mixer weighs each by itself.",
+)
+FILTERS = Figure(
+    "Filters",
+    "filters",
+    about="What a convolution weighs by lag, and which frequencies it lets through; skips are left "
+    "out.",
+)
+ENERGIES = Figure(
+    "Energy of filters",
+    "filter energies",
+    about="The sum of squared taps of the filter that all inputs meet, and of the one that this "
+    "input made.",
+)
+ROW_SUMS = Figure(
+    "Row sums",
+    "heads",
+    methods=("row_sum", "row_sum,bias=false"),
+    about="What rows of the map add up to, with the bias of the scores and without it; 1 for a "
+    "softmax.",
 )
 
 

@@ -1,5 +1,5 @@
 """Convolutions over time as long as the sequence, between two gates."""
 
-from .reference import long_convolution
+from .reference import kernel_taps, long_convolution
 
-__all__ = ["long_convolution"]
+__all__ = ["kernel_taps", "long_convolution"]

@@ -31,14 +31,22 @@ def negative_mass(heads: Heads) -> Tensor:
 
 
 @head_method("row_sum")
-def row_sum(heads: Heads) -> Tensor:
+def row_sum(heads: Heads, *, bias: bool = True) -> Tensor:
     """What a head's rows sum to in the mean, mean_i sum_j A_ij: 1 for softmax.
 
     Of sigmoid scores about n / 2 without a bias, about 1 with one of -ln n (arXiv 2409.04431).
+    bias   false: of the same scores without the one number that is added to all of them; NaN for
+           heads whose scores have no such number
     """
+    rows = heads.rows
+    if not bias:
+        added = None if heads.op is None else heads.op.argument("bias")
+        if heads.op is None or added is None or added.numel() != 1:
+            return heads.nothing()
+        rows = heads.op.without("bias")
     total = torch.zeros(heads.shape[:2], dtype=torch.float64)
     for start in range(0, heads.shape[2], _ROWS):
-        part = heads.rows(slice(start, min(start + _ROWS, heads.shape[2]))).double()
+        part = rows(slice(start, min(start + _ROWS, heads.shape[2]))).double()
         total += part.sum((-1, -2)).cpu()
     return total / heads.shape[2]
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...probe.errors import OptionError
 from ...probe.mark import mark
-from ..card import Card
+from ..card import MAPS, Card, Figure
 from ..layers import GatedMlp, LanguageModel, Memory, RmsNorm, RotaryAttention, Trunk
 from ..registry import Variant, register
 
@@ -140,6 +140,18 @@ VARIANTS = (
         about="token ids in; the layout of table 14; no weights are published",
     ),
 )
+SHARED = (
+    Figure(
+        "Which heads are shared",
+        "sharing",
+        about="Query heads across, down the head of keys and the head of values that each reads.",
+    ),
+    Figure(
+        "Entropy of heads that share",
+        "shared entropies",
+        about="The mean entropy of each query head's rows; a line joins those that read one head.",
+    ),
+)
 register(
     sigma,
     Card(
@@ -150,6 +162,7 @@ register(
         prefix=0,
         classifier="lm_head",
         labels="",
+        shows=(MAPS, *SHARED),
         about="trunk, its epsilon and the word augq_size are assumed as the paper gives no file",
     ),
     VARIANTS,

@@ -11,7 +11,7 @@ from ...kernels.attention import attention
 from ...kernels.shared import wide
 from ...probe.errors import OptionError, near
 from ...probe.sites import Tokenizer
-from ..card import Card
+from ..card import MAPS, ROW_SUMS, Card
 from ..layers import (
     Block,
     Cache,
@@ -288,6 +288,7 @@ register(
         prefix=0,
         classifier="output_embedding.linear",
         labels="",
+        shows=(MAPS, ROW_SUMS),
     ),
     VARIANTS,
     fixed={"mask": "causal", "softmax_scale": "head_dim**-0.5 on q"},

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...card import Card
+from ...card import CENTRE, ENERGIES, FILTERS, Card
 from ...layers import Checkpointing, PatchEmbed, check_grid, grid_of, init_weights
 from ...registry import Variant, register
 from .blocks import orchid_blocks
@@ -118,6 +118,7 @@ register(
         heads=("blocks.*.attn",),
         prefix=0,
         classifier="head",
+        shows=(CENTRE, FILTERS, ENERGIES),
         interpolation="bicubic",
         about="patches in raster order, no class token; only the operator was published, the trunk "
         "is built after the paper; no weights",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ....probe.errors import OptionError
-from ...card import Card
+from ...card import ENERGIES, FILTERS, MAPS, Card
 from ...layers import Checkpointing, init_weights
 from ...registry import Variant, register
 from .blocks import orchid_blocks
@@ -130,6 +130,7 @@ register(
         prefix=0,
         classifier="lm_head",
         labels="",
+        shows=(MAPS, FILTERS, ENERGIES),
         about="token ids in, for masked tokens: no causal training, for the convolution goes round "
         "and sees later tokens; only the operator was published, the trunk is built after the "
         "paper; no weights",

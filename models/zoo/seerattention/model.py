@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ....probe.errors import OptionError, WeightsError
-from ...card import Card, State
+from ...card import MAPS, Card, Figure, State
 from ...layers import GatedMlp, LanguageModel, Memory, RmsNorm, Trunk
 from ...registry import Variant, register
 from ...weights import read_state
@@ -17,6 +17,9 @@ from .attention import SeerAttention, Sizes
 from .gates import DecodeGate, PrefillGate, pools_of
 from .positions import Rotation
 from .sparsity import DECODE, PREFILL, Sparsity
+
+if TYPE_CHECKING:
+    from .distillation import LayerGate
 
 GATE = ".self_attn.attn_gate."
 
@@ -66,6 +69,12 @@ class SeerLanguageModel(LanguageModel):
             )
         self.load_state_dict(found, strict=False)
         self._mark(False)
+
+    def compare_gates(self, input_ids: Tensor, seed: int = 0) -> tuple[LayerGate, ...]:
+        """Each layer's gate beside the pooled attention of a dense pass. Raises OptionError."""
+        from .distillation import compare_gates
+
+        return compare_gates(self, input_ids, seed)
 
     def gate_parameters(self) -> Iterator[nn.Parameter]:
         """The weights that distillation trains."""
@@ -259,6 +268,25 @@ ROWS: tuple[tuple[str, dict[str, Any], str, str], ...] = (
         "DeepSeek-R1-Distill-Qwen-32B",
     ),
 )
+GATES = (
+    Figure(
+        "Gates beside pooled attention",
+        "gates",
+        about="The gate's probability of each block of keys, and the largest attention in it, rows "
+        "normalised, which the gate should predict.",
+    ),
+    Figure(
+        "Density",
+        "gate density",
+        about="The share of the blocks up to the diagonal that the gate chooses.",
+    ),
+    Figure(
+        "Mass kept",
+        "gate mass",
+        about="Dense attention's mass in the chosen blocks, beside as many that hold the most "
+        "(oracle), lie nearest to the query (local) or are drawn (random).",
+    ),
+)
 register(
     seerattention,
     Card(
@@ -269,6 +297,7 @@ register(
         prefix=0,
         classifier="lm_head",
         labels="",
+        shows=(MAPS, *GATES),
     ),
     (
         Variant("seerattention", about="token ids in; any Llama with gates"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....probe.errors import OptionError
-from ...card import Card, Source, State
+from ...card import CENTRE, ROW_SUMS, Card, Source, State
 from ...layers import (
     Attention,
     Block,
@@ -215,7 +215,8 @@ VARIANTS = (
         "those trained with softmax lose their accuracy",
         card={
             "paper": "Theory, analysis, and best practices for sigmoid self-attention, "
-            "arXiv 2409.04431"
+            "arXiv 2409.04431",
+            "shows": (CENTRE, ROW_SUMS),
         },
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,16 @@ from torch import Tensor, nn
 from ....kernels.attention import attention
 from ....probe.errors import OptionError
 from ....probe.mark import mark
+from ...card import Figure
 from .mixers import mixer
+
+SELECTION = Figure(
+    "Selection",
+    "values",
+    sites=("**:selection",),
+    about="The softmax over positions that multiplies attention; outside training those that are "
+    "not among the most selected give 0.",
+)
 
 
 class CausalHeads(nn.Module):
@@ -19,6 +29,8 @@ class CausalHeads(nn.Module):
 
     dropout   share of the map that is left out in training
     """
+
+    shows: ClassVar[tuple[Figure, ...]] = ()
 
     def __init__(self, d_model: int, num_heads: int, bias: bool, dropout: float) -> None:
         super().__init__()
@@ -88,6 +100,8 @@ class SelectiveLookups(CausalHeads):
     those are depends on all positions, so that this mixer is not causal. Marks: `selection`,
     `b n 1`, as it multiplies.
     """
+
+    shows: ClassVar[tuple[Figure, ...]] = (SELECTION,)
 
     def __init__(
         self,

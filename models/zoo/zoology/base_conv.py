@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ....kernels.long_convolution import long_convolution
 from ....kernels.shared import wide
 from ....probe.errors import OptionError
+from ...card import FILTERS, Figure
 from ...layers import Positions, check_length
 from .mixers import mixer
 
@@ -67,6 +69,8 @@ class BaseConv(nn.Module):
     Ports v, gate_out, filter, heads and map of the op; channels are its heads. The short one's
     bias is added behind the op, which leaves the map true.
     """
+
+    shows: ClassVar[tuple[Figure, ...]] = (FILTERS,)
 
     def __init__(
         self,

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from ....kernels.taylor import taylor_attention
 from ....probe.errors import OptionError
+from ...card import Figure
 from ...layers import check_length
 from .mixers import mixer
 
 VIEWS = ("linear", "quadratic")
+
+DENOMINATORS = Figure(
+    "Denominators",
+    "denominators",
+    about="What Taylor attention divides by, for each token seen: 1 where scores are near zero, "
+    "large where their squares rule.",
+)
 
 
 @mixer("based", "zoology.mixers.based.Based")
@@ -23,6 +33,8 @@ class Based(nn.Module):
     train_view          how the published code adds up, "linear" or "quadratic"; the sum is one, and
                         so is the way here
     """
+
+    shows: ClassVar[tuple[Figure, ...]] = (DENOMINATORS,)
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ....kernels.long_convolution import long_convolution
 from ....kernels.shared import wide
 from ....probe.errors import OptionError
+from ...card import FILTERS, Figure
 from ...layers import check_length
 from .mixers import mixer
 
@@ -91,6 +93,8 @@ class H3(nn.Module):
     head_dim   channels of a head
     d_state    states of each system
     """
+
+    shows: ClassVar[tuple[Figure, ...]] = (FILTERS,)
 
     def __init__(
         self,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from ....kernels.long_convolution import long_convolution
 from ....probe.errors import OptionError
+from ...card import FILTERS, Figure
 from ...layers import HyenaFilter, Modulation
 from .mixers import mixer
 
@@ -22,6 +25,8 @@ class Hyena(nn.Module):
     fast_decay_pct, slow_decay_pct, target, shift   the filter fades as exp(-t |delta|) + shift,
                         delta from log(target) / slow to log(target) / fast
     """
+
+    shows: ClassVar[tuple[Figure, ...]] = (FILTERS,)
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....probe.errors import OptionError
-from ...card import Card, State
+from ...card import MAPS, Card, Figure, State
 from ...layers import Checkpointing, Mlp
 from ...registry import Variant, register
 from . import attention, base_conv, based, h3, hyena, rwkv
@@ -39,6 +39,11 @@ class Hybrid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mixer(x)
+
+    @property
+    def shows(self) -> tuple[Figure, ...]:
+        """The figures of the mixer which this layer has."""
+        return self.mixer.shows  # type: ignore[return-value]
 
     def state_size(self, length: int) -> int | None:
         """That of the mixer which this layer has."""
@@ -117,6 +122,12 @@ class ZoologyLanguageModel(Checkpointing, nn.Module):
     def sequence_mixers(self) -> tuple[nn.Module, ...]:
         """Those of the layers, in order."""
         return tuple(layer.sequence_mixer for layer in self.backbone.layers)  # type: ignore[misc]
+
+    @property
+    def shows(self) -> tuple[Figure, ...]:
+        """The figures of the mixers that were asked for, each once."""
+        own = [figure for mixing in self.sequence_mixers for figure in mixing.shows]  # type: ignore[union-attr]
+        return (MAPS, *dict.fromkeys(own))
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.backbone.dropout(self.backbone.embeddings(ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,21 @@ from torch import Tensor, nn
 from ....kernels.wkv import wkv
 from ....probe.errors import OptionError
 from ....probe.mark import mark
+from ...card import Figure
 from ...layers import check_length
 from .mixers import mixer
+
+DECAYS = Figure(
+    "Decay lengths",
+    "decay lengths",
+    about="After how many tokens a channel keeps 1/e of a token's weight.",
+)
+RECEPTANCE = Figure(
+    "Receptance",
+    "values",
+    sites=("**:receptance",),
+    about="The gate on what was read, its norm over channels token by token.",
+)
 
 
 @mixer("rwkv", "zoology.mixers.rwkv.RWKVTimeMixer")
@@ -26,6 +40,8 @@ class RWKVTimeMixer(nn.Module):
     n_layers   layers of the model, by which layer_idx sets the initial decays; left out, they are
                those of a first layer
     """
+
+    shows: ClassVar[tuple[Figure, ...]] = (DECAYS, RECEPTANCE)
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from ....probe.probe import Probe
 from ....probe.results import Maps, SaliencyMap
 from ....probe.sites import Site
 from ....probe.targets import Target
+from ....probe.trace import Value
 from ..contents import FigureRow
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ ROWS, COLUMNS = 6, 8
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A model on one sample: the picture `1 c y x`, and what else it is given.
+    """A model on one sample: the picture `1 c y x` or token ids `1 n`, and what else it is given.
 
     batch   of one sample, all that the model is given
     target  what is explained; by default the likeliest class
@@ -63,6 +64,16 @@ class Picture:
             patterns = watched(probe, list(figure.sites) or ["heads"])
             self.through(probe)
             return heads_of(probe, patterns, None)
+
+    def values(self, sites: Sequence[str]) -> list[Value]:
+        """What a forward holds at sites. Raises MethodError where there is nothing."""
+        with Probe(self.model, grad=False, axes=self.axes) as probe:
+            probe.watch(*sites)
+            self.through(probe)
+            found = probe.values(list(sites))
+        if not found:
+            raise MethodError(f"nothing of this model is called {', '.join(sites)}")
+        return found
 
     def map(self, values: Tensor, site: Site, method: str) -> SaliencyMap:
         """Values `y x` that cover the picture."""

@@ -26,7 +26,8 @@ from limelight.reports.explanation.mixer import figures_of, mixer_of, section
 from limelight.reports.explanation.mixer.picture import spread_over
 
 AXES = {"input": "b c y x"}  # of models that take a picture alone
-NAMED = {s.name: s for s in SMALL if s.name != "mobilenet_v1" and ll.list_models(s.name)[0].shows}
+SHOWN = {s.name: ll.list_models(s.name)[0].shows for s in SMALL if s.name != "mobilenet_v1"}
+NAMED = {s.name: s for s in SMALL if SHOWN.get(s.name) or s.name.startswith("zoology")}
 MIXERS = [
     "activator", "convit", "ffnet", "garnet", "karat", "litv2", "moat", "ninformer", "oat_amazon",
     "overlock",
@@ -39,7 +40,7 @@ def small(name: str) -> tuple[nn.Module, Any]:
 
 
 def mixer(name: str, model: nn.Module, x: Any) -> Mixer:
-    axes = AXES if NAMED[name].given is None else None
+    axes = None if NAMED[name].given or NAMED[name].tokens else AXES
     return mixer_of(model, x, "x", axes, NAMED[name].asked)
 
 
@@ -61,7 +62,7 @@ def test_every_figure_that_is_named_is_drawn_in_finite_numbers(name):
     model, x = small(name)
     found = mixer(name, model, x)
     assert found.undrawn == ()
-    assert [f.title for f in found.figures] == [f.title for f in model.card.shows]
+    assert [f.title for f in found.figures] == [f.title for f in figures_of(model)]
     assert all(m.values.isfinite().all() for m in maps_in(found))
     for drawn in found.figures:
         assert drawn.about
@@ -218,7 +219,7 @@ def test_what_cannot_be_drawn_is_named():
 
 def test_only_pictures_have_figures():
     net = nn.Sequential(nn.Linear(3, 2))
-    with pytest.raises(OptionError, match="draws over pictures, or what several inputs"):
+    with pytest.raises(OptionError, match="draws over pictures, token ids, or what several"):
         ll.explain(net, methods="gradient", inputs=torch.rand(1, 3), mixer=True)
 
 
