@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....kernels.attention import attention_map
+from ...layers import LanguageModel
 from .attention import SeerAttention
-from .model import SeerLanguageModel
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LayerGate:
     random: Tensor
 
 
-def distil(model: SeerLanguageModel, input_ids: Tensor) -> Distilled:
+def distil(model: LanguageModel, input_ids: Tensor) -> Distilled:
     """The loss of the gates on sequences without padding; attention is dense.
 
     loss = sum over layers of the mean over all entries of truth (log truth - log gate), with
@@ -67,9 +67,7 @@ def distil(model: SeerLanguageModel, input_ids: Tensor) -> Distilled:
 
 
 @torch.no_grad()
-def compare_gates(
-    model: SeerLanguageModel, input_ids: Tensor, seed: int = 0
-) -> tuple[LayerGate, ...]:
+def compare_gates(model: LanguageModel, input_ids: Tensor, seed: int = 0) -> tuple[LayerGate, ...]:
     """Each layer's gate beside the pooled attention of a dense pass. Raises OptionError."""
     draw = torch.Generator().manual_seed(seed)
     return tuple(_compared(layer, x, draw) for layer, x in _dense_pass(model, input_ids)[1])
@@ -122,7 +120,7 @@ def _block_mass(layer: SeerAttention, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _dense_pass(
-    model: SeerLanguageModel, input_ids: Tensor
+    model: LanguageModel, input_ids: Tensor
 ) -> tuple[Tensor, list[tuple[SeerAttention, Tensor]]]:
     """Dense logits, and what each attention layer read."""
     layers = [m for m in model.modules() if isinstance(m, SeerAttention)]

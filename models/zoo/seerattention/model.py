@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,12 +14,10 @@ from ...layers import GatedMlp, LanguageModel, Memory, RmsNorm, Trunk
 from ...registry import Variant, register
 from ...weights import read_state
 from .attention import SeerAttention, Sizes
+from .distillation import LayerGate, compare_gates
 from .gates import DecodeGate, PrefillGate, pools_of
 from .positions import Rotation
 from .sparsity import DECODE, PREFILL, Sparsity
-
-if TYPE_CHECKING:
-    from .distillation import LayerGate
 
 GATE = ".self_attn.attn_gate."
 
@@ -72,8 +70,6 @@ class SeerLanguageModel(LanguageModel):
 
     def compare_gates(self, input_ids: Tensor, seed: int = 0) -> tuple[LayerGate, ...]:
         """Each layer's gate beside the pooled attention of a dense pass. Raises OptionError."""
-        from .distillation import compare_gates
-
         return compare_gates(self, input_ids, seed)
 
     def gate_parameters(self) -> Iterator[nn.Parameter]:
