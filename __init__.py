@@ -28,6 +28,7 @@ _HOMES = {
     "reports.runs": "run",
     "reports.scoring": "score",
     "reports.datasets": "mqar samples",
+    "reports.recall_page": "recall_report",
     "reports.tiles_page": "tile_visits",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from .reports.circuit_page import circuit_report
     from .reports.datasets import mqar, samples
     from .reports.explanation import explain
+    from .reports.recall_page import recall_report
     from .reports.runs import run
     from .reports.scoring import score
     from .reports.tiles_page import tile_visits

@@ -40,7 +40,7 @@ FLOORS = (
     (
         "reports/html reports/datasets",
         "reports/explanation reports/runs",
-        "reports/scoring reports/circuit_page reports/tiles_page",
+        "reports/scoring reports/circuit_page reports/recall_page reports/tiles_page",
         "reports/dataset_page",
     ),
     (
