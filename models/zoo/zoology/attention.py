@@ -13,6 +13,8 @@ from ....kernels.attention import attention
 from ....probe.errors import OptionError
 from ....probe.mark import mark
 from ...card import Figure
+from ...layers import Memory
+from .decoding import no_steps
 from .mixers import mixer
 
 SELECTION = Figure(
@@ -31,6 +33,7 @@ class CausalHeads(nn.Module):
     """
 
     shows: ClassVar[tuple[Figure, ...]] = ()
+    kept: int | None = None  # keys that decoding keeps; all
 
     def __init__(self, d_model: int, num_heads: int, bias: bool, dropout: float) -> None:
         super().__init__()
@@ -42,8 +45,16 @@ class CausalHeads(nn.Module):
         self.Wqkv = nn.Linear(d_model, 3 * d_model, bias=bias)
         self.out_proj = nn.Linear(d_model, d_model)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        """Tokens `b n c`; those that follow the ones of earlier calls where there is a memory."""
         q, k, v = self.Wqkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        if memory is not None:
+            k, v = (
+                torch.cat([memory[name], new], 2) if memory else new
+                for name, new in (("k", k), ("v", v))
+            )
+            start = max(k.shape[2] - self.kept, 0) if self.kept is not None else 0
+            memory.update(k=k[:, :, start:], v=v[:, :, start:])
         return self.out_proj(self.mix(q, k, v).transpose(1, 2).flatten(2))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -80,11 +91,11 @@ class SlidingAttn(CausalHeads):
         super().__init__(d_model, 1, bias=True, dropout=0.0)
         if block_size < 0:
             raise OptionError(f"block_size={block_size} of a sliding window must not be negative")
-        self.block_size = block_size
+        self.block_size = self.kept = block_size
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        place = torch.arange(q.shape[2], device=q.device)
-        back = place[:, None] - place
+        place = torch.arange(k.shape[2], device=q.device)
+        back = place[k.shape[2] - q.shape[2] :, None] - place
         return attention(q, k, v, mask=(back >= 0) & (back <= self.block_size))
 
     def state_size(self, length: int) -> int:
@@ -115,7 +126,10 @@ class SelectiveLookups(CausalHeads):
         super().__init__(d_model, num_heads, bias, dropout)
         self.selecting = nn.Linear(d_model, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        """Tokens `b n c`. Raises OptionError for a memory: what is selected depends on all."""
+        if memory is not None:
+            raise no_steps("a selective mixer", "selects among all positions at once")
         selection = self.selecting(x).softmax(1)
         if not self.training:
             most = selection.topk(math.ceil(math.sqrt(x.shape[1])), 1)

@@ -13,7 +13,8 @@ from ....kernels.long_convolution import long_convolution
 from ....kernels.shared import wide
 from ....probe.errors import OptionError
 from ...card import FILTERS, Figure
-from ...layers import Positions, check_length
+from ...layers import Memory, Positions, check_length
+from .decoding import no_steps, windowed
 from .mixers import mixer
 
 
@@ -94,7 +95,15 @@ class BaseConv(nn.Module):
         else:
             self.conv = ShortConvolution(d_model, size)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        """Tokens `b n c`; after those of earlier calls where a memory keeps a window of them."""
+        if memory is None:
+            return self._mixed(x)
+        if isinstance(self.conv, LongConvolution):
+            raise no_steps("a BaseConv of free taps", "takes taps behind the length as ones ahead")
+        return windowed(self._mixed, x, memory, None if self.size == -1 else self.size - 1)
+
+    def _mixed(self, x: Tensor) -> Tensor:
         gate, v = self.projection(x), x.mT[..., None]
         filter, bias = self.conv(x.shape[1]), None
         skip = x.new_ones(x.shape[2]) if self.size == -1 else None

@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ....kernels.taylor import taylor_attention
+from ....kernels.taylor import taylor_attention, taylor_state
 from ....probe.errors import OptionError
 from ...card import Figure
-from ...layers import check_length
+from ...layers import Memory
+from .decoding import count_on
 from .mixers import mixer
 
 VIEWS = ("linear", "quadratic")
@@ -71,12 +72,18 @@ class Based(nn.Module):
         self.proj_v = nn.Linear(d_model, d_model, bias=False)
         self.proj_o = nn.Linear(d_model, d_model, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens `b n c`. Raises OptionError for more than l_max of them."""
-        if self.l_max is not None:
-            check_length(x.shape[1], self.l_max)
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        """Tokens `b n c`; with a memory the scan goes on from the state of earlier calls.
+
+        Raises OptionError for more than l_max tokens.
+        """
         q, k, v = (self.split(layer(x)) for layer in (self.proj_q, self.proj_k, self.proj_v))
-        return self.proj_o(taylor_attention(q, k, v, eps=self.eps).transpose(1, 2).flatten(2))
+        count_on(x, memory, self.l_max)
+        if memory is None:
+            out = taylor_attention(q, k, v, eps=self.eps)
+        else:
+            out, memory["state"] = taylor_state(q, k, v, memory.get("state"), eps=self.eps)
+        return self.proj_o(out.transpose(1, 2).flatten(2))
 
     def split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

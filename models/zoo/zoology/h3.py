@@ -13,7 +13,8 @@ from ....kernels.long_convolution import long_convolution
 from ....kernels.shared import wide
 from ....probe.errors import OptionError
 from ...card import FILTERS, Figure
-from ...layers import check_length
+from ...layers import Memory, check_length
+from .decoding import windowed
 from .mixers import mixer
 
 
@@ -124,7 +125,11 @@ class H3(nn.Module):
         self.kernel = Kernel(DiagonalKernel(heads, d_state, dt_min, dt_max))
         self.output_linear = nn.Linear(d_model, d_model)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        """Tokens `b n c`; after those of earlier calls where a memory keeps all of them."""
+        return self._mixed(x) if memory is None else windowed(self._mixed, x, memory)
+
+    def _mixed(self, x: Tensor) -> Tensor:
         n, size = x.shape[1], self.head_dim
         check_length(n, self.l_max)
         q, k, v = (part(x).mT for part in (self.q_proj, self.k_proj, self.v_proj))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ....kernels.long_convolution import long_convolution
 from ....probe.errors import OptionError
 from ...card import FILTERS, Figure
-from ...layers import HyenaFilter, Modulation
+from ...layers import HyenaFilter, Memory, Modulation
+from .decoding import windowed
 from .mixers import mixer
 
 
@@ -64,7 +65,11 @@ class Hyena(nn.Module):
         self.filter_fn = HyenaFilter(d_model, filter_order, l_max, emb_dim, num_inner_mlps, w, fade)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        """Tokens `b n c`; after those of earlier calls where a memory keeps all of them."""
+        return self._mixed(x) if memory is None else windowed(self._mixed, x, memory)
+
+    def _mixed(self, x: Tensor) -> Tensor:
         n = x.shape[1]
         x = self.short_filter(self.in_proj(x).mT)[..., :n]
         x1, x2, v = x.chunk(3, 1)

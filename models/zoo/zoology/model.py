@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ....probe.errors import OptionError
 from ...card import MAPS, Card, Figure, State
-from ...layers import Checkpointing, Mlp
+from ...layers import Cache, Checkpointing, Memory, Mlp
 from ...registry import Variant, register
 from . import attention, base_conv, based, h3, hyena, rwkv
 from .mixers import Spec, build_mixer, mixer, named
@@ -37,8 +37,8 @@ class Hybrid(nn.Module):
             raise OptionError("a hybrid was asked without mixers: give configs, one or more")
         self.mixer = build_mixer(configs[layer_idx % len(configs)], d_model, layer_idx)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mixer(x)
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        return self.mixer(x, memory)
 
     @property
     def shows(self) -> tuple[Figure, ...]:
@@ -58,9 +58,9 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(words, dim)
         self.position_embeddings = nn.Embedding(positions, dim) if positions else None
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Raises OptionError for more tokens than positions."""
-        x, n = self.word_embeddings(ids), ids.shape[-1]
+    def forward(self, ids: Tensor, start: int = 0) -> Tensor:
+        """Ids at places from `start` on. Raises OptionError for more tokens than positions."""
+        x, n = self.word_embeddings(ids), start + ids.shape[-1]
         if self.position_embeddings is None:
             return x
         if n > self.position_embeddings.num_embeddings:
@@ -69,7 +69,7 @@ class Embeddings(nn.Module):
                 f"{self.position_embeddings.num_embeddings} positions: give fewer, or build it "
                 "with a larger max_position_embeddings"
             )
-        return x + self.position_embeddings(torch.arange(n, device=ids.device))
+        return x + self.position_embeddings(torch.arange(start, n, device=ids.device))
 
 
 class Layer(nn.Module):
@@ -83,8 +83,8 @@ class Layer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
         self.dropout1, self.dropout2 = nn.Dropout(drop), nn.Dropout(drop)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout1(self.sequence_mixer(self.norm1(x)))
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        x = x + self.dropout1(self.sequence_mixer(self.norm1(x), memory))
         return x + self.dropout2(self.state_mixer(self.norm2(x)))
 
 
@@ -129,10 +129,20 @@ class ZoologyLanguageModel(Checkpointing, nn.Module):
         own = [figure for mixing in self.sequence_mixers for figure in mixing.shows]  # type: ignore[union-attr]
         return (MAPS, *dict.fromkeys(own))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.backbone.dropout(self.backbone.embeddings(ids))
-        for layer in self.backbone.layers:
-            x = self.through(layer, x)
+    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """Logits.
+
+        cache   decoding: the call goes on where the last one with it ended, in any number of tokens
+                a call. Attention keeps keys and values, Based and RWKV their states, a convolution
+                the inputs that it reaches, and mixes them again. Raises OptionError for mixers that
+                are not causal.
+        """
+        start = 0 if cache is None else cache.length
+        x = self.backbone.dropout(self.backbone.embeddings(ids, start))
+        for n, layer in enumerate(self.backbone.layers):
+            x = self.through(layer, x) if cache is None else layer(x, cache.memory(n))
+        if cache is not None:
+            cache.length += ids.shape[1]
         return self.lm_head(self.backbone.ln_f(x))
 
     def state_size(self, length: int) -> int | None:

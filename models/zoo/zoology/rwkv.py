@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....kernels.wkv import wkv
+from ....kernels.wkv import wkv, wkv_state
 from ....probe.errors import OptionError
 from ....probe.mark import mark
 from ...card import Figure
-from ...layers import check_length
+from ...layers import Memory
+from .decoding import count_on
 from .mixers import mixer
 
 DECAYS = Figure(
@@ -73,15 +74,24 @@ class RWKVTimeMixer(nn.Module):
         self.receptance = nn.Linear(d_model, d_model, bias=False)
         self.output = nn.Linear(d_model, d_model, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens `b n c`. Raises OptionError for more than l_max of them."""
-        if self.l_max is not None:
-            check_length(x.shape[1], self.l_max)
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        """Tokens `b n c`; with a memory the scan goes on from the state of earlier calls.
+
+        Raises OptionError for more than l_max tokens.
+        """
+        count_on(x, memory, self.l_max)
         before = F.pad(x, (0, 0, 1, -1))
+        if memory is not None:
+            before = torch.cat([memory.get("before", before[:, :1]), x[:, :-1]], 1)
+            memory["before"] = x[:, -1:]
         k = self.key(torch.lerp(before, x, self.time_mix_k))
         v = self.value(torch.lerp(before, x, self.time_mix_v))
         r = self.receptance(torch.lerp(before, x, self.time_mix_r)).sigmoid()
-        out = wkv(k.mT[..., None], v.mT[..., None], -self.time_decay.exp(), self.time_first)
+        arguments = k.mT[..., None], v.mT[..., None], -self.time_decay.exp(), self.time_first
+        if memory is None:
+            out = wkv(*arguments)
+        else:
+            out, memory["state"] = wkv_state(*arguments, memory.get("state"))
         return self.output(mark("receptance", r) * out[..., 0].mT)
 
     def state_size(self, length: int) -> int:
