@@ -30,11 +30,11 @@ def position_features(l_max: int, width: int) -> Tensor:
 
 
 def check_length(length: int, l_max: int) -> None:
-    """Raise OptionError for more tokens than a filter was made for."""
+    """Raise OptionError for more tokens than a mixer was made for."""
     if length > l_max:
         raise OptionError(
-            f"{length} tokens were given to a filter of l_max={l_max}: give fewer, or build the "
-            "mixer with a larger l_max"
+            f"{length} tokens were given to a mixer of l_max={l_max}: give fewer, or build it "
+            "with a larger l_max"
         )
 
 
