@@ -73,7 +73,8 @@ def axis_map(axis: Axis, rows: int, columns: int) -> Tensor:
         _group_map(start[group :: axis.dilation], end[group :: axis.dilation], rows, columns)
         for group in range(axis.dilation)
     ]
-    return torch.block_diag(*groups).to(torch.uint8)
+    whole: Tensor = torch.block_diag(*groups)
+    return whole.to(torch.uint8)
 
 
 def _group_map(start: Tensor, end: Tensor, rows: int, columns: int) -> Tensor:

@@ -164,8 +164,7 @@ def _by_gap(found: Found) -> MixerFigure:
         slices = each[0].by_gap
         x = torch.tensor([float(low) for low, _ in slices]).log2()
         curves.append(Curve(name, x, torch.tensor(list(slices.values()))))
-    x = "gap from, in tokens, log2"
-    row = FigureRow("", curves=tuple(curves), x=x, y="recall")
+    row = FigureRow("", curves=tuple(curves), x="gap from, in tokens, log2", y="recall")
     about = "Queries by the tokens between the value and where it is asked for, in the first set."
     return MixerFigure("Recall by gap", about, (row,))
 

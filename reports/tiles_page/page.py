@@ -106,10 +106,10 @@ def tile_visits(
     Raises KernelError for windows and tiles that do not fit.
     """
     axes = axes_of(tuple(grid), kernel_size, stride, dilation, causal)
-    tiles = [
+    q, kv = (
         (tile,) * len(axes) if isinstance(tile, int) else tuple(tile) for tile in (q_tile, kv_tile)
-    ]
-    return TileVisits(axes, *tiles, simulate(axes, *tiles))
+    )
+    return TileVisits(axes, q, kv, simulate(axes, q, kv))
 
 
 def render_tiles(tiles: TileVisits) -> str:
