@@ -33,6 +33,7 @@ from .zoo.moat import model as moat
 from .zoo.oat import variants as oat
 from .zoo.orchid import model as orchid
 from .zoo.overlock import model as overlock
+from .zoo.psa import model as psa
 from .zoo.seerattention import model as seerattention
 from .zoo.sess import model as sess
 from .zoo.sparsifiner import model as sparsifiner
@@ -80,6 +81,7 @@ __all__ = [
     "orchid",
     "overlock",
     "preprocess",
+    "psa",
     "read",
     "resnet",
     "s2aformer",

@@ -22,6 +22,14 @@ from .convolutions import (
 )
 from .drop_path import drop_rates, dropped
 from .filters import HyenaFilter, Modulation, Positions, check_length
+from .gates import (
+    ULSAM,
+    PolarizedAttention,
+    SqueezeExcite,
+    Subspace,
+    divisible,
+    spatial_mask,
+)
 from .init import init_weights
 from .language_model import LanguageModel, Trunk, config_activation, in_trunk, kept_tokens
 from .mlp import GatedMlp, Mlp, NestedMlp
@@ -39,4 +47,3 @@ from .positions import (
     square_grid,
 )
 from .sequence import Cache, Memory, pads_back, pads_first
-from .squeeze_excite import SqueezeExcite, divisible

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from golden_recordings import (
     only_score,
     orchid_filters,
     overlock_kernels,
+    polarized_gates,
     qkv_map,
     sigma_map,
     sigmoid_maps,
@@ -35,15 +36,16 @@ from golden_recordings import (
     vig_h_scans,
     vig_scans,
     volo_maps,
+    without_logits,
 )
 from shared import Golden, golden, outputs
 from torch import Tensor, nn
 
 from limelight.models import load
+from limelight.models.layers.gates import ULSAM, PolarizedAttention
 from limelight.models.weights.load import no_init
 from limelight.models.zoo.halonet.model import HaloAttention
 from limelight.models.zoo.nat import NeighborhoodAttention2D, NeighborhoodAttention3D
-from limelight.models.zoo.ulsam import ULSAM
 
 
 def _as_found(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
@@ -274,6 +276,16 @@ TRANSNEXT = {
     "b4_0_attn": "block4.0.attn",
     **{f"stage{n}": f"norm{n}" for n in range(1, 5)},
 }
+PSA = {
+    "layer1": "backbone.layer1",
+    "s2_psa0": "backbone.stage2.0.branches.0.0.deattn",
+    "stage2_b0": "backbone.stage2.0.relu.0",
+    "stage2_b1": "backbone.stage2.0.relu.1",
+    "stage4_b3": "backbone.stage4.0.relu.3",
+    "feats": "backbone",
+    "aux": "ocr.aux_head",
+    "cls": "ocr.cls_head",
+}
 ROUTING = tuple(f"s{s}b0_r_{part}" for s in range(3) for part in ("idx", "weight"))
 NINFORMER = {
     **{f"b0.mgu.{part}": f"model.0.mgu.{part}" for part in ("proj", "Mixer")},
@@ -388,6 +400,15 @@ def _sess(case: str) -> Network:
     return Network(_configured(case), _by_spread(1e-4), where, backbone_features)
 
 
+def _polarized(kind: Literal["p", "s"]) -> Network:
+    return Network(
+        lambda config: PolarizedAttention(**config, kind=kind),
+        _suggested,
+        {"q_right": "conv_q_right", "q_left": "conv_q_left"},
+        polarized_gates,
+    )
+
+
 def _hornet(name: str) -> Network:
     return Network(_configured(name, without=("num_classes",)), _by_spread(1e-4), HORNET)
 
@@ -483,6 +504,11 @@ NETWORKS = {
         )
         for case, last in ULSAM_CASES.items()
     },
+    "psa.block_p": _polarized("p"),
+    "psa.block_s": _polarized("s"),
+    "psa.hrnet_ocr_s_w16": Network(
+        _configured("psa_hrnet_ocr_s", without=("reduced",)), _suggested, PSA, without_logits
+    ),
     **{
         f"sparsifiner.{name}": Network(
             _configured("sparsifiner_small"),

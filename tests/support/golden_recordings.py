@@ -50,6 +50,21 @@ def ulsam_maps(model: nn.Module, x: Tensor, found: Outputs, *, last: int) -> Out
     return found | maps | {"g0_out": found["out"][:, :size]}
 
 
+def polarized_gates(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """Polarized attention alone: what each gate leaves of what it is given."""
+    found = layer_output(model, x, found)
+    channels, places = ports(model, x, "", ("channel_gate", "spatial_gate"))
+    after = x * channels
+    given = x if model.kind == "p" else after
+    gates = {"spatial_gate": places, "after_channel": after, "after_spatial": given * places}
+    return found | gates
+
+
+def without_logits(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
+    """Of a network whose case stores its parts alone."""
+    return {key: value for key, value in found.items() if key != "logits"}
+
+
 def maxvit_windows(model: nn.Module, x: Tensor, found: Outputs) -> Outputs:
     """Attention and its outputs cut into windows; the pooled features."""
     first = "stages.0.blocks.0"

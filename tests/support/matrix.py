@@ -258,6 +258,24 @@ SMALL = (
         ),
         asked=ll.choice(2, 3),
     ),
+    Small(
+        "psa_hrnet_ocr_s",
+        {
+            "width": 8,
+            "blocks_per_branch": 1,
+            "modules": (1, 1, 1),
+            "stage1_blocks": 1,
+            "ocr_mid_channels": 32,
+            "ocr_key_channels": 16,
+            "num_classes": 10,
+        },
+        asked=ll.region(torch.ones(64, 64), 3),
+    ),
+    Small(
+        "psa_pose_p_256x192",
+        {"width": 8, "blocks_per_branch": 1, "modules": (1, 1, 1), "stage1_blocks": 1},
+        asked=ll.peak(3, soft=1.0),
+    ),
     Small("orchid_bert_base", {"d_model": 16, "depth": 2, "vocab_size": 128}, tokens=24),
     Small(
         "orchid_vit_cifar10",

@@ -1,3 +1,1 @@
-"""ULSAM, attention over subspaces of channels, and the MobileNets that carry it."""
-
-from .module import ULSAM, Subspace
+"""The MobileNets that carry ULSAM, attention over subspaces of channels."""

@@ -11,7 +11,7 @@ from ...card import Card, Source
 from ...layers import Checkpointing, NormAct, divisible, init_weights
 from ...registry import Variant, register
 from .figures import SHOWS
-from .module import Hosted, check_places, stand_in
+from .hosted import Hosted, check_places, stand_in
 
 STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))  # width, blocks, stride
 

@@ -11,7 +11,7 @@ from ...card import Card, Source
 from ...layers import Checkpointing, divisible, init_weights
 from ...registry import Variant, register
 from .figures import SHOWS
-from .module import Hosted, check_places, stand_in
+from .hosted import Hosted, check_places, stand_in
 
 # factor of the hidden width, width, blocks, stride of the first
 STAGES = (

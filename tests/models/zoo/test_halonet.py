@@ -14,7 +14,7 @@ import limelight as ll
 from limelight.kernels.errors import KernelError
 from limelight.kernels.windows import Window
 from limelight.models import load
-from limelight.models.layers.squeeze_excite import SqueezeExcite, divisible
+from limelight.models.layers.gates import SqueezeExcite, divisible
 from limelight.models.weights.load import no_init
 from limelight.models.zoo.halonet.model import VARIANTS, HaloAttention
 from limelight.probe.errors import OptionError

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import limelight as ll
 from limelight.models import load
+from limelight.models.layers.gates import ULSAM
 from limelight.models.weights.load import no_init
-from limelight.models.zoo.ulsam import ULSAM
 from limelight.probe.errors import OptionError
 
 CASES = ("ulsam.module_512_g4", "ulsam.module_64_g1")

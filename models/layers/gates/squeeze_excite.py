@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...probe.mark import mark
-from .activations import activation
+from ....probe.mark import mark
+from ..activations import activation
 
 
 class SqueezeExcite(nn.Module):
