@@ -56,6 +56,7 @@ Drawn = Literal[
     "connectivity",
     "tables",
     "spectrum",
+    "sorted",
     "heads",
     "functions",
     "singular values",
@@ -94,6 +95,7 @@ class Figure:
              `sites` for the likeliest of each step
              as points: the `shares` of `sites` in the sum of the maps of a method
              as lines: values `b n` of `sites` over their `steps`; the power `spectrum` of `sites`;
+             the means of their channels `sorted`, the largest first;
              `heads`, one of `methods` over depth; the learned `functions` of attention; the
              `singular values` of scores and maps; over
              tokens, the `values` of sites, Taylor attention's `denominators`; `decay lengths`;

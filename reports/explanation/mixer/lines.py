@@ -43,6 +43,19 @@ def shares(picture: Picture, figure: Figure) -> Rows:
     return [FigureRow("", curves=tuple(curves), x="sites", y="share of the sum")], ""
 
 
+def sorted_channels(picture: Picture, figure: Figure) -> Rows:
+    """The mean of each channel, the largest first: a line a site."""
+    found = list(picture.maps(figure, "activation,channels=true"))
+    kept, curves = spread_over(found, COLUMNS), []
+    for m in kept:
+        if m.axes.split()[:1] != ["c"]:
+            raise MethodError(f"{m.site} has values over {m.axes!r}, not of channels")
+        means = m.values.double().flatten(1).nanmean(1).sort(descending=True).values
+        curves.append(Curve(str(m.site), torch.arange(1.0, len(means) + 1), means))
+    row = FigureRow("", curves=tuple(curves), x="channels by rank", y="mean over places")
+    return [row], some_of(len(kept), len(found), "sites")
+
+
 def heads(picture: Picture, figure: Figure) -> Rows:
     """Methods of attention heads over depth: the mean of each layer in a line, heads as dots."""
     curves = []

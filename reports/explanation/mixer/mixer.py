@@ -34,6 +34,7 @@ _DRAWN: dict[str, Callable[[Picture, Figure], Rows]] = {
     "token shares": over_picture.token_shares,
     "spectrum": lines.spectrum,
     "shares": lines.shares,
+    "sorted": lines.sorted_channels,
     "heads": lines.heads,
     "steps": lines.steps,
     "functions": lines.functions,

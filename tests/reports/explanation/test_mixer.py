@@ -30,7 +30,7 @@ SHOWN = {s.name: ll.list_models(s.name)[0].shows for s in SMALL if s.name != "mo
 NAMED = {s.name: s for s in SMALL if SHOWN.get(s.name) or s.name.startswith("zoology")}
 MIXERS = [
     "activator", "convit", "ffnet", "garnet", "karat", "litv2", "moat", "ninformer", "oat_amazon",
-    "overlock",
+    "overlock", "psa",
     "s2aformer", "sparsifiner", "transnext", "ulsam",
 ]  # fmt: skip
 
