@@ -34,6 +34,7 @@ from .zoo.oat import variants as oat
 from .zoo.orchid import model as orchid
 from .zoo.overlock import model as overlock
 from .zoo.psa import model as psa
+from .zoo.reid_lba import model as reid_lba
 from .zoo.seerattention import model as seerattention
 from .zoo.sess import model as sess
 from .zoo.sparsifiner import model as sparsifiner
@@ -83,6 +84,7 @@ __all__ = [
     "preprocess",
     "psa",
     "read",
+    "reid_lba",
     "resnet",
     "s2aformer",
     "seerattention",

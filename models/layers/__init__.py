@@ -24,10 +24,12 @@ from .drop_path import drop_rates, dropped
 from .filters import HyenaFilter, Modulation, Positions, check_length
 from .gates import (
     ULSAM,
+    LittleAttention,
     PolarizedAttention,
     SqueezeExcite,
     Subspace,
     divisible,
+    gate,
     spatial_mask,
 )
 from .init import init_weights
