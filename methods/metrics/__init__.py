@@ -23,6 +23,7 @@ from .registry import (
     metric,
     use_metric,
 )
+from .reidentification import Retrieval, cosine_distances, retrieval
 from .scanpath import (
     SHELVES,
     Behaviour,

@@ -74,15 +74,16 @@ def search(
 ) -> tuple[Located, ...]:
     """Masks with their scores and costs: all there are up to 12 locations, else by evolution.
 
-    Evolution starts from none, all and each location alone, then flips one location of a mask of
-    the Pareto front at a time, until `trials` masks are known. Raises OptionError for no location,
-    and for fewer trials than the start takes.
+    Evolution starts from none, all and each location alone. Then it mixes two masks of the Pareto
+    front, location by location, and flips locations of a mix that is known, until `trials` masks
+    are known. Raises OptionError for no location, and for fewer trials than the start takes.
     """
     if locations < 1 or (locations > MOST and trials < locations + 2):
         raise OptionError(
-            f"a search over {locations} locations in {trials} trials was asked for: give 1 location "
-            "or more, and at least 2 trials more than locations"
+            f"a search over {locations} locations in {trials} trials was asked for: give 1 "
+            "location or more, and at least 2 trials more than locations"
         )
+    trials = min(trials, 2**locations)
     if locations <= MOST:
         masks = ["".join(bits) for bits in product("01", repeat=locations)]
         return tuple(Located(mask, score(mask), cost(mask)) for mask in masks)
@@ -91,16 +92,14 @@ def search(
     tried = {mask: Located(mask, score(mask), cost(mask)) for mask in start}
     draw = random.Random(seed)
     while len(tried) < trials:
-        mask = _changed(draw.choice(pareto_front(tuple(tried.values()))).mask, draw)
+        front = pareto_front(tuple(tried.values()))
+        pairs = zip(draw.choice(front).mask, draw.choice(front).mask, strict=True)
+        mask = "".join(draw.choice(pair) for pair in pairs)
         while mask in tried:
-            mask = _changed(mask, draw)
+            place = draw.randrange(locations)
+            mask = mask[:place] + "10"[int(mask[place])] + mask[place + 1 :]
         tried[mask] = Located(mask, score(mask), cost(mask))
     return tuple(tried.values())
-
-
-def _changed(mask: str, draw: random.Random) -> str:
-    place = draw.randrange(len(mask))
-    return mask[:place] + "10"[int(mask[place])] + mask[place + 1 :]
 
 
 def slow_down(

@@ -50,7 +50,7 @@ def sorted_channels(picture: Picture, figure: Figure) -> Rows:
     for m in kept:
         if m.axes.split()[:1] != ["c"]:
             raise MethodError(f"{m.site} has values over {m.axes!r}, not of channels")
-        means = m.values.double().flatten(1).nanmean(1).sort(descending=True).values
+        means = m.values.double().reshape(len(m.values), -1).nanmean(1).sort(descending=True).values
         curves.append(Curve(str(m.site), torch.arange(1.0, len(means) + 1), means))
     row = FigureRow("", curves=tuple(curves), x="channels by rank", y="mean over places")
     return [row], some_of(len(kept), len(found), "sites")
