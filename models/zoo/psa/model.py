@@ -199,25 +199,24 @@ HRNET = ("backbone.layer1.*", "backbone.stage?.*.relu.*")
 LINKS = {"s": "uyzzfmkx8p2ipcznpzdtf14ng63s65sq", "p": "if90kw6r66q2y6c5xparflhnbwi6c2yi"}
 
 
-def segmentation(kind: Kind, score: str) -> Variant:
+def segmentation(name: str, kind: Kind, score: str) -> Variant:
     """A row: one kind of block, its score on Cityscapes."""
     return Variant(
-        f"psa_hrnet_ocr_{kind}",
-        also=(f"psa_hrnet_ocr_{kind}_w48", f"hrnetv2_ocr_psa_{kind}"),
+        name,
+        also=(f"{name}_w48", f"hrnetv2_ocr_psa_{kind}"),
         build={"psa": kind},
         about=f"Cityscapes val mIoU {score} %; weights behind a form at "
         f"https://cmu.box.com/s/{LINKS[kind]}: give the file as weights",
     )
 
 
-def pose(kind: Kind, size: tuple[int, int], score: str) -> Variant:
+def pose(name: str, kind: Kind, size: tuple[int, int], score: str) -> Variant:
     """A row: one kind of block at one size, its score on COCO."""
-    height, width = size
     return Variant(
-        f"psa_pose_{kind}_{height}x{width}",
+        name,
         build={"psa": kind},
         size=size,
-        resize=height,
+        resize=min(size),
         about=f"published COCO AP {score} % as UDP-Pose-PSA, HRNet-W48; neither code nor weights "
         "were published: the head, a 1 x 1 map of the largest branch, is assumed as HRNet's own",
     )
@@ -236,7 +235,10 @@ register(
         labels=CITYSCAPES,
         shows=SHOWS,
     ),
-    (segmentation("s", "86.72"), segmentation("p", "86.95")),
+    (
+        segmentation("psa_hrnet_ocr_s", "s", "86.72"),
+        segmentation("psa_hrnet_ocr_p", "p", "86.95"),
+    ),
 )
 register(
     psa_pose,
@@ -249,8 +251,8 @@ register(
         shows=SHOWS,
     ),
     (
-        pose("p", (256, 192), "78.9"),
-        pose("p", (384, 288), "79.5"),
-        pose("s", (384, 288), "79.4"),
+        pose("psa_pose_p_256x192", "p", (256, 192), "78.9"),
+        pose("psa_pose_p_384x288", "p", (384, 288), "79.5"),
+        pose("psa_pose_s_384x288", "s", (384, 288), "79.4"),
     ),
 )

@@ -7,8 +7,10 @@ rules say where it pays; the layout of the gate and of the network are choices m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import wraps
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -119,11 +121,10 @@ def reid_lba(
     num_splits: int = 4,
     embedding: Embedding = "after",
     return_logits: bool = False,
-    pair: bool = False,
     in_channels: int = 3,
     num_classes: int = 751,
     norm_eps: float = 1e-5,
-) -> ReidNet | SimilarityOfTwo:
+) -> ReidNet:
     """A network for re-identification.
 
     last_stride    of the last stage: 1 keeps its pictures at a sixteenth
@@ -133,7 +134,6 @@ def reid_lba(
     reduction      of the channels inside lba and se; num_splits: groups of channels of ulsam
     embedding      "after" BNNeck or "before" it; people are compared by its cosine
     return_logits  also return the scores of people known in training: {"logits", "embedding"}
-    pair           a model of two pictures that returns their similarity
     num_classes    people in training
     """
     if not layers or min(layers) < 1:
@@ -142,10 +142,6 @@ def reid_lba(
         )
     if embedding not in ("before", "after"):
         raise OptionError(f"embedding={embedding!r} is unknown: write 'before' or 'after' (BNNeck)")
-    if pair and return_logits:
-        raise OptionError(
-            "pair=True returns a similarity alone, but return_logits=True was given: leave one out"
-        )
     net = ReidNet(
         layers,
         width=width,
@@ -157,7 +153,13 @@ def reid_lba(
         eps=norm_eps,
     )
     net.insert(places_of(locations, per, layers), attention, reduction, num_splits)
-    return SimilarityOfTwo(net) if pair else net
+    return net
+
+
+@wraps(reid_lba)
+def reid_lba_pair(**hyper: Any) -> SimilarityOfTwo:
+    """The similarity of two pictures by one such network, whose checkpoints it takes."""
+    return SimilarityOfTwo(reid_lba(**hyper))
 
 
 def places_of(locations: str, per: str, layers: Sequence[int]) -> list[int]:
@@ -190,49 +192,49 @@ ABOUT = (
     "published without code or weights: gate, neck and locations are a reconstruction from the "
     "abstract"
 )
+
+
+def rival(name: str, kind: str, words: str) -> Variant:
+    """A row: another gate in the same places."""
+    about = f"ResNet-50 with BNNeck and {words} where reid_lba has its gates"
+    return Variant(name, build={"attention": kind}, about=about, card={"shows": ()})
+
+
+CARD = Card(
+    "ResNet-50 with a little bit of attention",
+    "A little bit attention is all you need for person re-identification, arXiv 2302.14574",
+    hidden=("layer?.*",),
+    classifier="classifier",
+    size=(256, 128),
+    resize=256,
+    labels="",
+    about=ABOUT,
+    shows=SHOWS,
+)
 register(
     reid_lba,
-    Card(
-        "ResNet-50 with a little bit of attention",
-        "A little bit attention is all you need for person re-identification, arXiv 2302.14574",
-        hidden=("layer?.*",),
-        classifier="classifier",
-        size=(256, 128),
-        resize=256,
-        labels="",
-        about=ABOUT,
-        shows=SHOWS,
-    ),
+    CARD,
     (
         Variant("reid_lba", also=("reid_lba_resnet50",)),
-        Variant(
-            "reid_lba_pair",
-            build={"pair": True},
-            card={
-                "hidden": ("net.layer?.*",),
-                "classifier": "",
-                "axes": (("input.1", "b c y x"), ("input.gallery", "b c y x")),
-            },
-        ),
         Variant(
             "reid_resnet50",
             build={"locations": "0000"},
             about="ResNet-50 with BNNeck, without a gate",
             card={"shows": ()},
         ),
-        *(
-            Variant(
-                f"reid_resnet50_{kind}",
-                build={"attention": kind},
-                about=f"the same places with {words}",
-                card={"shows": ()},
-            )
-            for kind, words in (
-                ("se", "squeeze-and-excitation"),
-                ("psa_p", "polarized attention, its gates side by side"),
-                ("psa_s", "polarized attention, one gate behind the other"),
-                ("ulsam", "ULSAM"),
-            )
-        ),
+        rival("reid_resnet50_se", "se", "squeeze-and-excitation"),
+        rival("reid_resnet50_psa_p", "psa_p", "polarized attention, its gates side by side"),
+        rival("reid_resnet50_psa_s", "psa_s", "polarized attention, one gate behind the other"),
+        rival("reid_resnet50_ulsam", "ulsam", "ULSAM"),
     ),
+)
+register(
+    reid_lba_pair,
+    replace(
+        CARD,
+        hidden=("net.layer?.*",),
+        classifier="",
+        axes=(("input.1", "b c y x"), ("input.gallery", "b c y x")),
+    ),
+    (Variant("reid_lba_pair"),),
 )

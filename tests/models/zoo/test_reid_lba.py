@@ -184,6 +184,16 @@ def test_a_pair_is_a_model_of_the_zoo_that_knows_its_second_picture():
     assert all(m.axes == "y x" for m in found)
 
 
+def test_a_pair_takes_the_checkpoint_of_its_network(tmp_path):
+    model, x = small()
+    path = tmp_path / "reid.pth"
+    torch.save(model.state_dict(), path)
+    pair = load("reid_lba_pair", path, **SMALL, locations="11")
+    with torch.no_grad():
+        want = torch.cosine_similarity(model(x[:1]), model(x[1:]))
+        torch.testing.assert_close(pair(x[:1], x[1:])[:, 0], want)
+
+
 def test_figures_show_both_gates():
     model, x = small()
     mixer = mixer_of(model, x[:1], "x", {"input": "b c y x"})
@@ -270,7 +280,7 @@ def test_a_slow_down_is_the_median_of_ratios_within_a_round(monkeypatch):
         (lambda: load("reid_lba", attention="sea"), "no gate 'sea' of feature maps"),
         (lambda: load("reid_lba", embedding="neck"), "embedding='neck' is unknown"),
         (lambda: load("reid_lba", layers=(1, 0)), r"layers=\(1, 0\) were asked of a ResNet"),
-        (lambda: load("reid_lba", pair=True, return_logits=True), "leave one out"),
+        (lambda: load("reid_lba_pair", return_logits=True), "compares embeddings, but"),
         (lambda: LittleAttention(8), "reduction=16 of 8 channels leaves none"),
     ],
 )
