@@ -48,7 +48,11 @@ class HeadLinear(nn.Module):
     def __init__(self, *shape: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
-        nn.init.normal_(self.weight, std=shape[-2] ** -0.5)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal weights that keep the size of what comes in."""
+        nn.init.normal_(self.weight, std=self.weight.shape[-2] ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.weight

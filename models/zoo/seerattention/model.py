@@ -15,7 +15,7 @@ from ...registry import Variant, register
 from ...weights import read_state
 from .attention import SeerAttention, Sizes
 from .distillation import LayerGate, compare_gates
-from .gates import DecodeGate, PrefillGate, pools_of
+from .gates import DecodeGate, HeadLinear, PrefillGate, pools_of
 from .positions import Rotation
 from .sparsity import DECODE, PREFILL, Sparsity
 
@@ -43,11 +43,14 @@ class SeerLanguageModel(LanguageModel):
     """A Llama with gates. A base model's file loads too; `load_gates` then brings the gates."""
 
     def convert_state(self, state: State) -> State:
-        """A hub file's entries; one without gates leaves the model's, to be loaded on their own."""
+        """A hub file's entries; one without gates draws them, to be loaded or distilled."""
         state = {n: x for n, x in state.items() if not n.endswith("rotary_emb.inv_freq")}
         state = super().convert_state(state)
         missing = not any(GATE in name for name in state)
         if missing:
+            for part in self.modules():
+                if isinstance(part, HeadLinear):
+                    part.reset_parameters()
             state |= {n: x for n, x in self.state_dict().items() if GATE in n}
         self._mark(missing)
         return state

@@ -165,6 +165,9 @@ def test_dense_equals_a_llama_with_the_same_weights(tmp_path):
     model = load("seerattention", tmp_path / "base.safetensors", **SMALL)
     with pytest.raises(OptionError, match="load_gates"):
         model(x)
+    drawn = [p.detach() for p in model.gate_parameters() if p.ndim > 1]
+    for p in drawn:  # not what lay in memory
+        assert 0.7 < float(p.std()) * p.shape[-2] ** 0.5 < 1.3
     gates = {n: p for n, p in filled(5).state_dict().items() if "attn_gate" in n}
     save_file(gates, tmp_path / "gates.safetensors")
     model.load_gates(tmp_path / "gates.safetensors")
