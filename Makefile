@@ -4,7 +4,7 @@ BIN := .venv/bin
 PHOTO = $$($(BIN)/python -c 'from importlib.resources import files; print(files("sklearn.datasets.images") / "flower.jpg")')
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types sweep census signals bench matrix mixers planted study clean
+.PHONY: demo test lint types sweep census signals bench matrix mixers planted recall study clean
 
 demo: .venv/demo
 	@mkdir -p demo
@@ -50,6 +50,11 @@ mixers: .venv/dev
 # What circuit scores find in models whose circuits were planted among decoys.
 planted: .venv/dev
 	$(BIN)/python benchmarks/circuits.py planted
+
+# What sequence mixers can look up and where they look: under an hour on two cores; goes on where
+# it was stopped.
+recall: .venv/dev
+	$(BIN)/python benchmarks/recall.py --write docs/recall.md
 
 clean:
 	rm -rf study .venv .typing demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -103,8 +103,12 @@ POINTING = {
     "mass_other": "on another place",
     "effect": "effect of the value (nats)",
     "effect_other": "of another place",
-    "rank": "rank correlation",
+    "rank": "rank correlation over queries",
     "rank_other": "control",
+    "places": "over places",
+    "places_other": "control",
+    "places_same": "same peak",
+    "places_other_same": "control",
 }
 
 

@@ -171,13 +171,16 @@ def width_like(model: str, count: int, length: int) -> int:
 
 
 def pointing(net: nn.Module, test: Recall, seed: int) -> Results:
-    """Does the last layer's map point at what moves the answer? Means and a rank correlation.
+    """Does the last layer's map point at what moves the answer? Means and rank correlations.
 
     mass    |map| at the right value's place in the query's row, as a share of the row, heads summed
     effect  what is lost of the right value's log-probability when the last layer reads at that
             place what another value there would have left
-    other   the same of a place drawn at random before the query; the control of the correlation
-            pairs the mass on the value with the effect of that other place
+    other   the same of a place drawn at random before the query; the control of `rank`, over
+            queries, pairs the mass on the value with the effect of that other place
+    places  per query the rank correlation of mass and size of effect over the places of all keys
+            and values, and how often both are largest at one place; the control pairs the masses
+            of a query with the effects on the next one of its sequence
     """
     draw = torch.Generator().manual_seed(seed)
     values = test.values.expand(len(test), -1)
@@ -185,6 +188,8 @@ def pointing(net: nn.Module, test: Recall, seed: int) -> Results:
     rows = _rows(net, test)
     mass, other = (rows.gather(2, at[..., None])[..., 0] for at in (values, others))
     at_value, at_other = (effects(net, test, at, draw) for at in (values, others))
+    pairs = 2 * test.num_kv_pairs
+    masses, sizes = rows[..., :pairs], effects_everywhere(net, test, pairs, draw).abs()
     return {
         "mass": float(mass.mean()),
         "mass_other": float(other.mean()),
@@ -192,7 +197,18 @@ def pointing(net: nn.Module, test: Recall, seed: int) -> Results:
         "effect_other": float(at_other.mean()),
         "rank": _rank(mass, at_value),
         "rank_other": _rank(mass, at_other),
+        **_agreement("places", masses, sizes),
+        **_agreement("places_other", masses, sizes.roll(-1, 1)),
     }
+
+
+def _agreement(name: str, masses: Tensor, sizes: Tensor) -> Results:
+    """Means over queries, `b k n` both; ranks are compared where neither is constant."""
+    ranks = spearman(masses.flatten(0, 1), sizes.flatten(0, 1))
+    ranks = ranks[~ranks.isnan()]
+    same = masses.argmax(-1) == sizes.argmax(-1)
+    mean = float(ranks.mean()) if len(ranks) else None
+    return {name: mean, f"{name}_same": float(same.float().mean())}
 
 
 def _drawn(queries: Tensor, values: Tensor, draw: torch.Generator) -> Tensor:
@@ -212,22 +228,29 @@ def _rows(net: nn.Module, test: Recall) -> Tensor:
 
 def effects(net: nn.Module, test: Recall, places: Tensor, draw: torch.Generator) -> Tensor:
     """Log-probability lost by activation patching at one place a query, `b k`."""
+    patched = [_lost(net, test, at, draw) for at in places[..., None].unbind(1)]
+    return torch.stack(patched, 1).diagonal(dim1=1, dim2=2)
+
+
+def effects_everywhere(net: nn.Module, test: Recall, count: int, draw: torch.Generator) -> Tensor:
+    """Log-probability that each query loses by each of the first places, `b k n`."""
+    places = torch.arange(count).expand(len(test), -1)[..., None].unbind(1)
+    return torch.stack([_lost(net, test, at, draw) for at in places], -1)
+
+
+def _lost(net: nn.Module, test: Recall, at: Tensor, draw: torch.Generator) -> Tensor:
+    """What each query loses, `b k`, by one place a sequence, `b 1`, as another token leaves it."""
+    site = "backbone.layers.0"
+    corrupt = test.inputs.scatter(1, at, other_tokens(test.inputs.gather(1, at), draw))
+    theirs = ll.trace(net, corrupt, site)[site].act
+    here = torch.zeros_like(test.inputs, dtype=torch.bool).scatter(1, at, True)[..., None]
+
+    def swap(value: Tensor, _: Site) -> Tensor:
+        return torch.where(here, theirs, value)
+
     with torch.no_grad():
         clean = _log_probability(net(test.inputs), test)
-    site = "backbone.layers.0"
-    lost = []
-    for pair in range(test.num_kv_pairs):
-        at = places[:, pair : pair + 1]
-        corrupt = test.inputs.scatter(1, at, other_tokens(test.inputs.gather(1, at), draw))
-        theirs = ll.trace(net, corrupt, site)[site].act
-        here = torch.zeros_like(test.inputs, dtype=torch.bool).scatter(1, at, True)[..., None]
-
-        def swap(value: Tensor, _: Site, here: Tensor = here, theirs: Tensor = theirs) -> Tensor:
-            return torch.where(here, theirs, value)
-
-        found = _log_probability(ll.patch(net, test.inputs, {site: swap}), test)
-        lost.append(clean[:, pair] - found[:, pair])
-    return torch.stack(lost, 1)
+    return clean - _log_probability(ll.patch(net, test.inputs, {site: swap}), test)
 
 
 def other_tokens(ids: Tensor, draw: torch.Generator) -> Tensor:
