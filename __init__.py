@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "probe.engine": "inputs ledger maps patch plan trace",
     "probe.probe": "Probe",
-    "probe.sites": "Adapter Site adapter",
+    "probe.sites": "Adapter Shape Site adapter",
     "probe.mark": "mark",
     "probe.trace": "add freeze mean scale swap zero",
     "probe.targets": "Target box choice contrast difference label margin peak pixel ranked region "
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from .probe.mark import mark
     from .probe.probe import Probe
     from .probe.results import Maps, SaliencyMap
-    from .probe.sites import Adapter, Site, adapter
+    from .probe.sites import Adapter, Shape, Site, adapter
     from .probe.targets import (
         Target,
         box,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -95,12 +94,10 @@ def explain(
     from ..reports.explanation import explain as run
     from .inputs import (
         axes_in,
-        embedding,
         hyper,
         model_of,
         preparing,
         sample_files,
-        unseen,
         writable,
     )
 
@@ -110,7 +107,7 @@ def explain(
 
     how = combine and convert("explain", "--combine", combine, Literal["product", "sum"])
     wanted = target or ("top",)
-    what = [target_in(t, unseen) for t in wanted]  # what is not understood is refused at once
+    what = [target_in(t) for t in wanted]  # what is not understood is refused at once
     bound = [use(m) for m in method or ("gradcam", "normgrad")]
     many = int(batch) if batch.isdecimal() else batch
     names = labels if labels is None else class_names(labels)
@@ -119,7 +116,6 @@ def explain(
     known = axes_in(axes)
     with progress(f"loading {model}") as tell:
         net = model_of(model, weights, hyper(settings), device)
-        what = [target_in(t, partial(embedding, net)) for t in wanted]
         options: dict[str, Any] = {"combine": how, "batch": many, "seed": seed, "progress": tell}
         options |= {"ledger": ledger, "mixer": mixer, "labels": names, **prepare}
         options |= {"axes": known or None}

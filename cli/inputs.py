@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..models import load
-from ..models.inputs import PreprocessingOptions, images, preprocess
-from ..probe.capture import guarded
+from ..models.inputs import PreprocessingOptions, images
 from ..probe.errors import ImageError, OptionError
-from ..probe.targets import Reading, value_in
+from ..probe.targets import value_in
 
 if TYPE_CHECKING:
     from ..reports.datasets import Samples
@@ -74,20 +73,6 @@ def sample_files(
     if inputs or any(kind_of_file(path) != "picture" for path in files):
         return samples(files, inputs=inputs)
     return files
-
-
-@torch.no_grad()
-def embedding(net: nn.Module, path: str, at: str) -> Tensor:
-    """What a model returns for a picture, or a part of it: what `similar:PICTURE` compares with."""
-    with guarded(net, grad=False, evaluate=True):
-        return Reading("part", at)(net(preprocess(net, path)), 1)
-
-
-def unseen(path: str, at: str) -> Tensor:
-    """What stands for an embedding before there is a model. Raises ImageError for no file."""
-    if not Path(path).expanduser().is_file():
-        raise ImageError(f"picture {path!r} does not exist")
-    return torch.ones(1)
 
 
 def hyper(settings: Sequence[str] | None) -> dict[str, object]:

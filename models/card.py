@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..probe.errors import OptionError
+from ..probe.sites import ReadShapes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -172,6 +173,7 @@ class Card:
                  first
     about        top-1 and other remarks
     shows        what its token mixer does, figure by figure
+    shapes       what its output draws over a picture: boxes, points, lines
     """
 
     name: str
@@ -191,6 +193,7 @@ class Card:
     default: str = ""
     about: str = ""
     shows: tuple[Figure, ...] = ()
+    shapes: ReadShapes | None = None
 
     @property
     def usual_weights(self) -> str | None:

@@ -11,6 +11,7 @@ from ...probe.sites import (
     adapter,
     attention,
     blocks,
+    detections,
     expand,
     first_norm,
     layers,
@@ -54,13 +55,17 @@ def torchvision(model: nn.Module) -> Adapter | None:
         labels=labels(model),
         axes=_axes(model, hidden),
         notes=notes,
+        shapes=detections if _detects(model) else None,
     )
 
 
 def _axes(model: nn.Module, hidden: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """A detector writes its pictures one by one into a batch, which no op tells."""
-    batched = type(getattr(model, "transform", None)).__name__ == "GeneralizedRCNNTransform"
-    return tuple((path, "b c y x") for path in hidden) if batched else ()
+    return tuple((path, "b c y x") for path in hidden) if _detects(model) else ()
+
+
+def _detects(model: nn.Module) -> bool:
+    return type(getattr(model, "transform", None)).__name__ == "GeneralizedRCNNTransform"
 
 
 def _hidden(model: nn.Module, names: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -38,4 +38,5 @@ def zoo(model: nn.Module) -> Adapter | None:
         final=first_norm(model, hidden) if card.prefix else (),
         labels=labels(model),
         axes=card.axes,
+        shapes=card.shapes,
     )

@@ -57,6 +57,10 @@ def preprocessing_of(model: nn.Module) -> Preprocessing:
     processor = getattr(model, "preprocessor_config", None)
     if isinstance(processor, Mapping) and (told := from_processor(processor)) is not None:
         return Preprocessing(*told)
+    if type(getattr(model, "transform", None)).__name__ == "GeneralizedRCNNTransform":
+        note = "the detector scales and normalises pictures itself: 0 to 1 enters it"
+        zero, one = (0.0,) * 3, (1.0,) * 3
+        return Preprocessing((224, 224), 256, "bilinear", zero, one, (note,), frozenset({"size"}))
     size, source = _configured_size(model)
     if size is not None:
         note = f"size {size[0]} x {size[1]} from {source}; ImageNet's mean and std assumed"

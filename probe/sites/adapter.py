@@ -9,6 +9,7 @@ from torch import nn
 
 from ..entry_points import load_group
 from .scripted import is_script
+from .shape import ReadShapes
 from .structure import attention, first_norm, layers, prefix_tokens
 
 
@@ -34,6 +35,7 @@ class Adapter:
     labels   class names, index for index
     axes     (address, axes) pairs for values whose axes no op tells: ("stem", "b f t c")
     notes    what had to be guessed about the layers; carried into every result
+    shapes   what the output draws over a picture, as the page of an explanation shows it: boxes
     """
 
     family: str
@@ -44,6 +46,7 @@ class Adapter:
     labels: tuple[str, ...] = UNSAID
     axes: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    shapes: ReadShapes | None = None
 
     @property
     def complete(self) -> bool:
@@ -66,6 +69,7 @@ class Adapter:
             _said(self.labels, other.labels),
             self.axes + other.axes,
             self.notes + (other.notes if layered else ()),
+            self.shapes or other.shapes,
         )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from ..errors import TargetError
+from ..errors import ImageError, TargetError
 from .places import batched_mask, check_mask
 from .reading import Reading
 from .scalar import Target, of_part
@@ -18,29 +19,37 @@ if TYPE_CHECKING:
 Error = Literal["absolute", "squared"]
 
 
-def similar(embedding: Tensor, *, at: str = "") -> Target:
+def similar(embedding: Tensor | str | Path, *, at: str = "") -> Target:
     """Cosine similarity of the output `b d` to an embedding `d`, or `b d` for one per sample.
 
-    The embedding of a second input is what the model returns for it: `similar(net(query))`.
-    `at` as for `label`. Raises TargetError for an output of another shape.
+    The embedding of a second input is what the model returns for it: `similar(net(query))`. Of the
+    path of a picture it is what the model returns for that, prepared as the samples are:
+    `limelight.explain`, which shows it beside them, and `limelight.run` see to it.
+    `at` as for `label`. Raises TargetError for an output of another shape, ImageError for no file.
     """
+    reading = Reading("part", at)
+    if isinstance(embedding, str | Path):
+        query = Path(embedding).expanduser()
+        if not query.is_file():
+            raise ImageError(f"picture {str(embedding)!r} does not exist")
+        name = f"similarity to {query.stem}" + of_part(reading)
+        return Target(name, _cosine, reading=reading, query=query)
     if embedding.ndim not in (1, 2):
         raise TargetError(
             f"an embedding is d numbers, or b d, one per sample, not {tuple(embedding.shape)}"
         )
     held = embedding.detach() if embedding.requires_grad else embedding
     rows = held if held.ndim == 2 else held[None]
+    return Target("similarity" + of_part(reading), _cosine, rows, reading=reading)
 
-    def read(embedded: Tensor, rows: Tensor) -> Tensor:
-        if embedded.ndim != 2 or embedded.shape[1] != rows.shape[1]:
-            raise TargetError(
-                f"an embedding of {rows.shape[1]} numbers does not compare with an output "
-                f"{tuple(embedded.shape)}"
-            )
-        return torch.cosine_similarity(embedded, rows.to(embedded), dim=1)
 
-    reading = Reading("part", at)
-    return Target("similarity" + of_part(reading), read, rows, reading=reading)
+def _cosine(embedded: Tensor, rows: Tensor) -> Tensor:
+    if embedded.ndim != 2 or embedded.shape[1] != rows.shape[1]:
+        raise TargetError(
+            f"an embedding of {rows.shape[1]} numbers does not compare with an output "
+            f"{tuple(embedded.shape)}"
+        )
+    return torch.cosine_similarity(embedded, rows.to(embedded), dim=1)
 
 
 def difference(

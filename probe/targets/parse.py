@@ -20,13 +20,11 @@ from .places import box, peak, pixel, region
 from .scalar import Target
 from .target import choice, contrast, label, margin, ranked, token, top
 
-Embed = Callable[[str, str], Tensor]
-
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # longer ones fit no tensor of indices
 _OPTION = re.compile(r"\s*(\w+)\s*=(.*)", re.DOTALL)
 
 
-def target_in(text: str, embed: Embed | None = None) -> Target | tuple[Target, ...]:
+def target_in(text: str) -> Target | tuple[Target, ...]:
     """A target as it is written: a class, `207` or `daisy`, or a word, its values and options.
 
     `top:3`, `ranked:-1`, `margin:daisy,bee`, `contrast:1+2,0`, `label:3,of=probability`,
@@ -34,9 +32,6 @@ def target_in(text: str, embed: Embed | None = None) -> Target | tuple[Target, .
     `peak:5`, `similar:query.jpg`, `difference:reference.png,mask.png`; options are the keywords of
     the function: `label:3,at=up5`. A reference is a picture, grey `1 y x` or RGB `3 y x` on the
     scale 0..1, or an array of numpy on the scale of the output.
-
-    embed  a picture's path and the part of the output -> its embedding by the model, which
-           `similar` needs
     Raises TargetError for other words, ImageError for a file that cannot be read.
     """
     word, words = _words(text)
@@ -46,8 +41,6 @@ def target_in(text: str, embed: Embed | None = None) -> Target | tuple[Target, .
     values, options = _split(words, make)
     try:
         given = read(values)
-        if word == "similar":
-            return _similar(text, given[0], options, embed)
     except LimelightError:
         raise
     except (ValueError, IndexError):
@@ -83,15 +76,6 @@ def _is_option(key: str, known: list[str]) -> bool:
     if hint:
         raise TargetError(f"a target has no option {key!r} here (it has: {', '.join(known)}){hint}")
     return False
-
-
-def _similar(text: str, path: str, options: dict[str, Any], embed: Embed | None) -> Target:
-    if embed is None:
-        raise TargetError(
-            f"target {text!r} needs the model to embed the picture: give "
-            "limelight.similar(net(query)) in Python, or ask `limelight explain`"
-        )
-    return similar(embed(path, options.get("at", "")), **options)
 
 
 def _top(words: list[str]) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class Target:
     mask     what else differs: a region, `b` and the places, or 1 in front for all alike; positions
     reading  what of the output `read` and `pick` are handed: scores `b c`, a field, a part; None
              hands them the output itself
+    query    a picture whose embedding by the model `rows` are to be, as long as they are not
     """
 
     name: str
@@ -39,6 +41,7 @@ class Target:
     pick: Callable[[Any, Tensor | None], Tensor] | None = None
     mask: Tensor | None = None
     reading: Reading | None = None
+    query: Path | None = None
 
     def __call__(self, output: Any, samples: int | None = None) -> Tensor:
         """The scores, shape `b`. Raises TargetError when the output does not fit.
@@ -47,6 +50,11 @@ class Target:
         """
         if self.words:
             raise TargetError(f"target {self.name!r} names classes; resolve(names) must come first")
+        if self.query is not None:
+            raise TargetError(
+                f"target {self.name!r} needs the model to embed a picture, as limelight.explain, "
+                "limelight.run and the command line do: give similar(net(query)) here"
+            )
         given = self._given(output, samples)
         count = samples if samples is not None else _rows_of(given)
         self.check(count)
@@ -93,6 +101,11 @@ class Target:
         for place in (resolved == -1).nonzero():
             resolved[tuple(place)] = index(next(words))
         return replace(self, rows=resolved, words=())
+
+    def embedded(self, embedding: Tensor) -> Target:
+        """The target with the embedding `d` of its picture, or `b d` with one for each sample."""
+        rows = embedding.detach()
+        return replace(self, rows=rows if rows.ndim == 2 else rows[None], query=None)
 
     def told(self, given: Given) -> Target:
         """The target of a model that is given this."""

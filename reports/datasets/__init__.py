@@ -8,6 +8,7 @@ from .mqar import Recall, mqar, mqar_seeds
 from .orders import REFUSALS, axes_of
 from .parts import Part, Parts
 from .preparation import Preparation, Ready, Seen, described, is_ready, with_names
+from .queries import embedding, prepared_query, with_embeddings
 from .readers import samples
 from .samples import Sample, Samples
 from .signals import Signal

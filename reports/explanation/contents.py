@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ...probe.errors import OptionError
 from ...probe.relevance import Ledger
 from ...probe.results import About, Maps, SaliencyMap
+from ...probe.sites import Shape
 from ..html import joined
 
 if TYPE_CHECKING:
@@ -95,6 +96,24 @@ class Areas:
 
 
 @dataclass(frozen=True, eq=False)
+class Shapes:
+    """What a model's output draws over a photo.
+
+    shapes  in pixels of the photo as the model sees it, or relative to its sides
+    read    the places of those that a target reads, by the target's name
+    names   of the classes, by number; a class without one is "class 7"
+    """
+
+    shapes: Sequence[Shape]
+    read: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    names: Sequence[str] = ()
+
+    def name(self, label: int | str) -> str:
+        known = isinstance(label, int) and 0 <= label < len(self.names)
+        return self.names[label] if known else f"class {label}" * isinstance(label, int) or label
+
+
+@dataclass(frozen=True, eq=False)
 class Curve:
     """Values over others; a number that is none leaves a gap.
 
@@ -167,7 +186,9 @@ class Contents:
     ledgers   where the relevance of a method goes, by its name
     areas     the class at each place, by photo
     restored  the picture that the model makes of a photo, by photo
+    shapes    what the model's output draws over a photo, by photo
     besides   what else the model is given with a sample, in words, by sample
+    partners  photos that are shown beside a photo, by photo: with it they are one sample
     mixer     what the token mixer does on the first photo
     """
 
@@ -182,7 +203,9 @@ class Contents:
     samples: tuple[Sample, ...] = ()
     areas: Mapping[str, Areas] = field(default_factory=dict)
     restored: Mapping[str, Image] = field(default_factory=dict)
+    shapes: Mapping[str, Shapes] = field(default_factory=dict)
     besides: Mapping[str, str] = field(default_factory=dict)
+    partners: Mapping[str, Sequence[str]] = field(default_factory=dict)
     mixer: Mixer | None = None
 
     @property

@@ -42,7 +42,8 @@ def data_samples(
     photos = None if used.photos is None else described_photos(used.photos)
     scale = (used.photos.mean, used.photos.std) if used.photos else ((), ())
     words = "; ".join(filter(None, (photos, described(used))))
-    return replace(_opened(model, rows, used), features=used.features), words, scale
+    opened = _opened(model, rows, used)
+    return replace(opened, features=used.features, preprocessing=used.photos), words, scale
 
 
 def _opened(model: nn.Module, rows: Rows, used: Preparation) -> Samples:
@@ -79,6 +80,8 @@ def show(samples: Samples, name: str, seen: tuple[Seen, ...], used: Preparation)
             samples.words[place] = one.what
         elif isinstance(one.what, Image):
             samples.photos.append(_photo(place, one, one.what))
+            if not own and used.kinds.get(one.argument) == "picture":
+                samples.partners[name] = (*samples.partners.get(name, ()), place)
         else:
             _add_numbers(samples, place, one.what)
         if not own:
@@ -126,7 +129,11 @@ def by_input(maps: Maps, samples: Samples) -> Maps:
     for m in maps:
         place = place_of(m.sample, str(m.site))
         moved.append(m if place == m.sample else replace(m, sample=place))
+    known = {photo.sample for photo in samples.photos}
+    for name in samples.partners.keys() - known:
+        del samples.partners[name]
     names = {m.sample for m in moved} | set(samples.inputs)
+    names |= {place for beside in samples.partners.values() for place in beside}
     samples.photos[:] = [photo for photo in samples.photos if photo.sample in names]
     samples.others[:] = [other for other in samples.others if other.sample in names]
     return Maps(moved)

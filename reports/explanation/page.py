@@ -20,6 +20,8 @@ SCRIPTS = (
     "series.js",
     "bars.js",
     "volume.js",
+    "shapes.js",
+    "pair.js",
     "show.js",
     "page.js",
 )
@@ -29,6 +31,8 @@ _MOST_NAMED = 4
 def render(contents: Contents) -> str:
     """The page as text, to be written as UTF-8."""
     data = page_data(contents)
+    photos = {p.sample: photo_uri(p) for p in reversed(contents.photos)}
+    _each_once(data, photos)
     return fill(
         "page.html",
         ("page.css", "charts.css", "mixer.css") if contents.mixer else ("page.css",),
@@ -37,8 +41,9 @@ def render(contents: Contents) -> str:
         title=_title(contents),
         asked=_asked(contents, data),
         samples=data["samples"],
+        partners=_partners(data),
         thumbnails=thumbnails(contents.samples),
-        photos={p.sample: photo_uri(p) for p in reversed(contents.photos)},
+        photos=photos,
         restored={name: picture_uri(image) for name, image in contents.restored.items()},
         kinds={m["kind"] for m in data["maps"]},
         waterfalls=waterfalls(contents.ledgers),
@@ -46,6 +51,21 @@ def render(contents: Contents) -> str:
         mixer=section(contents.mixer) if contents.mixer else None,
         provenance=provenance(contents),
     )
+
+
+def _partners(data: dict[str, Any]) -> set[int]:
+    """The photos that are seen beside others only."""
+    return {p for sample in data["samples"] for p in sample.get("partners", ())}
+
+
+def _each_once(data: dict[str, Any], photos: dict[str, str]) -> None:
+    """A query beside many samples lies in the page once: the others name the `same`."""
+    first: dict[str, int] = {}
+    for place in sorted(_partners(data)):
+        sample = data["samples"][place]
+        kept = first.setdefault(photos.get(sample["name"], ""), place)
+        if kept != place:
+            sample["same"] = kept
 
 
 def _models(contents: Contents) -> list[str]:
@@ -63,7 +83,7 @@ def _asked(contents: Contents, data: dict[str, Any]) -> str:
         return "No maps were computed."
     sites = data["sites"]
     where = f"at {sites[0]}" if len(sites) == 1 else f"at {len(sites)} layers"
-    count = len(data["samples"])
+    count = len(data["samples"]) - len(_partners(data))
     targets = _listed(data["targets"])
     samples = "one sample" if count == 1 else f"{count} samples"
     return f"{_listed(data['methods'])} {where}, for {targets}, on {samples}."

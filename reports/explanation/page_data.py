@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from ...methods.context_aware import foci
 from ...probe.results import STEPS, SaliencyMap, extremes, plane, span, steps, table
 from .contents import Contents, MixerFigure, Photo
-from .sample_data import areas_data, base64_text, drawn_sample, in_blocks, seen_sample
+from .sample_data import (
+    areas_data,
+    base64_text,
+    drawn_sample,
+    in_blocks,
+    seen_sample,
+    shapes_data,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,7 +56,7 @@ def page_data(contents: Contents) -> Json:
     mixer = contents.mixer
     figures = {"figures": _figures(mixer.figures, samples[mixer.sample])} if mixer else {}
     return {
-        "samples": [_sample(contents, name) for name in samples.known],
+        "samples": [_sample(contents, name, samples, targets) for name in samples.known],
         "targets": list(targets.known),
         "sites": list(sites.known),
         "methods": list(methods.known),
@@ -152,10 +159,11 @@ def _foci(m: SaliencyMap) -> Json:
     return {"outline": level, "foci": base64_text(np.packbits(mask.numpy()).tobytes())}
 
 
-def _sample(contents: Contents, name: str) -> Json:
+def _sample(contents: Contents, name: str, samples: _Names, targets: _Names) -> Json:
     photo = next((p for p in contents.photos if p.sample == name), None)
     other = next((s for s in contents.samples if s.sample == name), None)
-    areas = contents.areas.get(name)
+    areas, shapes = contents.areas.get(name), contents.shapes.get(name)
+    partners = contents.partners.get(name, ())
     seen = _seen(photo) if photo else seen_sample(other) if other else ""
     return {
         "name": name,
@@ -164,6 +172,12 @@ def _sample(contents: Contents, name: str) -> Json:
         "words": list(contents.words.get(name, ())),
         **({} if other is None else {"drawn": drawn_sample(other)}),
         **({} if areas is None else {"areas": areas_data(areas)}),
+        **(
+            {}
+            if shapes is None or photo is None
+            else {"shapes": shapes_data(shapes, photo, targets.known)}
+        ),
+        **({"partners": [samples[p] for p in partners]} if partners else {}),
     }
 
 

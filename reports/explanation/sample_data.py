@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .contents import Areas, Sample
+from ...probe.sites import Shape
+from .contents import Areas, Photo, Sample, Shapes
 
 Json = dict[str, Any]
 _MOST_STEPS = 1 << 18  # numbers of a series, two bytes each
 _MOST_VOXELS = 1 << 20  # numbers of a volume or of a map over one, a byte each
+_MOST_SHAPES = 300  # beside those that a target reads
 _CODES, _NO_CODE = 65534, 65535
 
 
@@ -135,6 +138,54 @@ def areas_data(areas: Areas) -> Json:
         "shares": (counts.double() / areas.classes.numel()).tolist(),
         "runs": base64_text(runs.tobytes()),
     }
+
+
+def shapes_data(shapes: Shapes, photo: Photo, targets: Mapping[str, int]) -> Json:
+    """Shapes in pixels of the photo, best score first, and which of them each target reads.
+
+    Those that belong to another follow it: `of` is its place. `left_out` counts those that are too
+    many, `crop` is the part of the file that the photo shows.
+    """
+    listed = list(shapes.shapes)
+    read = {places for name in targets for places in shapes.read.get(name, ())}
+    heads = [i for i, shape in enumerate(listed) if shape.of is None]
+    heads.sort(key=lambda i: -_score(listed[i]))
+    kept = [i for n, i in enumerate(heads) if n < _MOST_SHAPES or i in read]
+    chosen = set(kept)
+    kept += [i for i, shape in enumerate(listed) if shape.of in chosen]
+    place = {i: n for n, i in enumerate(kept)}
+    drawn = []
+    for i in kept:
+        shape = listed[i]
+        entry: Json = {"kind": shape.kind, "points": _pixels(shape.points, shape.relative, photo)}
+        entry |= {"label": shapes.name(shape.label), "score": _finite(shape.score)}
+        drawn.append(entry | ({} if shape.of is None else {"of": place[shape.of]}))
+    return {
+        "drawn": drawn,
+        "read": {
+            str(number): sorted({place[i] for i in shapes.read[name] if i in place})
+            for name, number in targets.items()
+            if shapes.read.get(name)
+        },
+        "left_out": len(listed) - len(kept),
+        "crop": list(photo.crop or ()),
+    }
+
+
+def _score(shape: Shape) -> float:
+    """A score to sort by; the last where there is none."""
+    score = _finite(shape.score)
+    return -math.inf if score is None else score
+
+
+def _finite(score: Any) -> float | None:
+    return None if score is None or not math.isfinite(score) else float(score)
+
+
+def _pixels(points: Tensor, relative: bool, photo: Photo) -> list[list[float]]:
+    sides = torch.tensor(photo.image.size, dtype=torch.float64)
+    placed = points.double() * sides if relative else points.double()
+    return [[round(v, 1) for v in point] for point in placed.nan_to_num(0, 0, 0).tolist()]
 
 
 def base64_text(content: bytes) -> str:

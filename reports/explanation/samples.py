@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...models.inputs import (
     Picture,
+    PreparedPhoto,
     Preprocessing,
     PreprocessingOptions,
     drawn,
@@ -46,6 +47,8 @@ class Samples:
     features names of features or channels, by the site of the input that has them
     words    of sentences, by sample
     besides  what else the model is given with a sample, in words
+    partners names of photos that are shown beside one
+    preprocessing  how photos become inputs, where they do
     skipped  (which, why)
     notes    what a reader must know of how the samples came about
     """
@@ -59,6 +62,8 @@ class Samples:
     features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     words: dict[str, tuple[str, ...]] = field(default_factory=dict)
     besides: dict[str, str] = field(default_factory=dict)
+    partners: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
 
@@ -96,7 +101,7 @@ def _shapes(inputs: Any) -> object:
 
 def prepared(model: nn.Module, preprocessing: Preprocessing, images: Any) -> Samples:
     """Read and prepare every picture once; the crop and the input are kept, the rest let go."""
-    samples = Samples(notes=_notes(preprocessing))
+    samples = Samples(notes=_notes(preprocessing), preprocessing=preprocessing)
     for number, picture in enumerate(_listed(images), 1):
         named = isinstance(picture, (str, Path))
         name = Path(picture).stem if named else f"picture {number}"  # type: ignore[arg-type]
@@ -108,15 +113,20 @@ def prepared(model: nn.Module, preprocessing: Preprocessing, images: Any) -> Sam
             continue
         name = free_name(name, samples.inputs)
         samples.inputs[name] = input_for(model, ready.tensor)
-        size, crop = (image.height, image.width), None
-        if ready.box:
-            left, upper, right, lower = ready.box
-            crop = (upper, left, lower, right)
-        samples.photos.append(Photo(name, ready.crop, size, crop))
+        samples.photos.append(photo_of(name, ready, image))
     if not samples.photos:
         reason = samples.skipped[0][1] if samples.skipped else "no pictures were given"
         raise ImageError(reason)
     return samples
+
+
+def photo_of(name: str, ready: PreparedPhoto, image: Image) -> Photo:
+    """A prepared photo under a name, with the place of its crop in the file."""
+    crop = None
+    if ready.box:
+        left, upper, right, lower = ready.box
+        crop = (upper, left, lower, right)
+    return Photo(name, ready.crop, (image.height, image.width), crop)
 
 
 def given(

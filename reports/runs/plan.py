@@ -183,9 +183,11 @@ def describe_target(target: RunTarget) -> str:
     """A target in words that change when what it means changes."""
     if not isinstance(target, Target):
         read = target_in(target) if isinstance(target, str) else None
-        files = _of_files(read) if isinstance(read, Target) else []
-        return f"{target}#{_digest_of(files)}" if files else str(target)
+        digest = _digest_of_files(read) if isinstance(read, Target) else ""
+        return f"{target}#{digest}" if digest else str(target)
     name = target.name + ("" if target.reading is None else target.reading.told_of)
+    if target.query is not None:
+        return f"{name}#{_digest_of_files(target)}"
     if target.rows is None and target.mask is None:
         return name
     tensors = [part for part in (target.rows, target.mask) if part is not None]
@@ -211,10 +213,16 @@ def unusual_reading(target: RunTarget) -> dict[str, Any]:
 _READING = ("at", "of", "dense", "position")
 
 
-def _of_files(target: Target) -> list[Tensor]:
-    """What a target in words read from files: a reference, which is no class, and a mask."""
+def _digest_of_files(target: Target) -> str:
+    """Of what a target in words reads from files: a picture, a mask, a reference (no class).
+
+    "" where it reads none.
+    """
+    if target.query is not None:
+        return hashlib.sha256(target.query.read_bytes()).hexdigest()[:8]
     reference = target.rows if target.rows is not None and target.rows.is_floating_point() else None
-    return [part for part in (reference, target.mask) if part is not None]
+    parts = [part for part in (reference, target.mask) if part is not None]
+    return _digest_of(parts) if parts else ""
 
 
 def _digest_of(tensors: Sequence[Tensor]) -> str:

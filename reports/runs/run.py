@@ -20,6 +20,7 @@ from ...models import load
 from ...models.inputs import (
     Labels,
     Numbers,
+    Preprocessing,
     PreprocessingOptions,
     Sides,
     Transform,
@@ -30,9 +31,18 @@ from ...probe.capture import keeps_model
 from ...probe.errors import OptionError
 from ...probe.results import Maps, map_of_row, write
 from ...probe.sites import addresses, named
-from ..datasets import InputWords, preparation, samples, with_names
+from ..datasets import InputWords, preparation, samples, with_embeddings, with_names
 from . import store
-from .plan import RunPlan, as_dtype, flat_targets, make_plan, same_or_refuse
+from .plan import (
+    LABEL,
+    RunPlan,
+    RunTarget,
+    as_dtype,
+    flat_targets,
+    make_plan,
+    same_or_refuse,
+    target_of,
+)
 from .store import Row
 from .worker import Work, local
 
@@ -261,7 +271,16 @@ def prepare(asked: RunRequest) -> Work:
     plan.told["data"] = list(rows.origin)
     plan.told["axes"] = dict(asked.axes or {})
     plan.told["options"] = {k: v for k, v in asked.options.said.items() if k != "transform"}
-    return Work(plan, net, used, rows, bounds, sites, tuple(wanted), asked.batch, asked.labels)
+    known = tuple(_with_embedding(net, target, used.photos) for target in wanted)
+    return Work(plan, net, used, rows, bounds, sites, known, asked.batch, asked.labels)
+
+
+def _with_embedding(net: nn.Module, target: RunTarget, photos: Preprocessing | None) -> RunTarget:
+    """A target that names a picture with its embedding; others as they were written."""
+    made = target_of(target, []) if target != LABEL else None
+    if made is None or made.query is None:
+        return target
+    return with_embeddings(net, [made], photos)[0]
 
 
 def _with_paths(net: nn.Module, bound: BoundMethod) -> BoundMethod:

@@ -17,7 +17,7 @@ from ...models.weights import fingerprint
 from ...probe.engine import Batch, maps
 from ...probe.errors import LimelightError, OptionError, TargetError
 from ...probe.targets import Target, label, target_in
-from ..datasets import Preparation, preparation
+from ..datasets import Preparation, preparation, with_embeddings
 from ..runs import Row, Run, RunPlan, describe_preparation, describe_target
 from .annotations import Annotations
 from .maps_on_input import InputMap
@@ -117,7 +117,7 @@ class ModelScores:
             with suppress(LimelightError):  # its file is gone
                 made = target_in(text) if describe_target(text) == m.asked else None
                 if isinstance(made, Target):
-                    return made
+                    return with_embeddings(self.net, [made], self.preparation.photos)[0]
         raise TargetError(
             f"the target {m.asked!r} cannot be made again of what the run keeps: run it with a "
             "target in words, such as region:mask.png,2, and leave its file as it is"

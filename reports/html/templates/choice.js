@@ -5,12 +5,13 @@ const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const palettes = Object.fromEntries(
   Object.entries(data.scales).map(([name, text]) => [name, fromBase64(text)]));
-const photos = data.samples.map((_, i) => document.querySelector(`[data-sample="${i}"] img`));
+const photos = data.samples.map(({ same }, i) =>
+  document.querySelector(`[data-sample="${i}"] img, img[data-partner="${same ?? i}"]`));
 const byPlace = new Map(data.maps.map((map) => [map.at.join(), map]));
 const chosen = {
   sample: 0, target: 0, method: 0, site: data.sites.length - 1, view: "picture",
   opacity: 0.8, sign: "both", scale: "auto", range: "method", smooth: true, fade: true, foci: true,
-  areas: true, wipe: 0.5, point: [0.5, 0.5, 0.5],
+  areas: true, wipe: 0.5, point: [0.5, 0.5, 0.5], boxes: true, least: 0.5, shape: null,
 };
 let shown = null; // the map of the picture
 let waiting = false;

@@ -1,22 +1,28 @@
 // The events: pointer, keys and controls.
 
-// Where a point lies in the picture, in shares of its sides.
-function sharesOf(event) {
-  const frame = $("picture").getBoundingClientRect();
+// Where a point lies in the picture, or in another, in shares of its sides.
+function sharesOf(event, canvas = $("picture")) {
+  const frame = canvas.getBoundingClientRect();
   return [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
 }
 
 function pointAtPicture(event) {
-  const [across, down] = sharesOf(event);
-  const ground = groundOf(shown);
-  const [rows, columns] = shown.size;
+  const { partner } = event.target.dataset;
+  const map = partner === undefined ? shown : mapOfPartner(shown, Number(partner));
+  if (!map) return readOut(null);
+  const [across, down] = sharesOf(event, partner === undefined ? $("picture") : event.target);
+  const ground = groundOf(map);
+  const [rows, columns] = map.size;
   const { width, height } = ground ?? { width: columns, height: rows };
-  const box = ground ? boxOf(shown, width, height) : { x: 0, y: 0, width, height };
+  const box = ground ? boxOf(map, width, height) : { x: 0, y: 0, width, height };
   const x = (across * width - box.x) / box.width;
   const y = (down * height - box.y) / box.height;
   if (!(x >= 0 && y >= 0 && x < 1 && y < 1)) return readOut(null);
-  const area = ground && data.samples[shown.at[0]].areas ? ` · ${areaAt(shown.at[0], across, down)}` : "";
-  return readOut(Math.floor(y * rows) * columns + Math.floor(x * columns), area);
+  const { areas, shapes } = data.samples[map.at[0]];
+  const area = ground && areas ? ` · ${areaAt(map.at[0], across, down)}` : "";
+  const shape = ground && shapes && chosen.boxes ? shapeAt(map, across, down) : undefined;
+  const more = area + (shape ? ` · ${wordsOfShape(shape)}` : "");
+  return readOut(Math.floor(y * rows) * columns + Math.floor(x * columns), more, map);
 }
 
 function pointAt(event) {
@@ -35,7 +41,7 @@ function pointAt(event) {
 
 function step(dimension, by) {
   const at = settled();
-  const known = { site: at.sites, method: at.methods, sample: data.samples.map((_, i) => i) }[dimension];
+  const known = { site: at.sites, method: at.methods, sample: data.samples.map((_, i) => i).filter((i) => !partners.has(i)) }[dimension];
   const next = known[known.indexOf(at[dimension]) + by];
   if (next !== undefined) choose({ [dimension]: next });
 }
@@ -93,8 +99,8 @@ function listen() {
   }));
   $("methods").addEventListener("change", (event) => choose({ method: Number(event.target.value) }));
   $("view").addEventListener("change", (event) => choose({ view: event.target.value }));
-  document.querySelectorAll(".thumb").forEach((thumb, i) =>
-    thumb.addEventListener("click", () => choose({ sample: i })));
+  document.querySelectorAll(".thumb").forEach((thumb) =>
+    thumb.addEventListener("click", () => choose({ sample: Number(thumb.dataset.sample) })));
   $("layer").addEventListener("input", (event) => choose({ site: settled().sites[Number(event.target.value)] }));
   for (const id of ["target", "site"]) {
     $(id).addEventListener("change", (event) => choose({ [id]: Number(event.target.value) }));
@@ -104,18 +110,21 @@ function listen() {
   }
   $("opacity").addEventListener("input", (event) => choose({ opacity: event.target.value / 100 }));
   $("wipe").addEventListener("input", (event) => choose({ wipe: event.target.value / 100 }));
+  $("least").addEventListener("input", (event) => choose({ least: Number(event.target.value) }));
   $("slice").addEventListener("input", (event) => {
     const [z] = volumeOf(shown).size;
     choose({ point: [(Number(event.target.value) + 0.5) / z, ...chosen.point.slice(1)] });
   });
-  for (const id of ["smooth", "fade", "foci", "areas"]) {
+  for (const id of ["smooth", "fade", "foci", "areas", "boxes"]) {
     $(id).addEventListener("change", (event) => choose({ [id]: event.target.checked }));
   }
   for (const id of ["stage", "grid"]) $(id).addEventListener("keydown", onKey);
   $("stage").addEventListener("pointermove", pointAt);
   $("stage").addEventListener("pointerdown", pointAt);
   $("stage").addEventListener("pointerleave", () => (shown?.kind === "series" ? setCursor(shown, null) : readOut(null)));
-  window.addEventListener("resize", () => { if (shown?.kind === "series") choose({}); });
+  window.addEventListener("resize", () => {
+    if (shown?.kind === "series" || (shown && data.samples[shown.at[0]].shapes)) choose({});
+  });
   window.addEventListener("beforeprint", () => { if (shown) showGrid(settled()); });
 }
 

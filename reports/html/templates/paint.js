@@ -188,4 +188,5 @@ function drawOver(canvas, ground, map, look, palette, side) {
   const place = { x: Math.round(box.x * scale), y: Math.round(box.y * scale), width: w, height: h };
   if (map.foci && look.foci) drawFoci(context, map, place);
   if (over && look.areas) drawAreas(context, map.at[0], { x: 0, y: 0, width: canvas.width, height: canvas.height });
+  if (over && look.shapes) drawShapes(context, map, ground.width);
 }

@@ -1,11 +1,12 @@
 // The view: everything on the page that follows the choice.
 
 function lookOf(map) {
-  const group = chosen.range === "map" ? [map] : data.maps.filter((m) => m.at[3] === map.at[3]);
+  const group = chosen.range === "map" ? rangeOfMap(map) : data.maps.filter((m) => m.at[3] === map.at[3]);
   const scale = scaleOf(chosen.scale, limits(group, chosen.sign));
   const { sign, smooth, fade, foci, opacity } = chosen;
   const areas = chosen.areas && Boolean(data.samples[map.at[0]].areas);
-  return { sign, smooth, fade, foci, opacity, scale, areas, group, tint: map.kind === "series" };
+  const shapes = chosen.boxes && Boolean(data.samples[map.at[0]].shapes);
+  return { sign, smooth, fade, foci, opacity, scale, areas, shapes, group, tint: map.kind === "series" };
 }
 
 function describe(map) {
@@ -20,8 +21,8 @@ function fill(select, items, value) {
 }
 
 function fillChoices(at) {
-  document.querySelectorAll(".thumb").forEach((thumb, i) =>
-    thumb.setAttribute("aria-pressed", String(i === at.sample)));
+  document.querySelectorAll(".thumb").forEach((thumb) =>
+    thumb.setAttribute("aria-pressed", String(Number(thumb.dataset.sample) === at.sample)));
   fill($("target"), at.targets.map((i) => [i, data.targets[i]]), at.target);
   fill($("site"), at.sites.map((i) => [i, data.sites[i]]), at.site);
   $("layer").max = String(Math.max(0, at.sites.length - 1));
@@ -68,7 +69,7 @@ function fillLegend(map) {
   const ends = [scale.lo, (scale.lo + scale.hi) / 2, scale.hi].map((v) => short(v * minus || 0));
   ["low", "middle", "high"].forEach((id, i) => { $(id).textContent = ends[i]; });
   $("bar").setAttribute("aria-label", `Colours from ${ends[0]} to ${ends[2]}`);
-  const whose = chosen.range === "map" ? "Range of this map" : `Range shared by all ${data.methods[map.at[3]]} maps`;
+  const whose = chosen.range === "map" ? `Range of ${partnersOf(map).length ? "these maps" : "this map"}` : `Range shared by all ${data.methods[map.at[3]]} maps`;
   const facts = [whose, `${map.shape.join(" × ") || 1} values${map.kind === "matrix" ? ` (${map.axes})` : ""}`];
   if (!map.range) facts.push("holds no number");
   else if (map.range[0] === map.range[1]) facts.push(`constant ${short(map.range[0])}`);
@@ -112,13 +113,14 @@ const VIEWS = {
 function showImage(map) {
   const look = lookOf(map);
   drawOver($("picture"), groundOf(map), map, look, palettes[look.scale.name], 672);
-  $("picture").setAttribute("aria-label", describe(map));
+  $("picture").setAttribute("aria-label", describe(map) + (look.shapes ? heardShapes(map) : ""));
 }
 
 function showPicture(map) {
   const [on, drawIt] = map ? VIEWS[map.kind] : ["empty"];
   for (const id of ["picture", "tokens", "chart", "bars", "empty"]) $(id).hidden = id !== on;
   $("picture").classList.toggle("crisp", map?.kind === "matrix");
+  showPartners(map);
   if (map) drawIt(map);
 }
 
@@ -139,6 +141,11 @@ function gridCell(at, site, method) {
   const canvas = make("canvas", "", { "aria-hidden": "true" });
   drawSmall(canvas, map, 176);
   button.append(canvas);
+  for (const partner of partnersOf(map)) {
+    const other = make("canvas", "", { "aria-hidden": "true" });
+    drawPartner(other, map, partner, 176);
+    button.append(other);
+  }
   button.addEventListener("click", () => choose({ site, method, view: "picture" }));
   const range = map.range ? map.range.map((v) => short(v, 3)).join(" .. ") : "no number";
   cell.append(button, make("span", range));
@@ -182,6 +189,7 @@ function show() {
   const grid = chosen.view === "grid";
   fillChoices(at);
   fillSample(at);
+  fillShapes(at);
   $("now").textContent = shown ? `${data.methods[at.method]} ` : "";
   if (shown) $("now").append(make("span", data.sites[at.site]), make("em", ` for ${data.targets[at.target]}`));
   $("stage").hidden = grid;
@@ -191,12 +199,14 @@ function show() {
   fillSettings(at);
   cursor = null;
   readOut(null);
+  if (grid) $("captions").hidden = true;
   if (grid && shown) showGrid(at);
   else showPicture(shown);
   if (shown) fillLegend(shown);
 }
 
 function choose(change) {
+  if ("sample" in change) chosen.shape = null;
   Object.assign(chosen, change);
   if (waiting) return;
   waiting = true;
@@ -207,14 +217,14 @@ function say(place, value, more = "") {
   $("readout").replaceChildren(`${place}: `, make("strong", Number.isNaN(value) ? "no number" : short(value)), more);
 }
 
-function readOut(index, more = "") {
-  if (index !== null && shown) {
-    const columns = shown.size[1];
-    const word = data.samples[shown.at[0]].words[index];
-    const place = shown.kind === "tokens"
+function readOut(index, more = "", map = shown) {
+  if (index !== null && map) {
+    const columns = map.size[1];
+    const word = data.samples[map.at[0]].words[index];
+    const place = map.kind === "tokens"
       ? `Token ${index}${word === undefined ? "" : ` “${word.trim()}”`}`
       : `Row ${Math.floor(index / columns)}, column ${index % columns}`;
-    return say(place, valuesOf(shown)[index], more);
+    return say(place, valuesOf(map)[index], more);
   }
   if (chosen.view === "grid") $("readout").textContent = "Choose a map to see it large.";
   else if (shown?.kind === "volume") readVolume(shown, chosen.point);
