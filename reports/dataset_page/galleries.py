@@ -111,7 +111,15 @@ def explanation_of(run: Run, places: Sequence[int]) -> tuple[Explanation, dict[i
     placed = by_input(Maps(maps), shown)
     others = tuple(shown.others)
     pictures, words = tuple(shown.photos), shown.words
-    return Explanation(placed, pictures, words=words, samples=others, besides=shown.besides), names
+    explanation = Explanation(
+        placed,
+        pictures,
+        words=words,
+        samples=others,
+        besides=shown.besides,
+        partners=shown.partners,
+    )
+    return explanation, names
 
 
 def _rows(run: Run, place: int) -> list[Row]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas
 
 from ...probe.results import cautions_in
-from ..explanation import SCRIPTS, page_data, photo_uri, place_of, thumbnails
+from ..explanation import SCRIPTS, page_data, photo_uri, place_of, seen_beside, thumbnails
 from ..html import fill, nonempty, plural, sentence, significant
 from ..runs import FOLDER, Run, RunPlan
 from ..scoring import NAMES
@@ -49,6 +49,7 @@ def render_run(run: Run, against: Run | None = None) -> str:
         asked=_asked(plan, methods, sites, model_states),
         cautions=[sentence(c) for c in cautions_in(plan.told.get("notes", ()))],
         samples=data["samples"],
+        partners=seen_beside(data),
         thumbnails=thumbnails(explanation.samples),
         photos={p.sample: photo_uri(p) for p in explanation.photos},
         methods=methods,

@@ -46,4 +46,11 @@ def _embedded(model: nn.Module, target: Target, photos: Preprocessing | None) ->
     if target.query is None:
         return target
     x = input_for(model, prepared_query(target.query, photos).tensor[None])
-    return target.embedded(embedding(model, x, target.reading.at if target.reading else ""))
+    try:
+        found = embedding(model, x, target.reading.at if target.reading else "")
+    except TypeError as error:  # another argument is missing
+        raise OptionError(
+            f"target similar:{target.query} embeds a picture, but {type(model).__name__} takes the "
+            f"picture alone for no input ({error}): give limelight.similar(embedding)"
+        ) from error
+    return target.embedded(found)

@@ -41,7 +41,7 @@ def render(contents: Contents) -> str:
         title=_title(contents),
         asked=_asked(contents, data),
         samples=data["samples"],
-        partners=_partners(data),
+        partners=seen_beside(data),
         thumbnails=thumbnails(contents.samples),
         photos=photos,
         restored={name: picture_uri(image) for name, image in contents.restored.items()},
@@ -53,7 +53,7 @@ def render(contents: Contents) -> str:
     )
 
 
-def _partners(data: dict[str, Any]) -> set[int]:
+def seen_beside(data: dict[str, Any]) -> set[int]:
     """The photos that are seen beside others only."""
     return {p for sample in data["samples"] for p in sample.get("partners", ())}
 
@@ -61,7 +61,7 @@ def _partners(data: dict[str, Any]) -> set[int]:
 def _each_once(data: dict[str, Any], photos: dict[str, str]) -> None:
     """A query beside many samples lies in the page once: the others name the `same`."""
     first: dict[str, int] = {}
-    for place in sorted(_partners(data)):
+    for place in sorted(seen_beside(data)):
         sample = data["samples"][place]
         kept = first.setdefault(photos.get(sample["name"], ""), place)
         if kept != place:
@@ -83,7 +83,7 @@ def _asked(contents: Contents, data: dict[str, Any]) -> str:
         return "No maps were computed."
     sites = data["sites"]
     where = f"at {sites[0]}" if len(sites) == 1 else f"at {len(sites)} layers"
-    count = len(data["samples"]) - len(_partners(data))
+    count = len(data["samples"]) - len(seen_beside(data))
     targets = _listed(data["targets"])
     samples = "one sample" if count == 1 else f"{count} samples"
     return f"{_listed(data['methods'])} {where}, for {targets}, on {samples}."

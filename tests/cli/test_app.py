@@ -166,10 +166,11 @@ def test_targets_of_every_kind_can_be_written(here, capsys):
     words = ("-t", "label:daisy,of=probability", "-t", "similar:rose.png", "-t", "207")
     assert explain("-m", "gradcam", *words, "--maps", "a.safetensors") == 0
     assert set(capsys.readouterr().err.splitlines()) == {f"limelight: {c}" for c in CAUTIONS}
-    daisy, similar, label = ll.Maps.load("a.safetensors")
-    assert [daisy.target, similar.target] == ["daisy (985)", "similarity"]
+    daisy, similar, label, back = ll.Maps.load("a.safetensors")
+    assert [daisy.target, similar.target] == ["daisy (985)", "similarity to rose"]
     assert 0 < daisy.about.score < 1
-    assert similar.about.score == pytest.approx(1.0)
+    assert (back.sample, back.target) == ("rose: rose", "similarity to rose")
+    assert similar.about.score == back.about.score == pytest.approx(1.0)
     assert label.about.of_class == 207
     assert explain("-t", "similar:none.png") == 2
     assert refused(capsys) == "picture 'none.png' does not exist"

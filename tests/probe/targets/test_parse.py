@@ -203,17 +203,17 @@ def test_references_are_read_from_files(tmp_path):
         target_in(f"{at}/grey.png")(FIELD)
 
 
-def test_a_picture_is_embedded_by_who_has_the_model():
-    asked = []
-
-    def embed(path, at):
-        asked.append((path, at))
-        return LOGITS[0, :3]
-
-    found = target_in("similar:a, b.jpg,at=pooled", embed)
-    assert asked == [("a, b.jpg", "pooled")]
-    assert found({"pooled": LOGITS[:, :3], "more": LOGITS}).item() == pytest.approx(1.0)
-    with pytest.raises(TargetError, match="needs the model to embed the picture"):
+def test_a_picture_is_embedded_by_who_has_the_model(tmp_path):
+    query = tmp_path / "a, b.jpg"
+    query.touch()
+    found = target_in(f"similar:{query},at=pooled")
+    assert (found.name, found.query) == ("similarity to a, b of pooled", query)
+    with pytest.raises(TargetError, match="needs the model to embed a picture"):
+        found({"pooled": LOGITS[:, :3], "more": LOGITS})
+    known = found.embedded(LOGITS[0, :3])
+    assert known.query is None
+    assert known({"pooled": LOGITS[:, :3], "more": LOGITS})[0].item() == pytest.approx(1.0)
+    with pytest.raises(ImageError, match=r"picture 'query.jpg' does not exist"):
         target_in("similar:query.jpg")
 
 

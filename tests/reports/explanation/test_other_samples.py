@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused(photo: Path) -> None:
     model, x = linear(3), torch.randn(2, 3).double()
     for options, words in (
         ({"output": "classes"}, "lies over pictures, and these inputs are none"),
-        ({"output": "words"}, "write 'classes' or 'picture'"),
+        ({"output": "words"}, "write 'classes', 'picture', 'boxes', or a function"),
         ({"features": ["a"]}, "gives 1 names, but 'sample 1' has 3 features"),
         ({"images": photo}, r"inputs= over 'b c y x' cannot have shape \(2, 3\)"),
         ({"images": photo, "axes": {"input": "b c"}}, "inputs over 'b c', over which they cannot"),

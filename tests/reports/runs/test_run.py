@@ -421,3 +421,32 @@ def test_a_run_tells_targets_apart_by_all_that_they_mean(tmp_path):
         told.append(describe_target(f"difference:{tmp_path / 'wanted.npy'}"))
     assert told[2] != told[3]
     assert describe_target("label:1,of=probability") == "label:1,of=probability"
+
+
+def test_a_query_is_embedded_as_the_samples_are_prepared(tmp_path, net, folder):
+    query = tmp_path / "query.png"
+    pixels = np.random.default_rng(9).integers(0, 255, (40, 48, 3), np.uint8)
+    Image.fromarray(pixels).save(query)
+    said = {"mean": 0.5, "std": 0.25, "target": f"similar:{query}", "limit": 4}
+    found = go(tmp_path / "run", net, folder, **said)
+    assert found.failed() == {}
+    paths = sorted(folder.rglob("*.png"))[:4]
+    x, q = (ll.preprocess(net, p, mean=0.5, std=0.25) for p in (paths, query))
+    with torch.no_grad():
+        wanted = net(q)
+    direct = ll.maps(net, x, "gradcam", sites=["layer3", "layer4"], target=ll.similar(wanted))
+    for path, n in zip(paths, range(4), strict=True):
+        sample = next(name for name in found.table()["sample"] if path.name in name)
+        for want in direct.where(sample=str(n)):
+            (got,) = found.maps(sample=sample, method="gradcam", site=str(want.site))
+            torch.testing.assert_close(got.values, want.values, rtol=1e-4, atol=1e-6)
+            assert got.about.score == pytest.approx(want.about.score, abs=1e-5)
+            assert got.target == "similarity to query"
+    (text,) = found.plan.targets
+    assert text.startswith(f"similar:{query}#")
+    assert not ll.score(found, "average_drop", model=net)["value"].isna().all()
+    Image.fromarray(255 - pixels).save(query)
+    with pytest.raises(LimelightError, match=r"holds another run .*targets was"):
+        go(tmp_path / "run", net, folder, **said)
+    with pytest.raises(LimelightError, match=r"picture .gone.png. does not exist"):
+        go(tmp_path / "other", net, folder, target="similar:gone.png")
