@@ -13,7 +13,7 @@ from ...probe.engine import Batch, settled
 from ...probe.errors import OptionError, TargetError
 from ...probe.targets import Reading, Target, picked
 from .contents import Areas, Guess, Shapes
-from .drawn_outputs import DrawnOutput, areas_of, restored_of, shapes_of
+from .drawn_outputs import KnownOutput, areas_of, restored_of, shapes_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +34,7 @@ class Answers:
     model: nn.Module
     names: Sequence[str]
     targets: Sequence[Target]
-    output: DrawnOutput | None
+    output: KnownOutput | None
     scale: tuple[Any, Any]
     strict: bool
     example: Tensor | Batch | None = None
@@ -63,7 +63,7 @@ class Answers:
             return list(areas_of(self.reading.part(output).detach(), self.names))
         if self.output == "picture":
             return list(restored_of(self.reading.part(output).detach(), *self.scale))
-        if self.output is not None:
+        if callable(self.output):
             places = range(self.done, self.done + samples)
             self.done += samples
             wanted = self._settled([t.take(places) for t in self.targets], output)
@@ -90,11 +90,13 @@ class Answers:
     def add(self, samples: Sequence[str], rows: Sequence[Any]) -> None:
         """Keep what was read of some samples. Raises OptionError for names of other classes."""
         if self.output is not None:
-            kept: Any = {"classes": self.areas, "picture": self.restored}
-            kept = (
-                kept.get(self.output, self.shapes) if isinstance(self.output, str) else self.shapes
-            )
-            kept.update(zip(samples, rows, strict=True))
+            word = "shapes" if callable(self.output) else self.output
+            kept: dict[str, dict[str, Any]] = {
+                "classes": self.areas,
+                "picture": self.restored,
+                "shapes": self.shapes,
+            }
+            kept[word].update(zip(samples, rows, strict=True))
             return
         for row in rows if self.strict else ():
             _check_count(self.names, row)

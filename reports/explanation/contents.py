@@ -109,8 +109,9 @@ class Shapes:
     names: Sequence[str] = ()
 
     def name(self, label: int | str) -> str:
-        known = isinstance(label, int) and 0 <= label < len(self.names)
-        return self.names[label] if known else f"class {label}" * isinstance(label, int) or label
+        if isinstance(label, str):
+            return label
+        return self.names[label] if 0 <= label < len(self.names) else f"class {label}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 DrawnOutput: TypeAlias = Literal["classes", "picture", "boxes"] | ReadShapes
 """What an output holds: a score a class and place, a picture `b c y x`, boxes, any shapes."""
 
+KnownOutput: TypeAlias = Literal["classes", "picture"] | ReadShapes
+"""The same, with the function that reads boxes in their place."""
+
 
 def kind_of_output(
     model: nn.Module, asked: DrawnOutput | None, *, pictures: bool
-) -> DrawnOutput | None:
+) -> KnownOutput | None:
     """What is to be drawn of an output: as asked, else the shapes that the model's family knows.
 
     Raises OptionError for an unknown kind, or one that is asked for what is no picture.
@@ -39,7 +42,7 @@ def kind_of_output(
         )
     if not pictures:
         raise OptionError(f"output={asked!r} lies over pictures, and these inputs are none")
-    return asked
+    return detections if asked == "boxes" else asked
 
 
 def areas_of(output: Tensor, names: Sequence[str]) -> list[Areas]:
@@ -64,7 +67,7 @@ def _check(output: Tensor, kind: str, fits: bool) -> None:
 
 
 def shapes_of(
-    output: Any, read: DrawnOutput, wanted: Sequence[Target], names: Sequence[str], samples: int
+    output: Any, read: ReadShapes, wanted: Sequence[Target], names: Sequence[str], samples: int
 ) -> list[Shapes]:
     """The shapes of an output, sample by sample, and which of them each target reads.
 
@@ -76,12 +79,14 @@ def shapes_of(
     leaves: dict[int, Tensor] = {}
 
     def leaf(_: str, t: Tensor) -> Tensor:
-        own = t.is_floating_point() and not t.is_inference()
-        return leaves.setdefault(id(t), t.detach().requires_grad_()) if own else t
+        if not t.is_floating_point():
+            return t
+        usable = t.clone() if t.is_inference() else t
+        return leaves.setdefault(id(t), usable.detach().requires_grad_())
 
     with torch.enable_grad():
         copy = exchange(output, leaf)
-        found = _checked((detections if read == "boxes" else read)(copy), samples)
+        found = _checked(read(copy), samples)
         held = [[_support(_sum_of(s), leaves) for s in shapes] for shapes in found]
         readers: list[dict[str, tuple[int, ...]]] = [{} for _ in found]
         for target in wanted:

@@ -103,7 +103,7 @@ def explain(
         samples, words, scale = data_samples(model, images, inputs, asked, axes, features)
     else:
         samples, words, scale = _samples(model, images, inputs, asked, axes, features)
-    output = kind_of_output(model, output, pictures=bool(samples.photos))
+    drawn = kind_of_output(model, output, pictures=bool(samples.photos))
     names = adapt(model).labels if labels is None else class_names(labels)
     about = about_model(model, seed)
     wanted = [t.resolve(by_name(names)) for t in targets(top() if target is None else target)]
@@ -114,7 +114,7 @@ def explain(
         about, weights=fingerprint(model), preprocessing=words, notes=notes + pairs.notes
     )
     options = {"sites": sites, "batch": batch, "seed": seed, "about": about, "axes": axes}
-    answers = Answers(model, names, wanted, output, scale, strict=labels is not None)
+    answers = Answers(model, names, wanted, drawn, scale, strict=labels is not None)
     maps = _explained(model, samples, methods, answers, pairs, progress, **options)
     maps = _with_values(maps, samples, answers)
     if combine is not None:
