@@ -36,6 +36,7 @@ from .zoo.overlock import model as overlock
 from .zoo.psa import model as psa
 from .zoo.reid_lba import model as reid_lba
 from .zoo.seerattention import model as seerattention
+from .zoo.sentence_attention import model as sentence_attention
 from .zoo.sess import model as sess
 from .zoo.sparsifiner import model as sparsifiner
 from .zoo.transnext import model as transnext
@@ -88,6 +89,7 @@ __all__ = [
     "resnet",
     "s2aformer",
     "seerattention",
+    "sentence_attention",
     "sess",
     "sigma",
     "sigmoid_attention",
