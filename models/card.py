@@ -91,20 +91,18 @@ class Figure:
              token attends to, head by head; of masked attention the `connectivity` of the centre
              beside its softmax without the mask; `token shares`, what each token adds to the
              logit of the likeliest class
-             as pictures of their own: `tables`, values or parameters of at least two dimensions
-             of a model that chooses step by step, scores `b step k`: `choices`, the relevance of
-             `sites` for the likeliest of each step
-             as points: the `shares` of `sites` in the sum of the maps of a method
+             as pictures of their own: `tables`, values or parameters of at least two dimensions;
+             `choices`, of a model that scores `b step k`, the relevance of `sites` for the
+             likeliest of each step; over tokens `whole maps`; `sharing`, the head of keys and of
+             values that query heads read; `gates` beside pooled attention
              as lines: values `b n` of `sites` over their `steps`; the power `spectrum` of `sites`;
-             the means of their channels `sorted`, the largest first;
-             `heads`, one of `methods` over depth; the learned `functions` of attention; the
-             `singular values` of scores and maps; over
-             tokens, the `values` of sites, Taylor attention's `denominators`; `decay lengths`;
-             `shared entropies` of query heads by their head of keys and of values; `filters` of
-             long convolutions in time and frequency, and `filter energies` of static and adaptive
-             ones; of gates that choose blocks `gate density`, and `gate mass` that they keep
-             as tables besides: `whole maps`; `sharing`, the head of keys and of values that query
-             heads read; `gates` beside pooled attention
+             the means of their channels `sorted`, the largest first; `heads`, one of `methods` over
+             depth; the learned `functions` of attention; the `singular values` of scores and maps;
+             over tokens the `values` of sites, `denominators` of Taylor attention, `decay lengths`,
+             `shared entropies` of query heads by their head of keys and of values, `filters` of
+             long convolutions in time and frequency, `filter energies` of static and adaptive
+             ones, `gate density`, and `gate mass`, what chosen blocks keep
+             as points: the `shares` of `sites` in the sum of the maps of a method
     sites    patterns of sites, or of parameters for tables
     methods  of attention heads, all on one scale, or of maps
     about    what is to be seen, in a sentence

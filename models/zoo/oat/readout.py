@@ -13,7 +13,8 @@ from ....probe.mark import mark
 class ObjectAttention(nn.Module):
     """One head: D_l . E_s / sqrt(d) for fixation l and token s, and 0 for padding.
 
-    Its scores are the site `scores`, `b l s`: objects, the target token that means the end, padding.
+    Its scores are the site `scores`, `b l s`: of the objects, of the target token, which
+    means the end, and of padding.
     """
 
     def __init__(self, width: int, inner: int) -> None:

@@ -53,11 +53,10 @@ def _seen(keep: Tensor) -> Tensor:
 class FeedForward(nn.Module):
     """What the layers share: the two linear maps, and residuals that are normalised after."""
 
-    def __init__(self, width: int, hidden: int, dropout: float, norms: int) -> None:
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.linear1, self.linear2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        for number in range(1, norms + 1):
-            self.add_module(f"norm{number}", nn.LayerNorm(width))
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
     def mlp(self, x: Tensor) -> Tensor:
@@ -68,7 +67,7 @@ class EncoderLayer(FeedForward):
     """x = norm(x + attention(x)); x = norm(x + mlp(x))."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
-        super().__init__(width, hidden, dropout, 2)
+        super().__init__(width, hidden, dropout)
         self.self_attn = MultiHeadAttention(width, heads, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +79,8 @@ class DecoderLayer(FeedForward):
     """The same, with attention to the memory between."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
-        super().__init__(width, hidden, dropout, 3)
+        super().__init__(width, hidden, dropout)
+        self.norm3 = nn.LayerNorm(width)
         self.self_attn = MultiHeadAttention(width, heads, dropout)
         self.multihead_attn = MultiHeadAttention(width, heads, dropout)
 

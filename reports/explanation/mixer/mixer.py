@@ -93,7 +93,7 @@ def mixer_of(
     """
     picture = Picture(model, Batch.of(x, axes, model), sample, axes, target)
     drawn, undrawn = [], []
-    for figure in figures_of(model, tokens=_is_ids(picture.batch)):
+    for figure in figures_of(model, tokens=picture.batch.ids):
         if figure.draw not in _DRAWN:
             raise OptionError(
                 f"figure {figure.title!r} is to draw {figure.draw!r}: write one of "
@@ -119,13 +119,9 @@ def mixer_on(
     several = list(samples.inputs) if samples.together is not None else []
     names = several or [photo.sample for photo in samples.photos] or list(samples.inputs)
     batch = Batch.of(samples.batch(names[:1]), axes, model) if names else None
-    if batch is None or not (several or samples.photos or _is_ids(batch)):
+    if batch is None or not (several or samples.photos or batch.ids):
         raise OptionError(
             "mixer=True draws over pictures, token ids, or what several inputs mean to the model, "
             "but there are none: leave it out"
         )
     return mixer_of(model, batch, names[0], axes, target)
-
-
-def _is_ids(batch: Batch) -> bool:
-    return not (batch.x.is_floating_point() or batch.x.is_complex())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ....models.card import Figure
 from ....probe.attribution import Axes, Heads, Targets
+from ....probe.capture import input_tensors
 from ....probe.engine import Batch, maps
 from ....probe.errors import MethodError
 from ....probe.probe import Probe
@@ -40,8 +41,8 @@ class Picture:
 
     @property
     def x(self) -> Tensor:
-        """The picture itself, or what else is explained."""
-        return self.batch.x
+        """The picture itself, or what else is explained: ids as they are."""
+        return input_tensors(self.batch.args, self.batch.kwargs)[self.batch.explained]
 
     def through(self, run: Callable[..., T]) -> T:
         """What the model, or a probe on it, returns."""
@@ -49,9 +50,15 @@ class Picture:
 
     def maps(self, figure: Figure, method: str, target: Targets = None) -> Maps:
         """What a method gives at the sites of a figure, or at its usual ones."""
-        options = {"sites": list(figure.sites) or None, "samples": [self.sample]}
-        asked = self.target if target is None else target
-        return maps(self.model, self.batch, [method], target=asked, axes=self.axes, **options)
+        return maps(
+            self.model,
+            self.batch,
+            [method],
+            sites=list(figure.sites) or None,
+            target=self.target if target is None else target,
+            samples=[self.sample],
+            axes=self.axes,
+        )
 
     def heads(self, figure: Figure) -> list[Heads]:
         """The attention at the sites of a figure, or all there is, from one forward.

@@ -142,7 +142,9 @@ def wave(place: float, function: str, alpha: float, d: int = 86) -> Tensor:
 
 
 @pytest.mark.parametrize("function", ["original", "exp1", "exp2", "linear"])
-@pytest.mark.parametrize(("change_x", "down", "across"), [("None", 1, 1), ("True", 1.6, 1), ("False", 1, 0.6)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change_x", "down", "across"), [("None", 1, 1), ("True", 1.6, 1), ("False", 1, 0.6)]
+)
 def test_sinusoids_are_the_formula(function, change_x, down, across):
     codes = position_codes(3, 9, 256, function, alpha=0.7, change_x=change_x).codes
     parts = wave(2 * down, function, 0.7), wave(5 * across, function, 0.7), wave(1, function, 0.7)
@@ -322,7 +324,12 @@ def test_scanpaths_become_ids_and_back():
     ids = model.tokens(paths)
     assert ids.tolist() == [[8, 2, 2, 5, 4, 6], [8, 1, 6, 7, 7, 7]]
     assert model.paths(ids) == paths
-    assert SHELVES["amazon"].rows * SHELVES["amazon"].columns == load("oat_amazon", weights=None, **TINY).grid.objects  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHELVES)
+def test_shelves_are_those_of_the_metrics(name):
+    grid = load(f"oat_{name}", weights=None, **TINY).grid
+    assert (grid.rows, grid.columns) == (SHELVES[name].rows, SHELVES[name].columns)
 
 
 def test_chances_leave_out_padding_and_an_end_before_the_first_fixation():
@@ -410,7 +417,7 @@ def test_a_checkpoint_of_lightning_loads(tmp_path):
     again = load("oat_wine", weights=tmp_path / "a.pt", **SMALL)
     assert all(torch.equal(x, again.state_dict()[n]) for n, x in model.state_dict().items())
     load("oat_wine", weights=tmp_path / "a.pt", **SMALL, ca_version=0)  # leaves its read-out
-    with pytest.raises(ll.LimelightError, match="do not fit OAT: .*of another shape"):
+    with pytest.raises(ll.LimelightError, match=r"do not fit OAT: .*of another shape"):
         load("oat_wine", weights=tmp_path / "a.pt", **{**SMALL, "cols": 4})
 
 

@@ -182,7 +182,7 @@ def test_what_cannot_be_drawn_is_told():
 
 def test_numbers_that_are_no_ids_are_refused():
     net = nn.Sequential(nn.Linear(3, 2))
-    with pytest.raises(OptionError, match="pictures or token ids that enter the model alone"):
+    with pytest.raises(OptionError, match="draws over pictures, token ids, or what"):
         ll.explain(net, inputs=torch.randn(2, 3), methods="gradient", mixer=True)
 
 
