@@ -114,7 +114,14 @@ register(
 )
 register(
     garnet_label_discriminator,
-    Card("GaRNet label discriminator", PAPER, hidden=("conv",), mean=(0.0,), std=(1.0,)),
+    Card(
+        "GaRNet label discriminator",
+        PAPER,
+        hidden=("conv",),
+        classifier="conv",
+        mean=(0.0,),
+        std=(1.0,),
+    ),
     (
         Variant(
             "garnet_label_discriminator",

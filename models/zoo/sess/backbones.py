@@ -88,18 +88,16 @@ def _plan(size: str, deeper: bool) -> Plan:
     first = 2 if deeper else 1
     if size in SLIM:
         stem = ((0, 32, 3, 2), (1, 64, 3, 2))
-        dims = (64, 128, 192, 320)
-        return Plan(stem, False, BasicBlock, SLIM[size], dims, (first, 2, 2, 2))
+        return Plan(stem, False, BasicBlock, SLIM[size], (64, 128, 192, 320), (first, 2, 2, 2))
     if "N" in size:
         small = size.endswith("S")
         widths = (64, 64, 128, 256) if small else (64, 96, 160, 320)
         stem3 = ((0, 64, 3, 2), (1, 64, 3, 2), (2, widths[0], 3, 1))
-        layers = NARROW[size.rstrip("NS")]
-        return Plan(stem3, False, BasicBlock, layers, widths[1:], (2, 2, 2))
+        narrow = NARROW[size.rstrip("NS")]
+        return Plan(stem3, False, BasicBlock, narrow, widths[1:], (2, 2, 2))
     block = BasicBlock if size in BASIC else Bottleneck
-    dims = (64, 128, 256, 512)
-    wide = tuple(dim * block.expansion for dim in dims)
-    layers = (BASIC | BOTTLENECK)[size]
+    wide = tuple(dim * block.expansion for dim in (64, 128, 256, 512))
+    layers = BASIC[size] if size in BASIC else BOTTLENECK[size]
     return Plan(((1, 64, 7, 2),), True, block, layers, wide, (first, 2, 2, 2))
 
 
