@@ -113,6 +113,11 @@ def _resized(group: list[SaliencyMap], size: Size) -> list[Tensor]:
             f"combine needs maps over the same axes, but those of {group[0].method!r} are over "
             f"{' and '.join(map(repr, sorted(axes)))}; choose sites that have the same"
         )
+    if axes == {""}:
+        raise OptionError(
+            f"combine scales maps over places, but {group[0].method!r} gave one number a sample at "
+            f"{group[0].site}; choose sites that have places"
+        )
     if size is None and (len(extents) != 1 or () in extents):
         raise OptionError(
             f"combine needs maps that cover the same part of the input, but those of "

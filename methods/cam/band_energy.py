@@ -11,7 +11,7 @@ from ...probe.errors import OptionError
 from ..metrics import frequencies
 
 
-@method("band_energy", sites="hidden", places=True)
+@method("band_energy", sites="hidden", places="several")
 def band_energy(act: Tensor, *, low: float = 0.25, high: float = 1.0) -> Tensor:
     """sum_c x_c^2 where x holds the frequencies low <= f < high alone, in cycles a place.
 

@@ -9,7 +9,7 @@ from ...probe.errors import MethodError
 from .gradcam import weigh
 
 
-@method("cam", sites="last", places=True)
+@method("cam", sites="last", places="one")
 def cam(act: Tensor, grad: Tensor, *, relu: bool = False) -> Tensor:
     """sum_c w_c x_c, w the class's weights in a linear head on globally averaged maps; signed.
 

@@ -28,7 +28,7 @@ def principal(values: Tensor, orient: bool) -> Tensor:
     return projection.to(values).reshape(values.shape[0], *values.shape[2:])
 
 
-@method("eigencam", sites="last", places=True)
+@method("eigencam", sites="last", places="several")
 def eigencam(act: Tensor, *, relu: bool = True, orient: bool = False) -> Tensor:
     """max(P v, 0): P the centred activations, v their first right singular vector.
 

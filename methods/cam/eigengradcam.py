@@ -8,7 +8,7 @@ from ...probe.attribution import method
 from .eigencam import principal
 
 
-@method("eigengradcam", sites="last", places=True)
+@method("eigengradcam", sites="last", places="several")
 def eigengradcam(act: Tensor, grad: Tensor, *, relu: bool = True, orient: bool = False) -> Tensor:
     """max(P v, 0): P the centred products x_c g_c, v their first right singular vector.
 

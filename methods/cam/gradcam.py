@@ -18,11 +18,12 @@ def weigh(act: Tensor, weights: Tensor, relu: bool) -> Tensor:
     return summed.clamp(min=0) if relu else summed
 
 
-@method("gradcam", sites="last", places=True)
+@method("gradcam", sites="last", places="one")
 def gradcam(act: Tensor, grad: Tensor, *, relu: bool = True) -> Tensor:
     """max(sum_c a_c x_c, 0) with a_c the mean of the gradient over the positions.
 
-    All zero for a class with negative evidence only; `relu=False` keeps the sign.
+    All zero for a class with negative evidence only; `relu=False` keeps the sign. Features without
+    places are the channels of one place, as for Grad-CAM++, XGrad-CAM and CAM: one number a sample.
     Source: arXiv 1610.02391, equations 1 and 2.
     """
     return weigh(act, grad.flatten(2).mean(2), relu)

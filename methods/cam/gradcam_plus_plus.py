@@ -9,7 +9,7 @@ from ...probe.attribution import method
 from .gradcam import weigh
 
 
-@method("gradcam_plus_plus", sites="last", places=True)
+@method("gradcam_plus_plus", sites="last", places="one")
 def gradcam_plus_plus(act: Tensor, grad: Tensor, *, relu: bool = True) -> Tensor:
     """max(sum_c a_c x_c, 0), a_c = sum_u w_u max(g_u, 0), w = g^2 / (2 g^2 + sum(x) g^3 + 1e-6).
 

@@ -9,7 +9,7 @@ from ...probe.attribution import method
 
 @method("hirescam", sites="last")
 def hirescam(act: Tensor, grad: Tensor, *, relu: bool = True) -> Tensor:
-    """max(sum_c g_c x_c, 0); source: arXiv 2011.08891."""
+    """max(sum_c g_c x_c, 0), of features without places each; source: arXiv 2011.08891."""
     summed = (act * grad).sum(1)
     return summed.clamp(min=0) if relu else summed
 

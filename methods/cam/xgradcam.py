@@ -8,7 +8,7 @@ from ...probe.attribution import method
 from .gradcam import weigh
 
 
-@method("xgradcam", sites="last", places=True)
+@method("xgradcam", sites="last", places="one")
 def xgradcam(act: Tensor, grad: Tensor, *, relu: bool = True) -> Tensor:
     """max(sum_c a_c x_c, 0) with a_c = sum_u g_u x_u / (sum_u x_u + 1e-7).
 

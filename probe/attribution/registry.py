@@ -6,16 +6,16 @@ A site method is a pure function of what it names in its signature, for one site
     def energy(act, grad, *, power: float = 2.0): ...
 
 `act` and `grad` arrive as `b c` and then the positions (`y x`, `t`, `n` for tokens), class tokens
-removed; features without positions, as in tables, as `b 1 c`: every feature is a place. `inputs` is
-the activation entering the module, `module` the module itself.
-It returns `b` and the positions.
+removed; features without positions, as in tables, as `b 1 c`: every feature is a place, or as
+`b c 1` where the formula is about all channels of a place. `inputs` is the activation entering the
+module, `module` the module itself. It returns `b` and the positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from torch import nn
 
@@ -26,6 +26,7 @@ from .options import positional
 
 NEEDS = ("act", "grad", "relevance", "inputs", "module")
 Kind = Literal["site", "path", "pass", "heads", "circuit"]
+Places = Literal["any", "one", "several"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -33,7 +34,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class Method(Named):
     """A registered method: what it is called, what it needs, where it reads, its options.
 
-    places    its formula sums or averages over places, so that features alone say nothing
+    places    what its formula makes of features alone: `any`, each is a place; `one`, all are the
+              channels of one place, which gets one number a sample; `several`, nothing
     perturbs  it makes maps of inputs by changing them, each that `sites` names
     """
 
@@ -41,7 +43,7 @@ class Method(Named):
     sites: str
     regime: str | Callable[..., object] = "plain"
     needs: tuple[str, ...] = ()
-    places: bool = False
+    places: Places = "any"
     perturbs: bool = False
 
     noun: ClassVar[str] = "method"
@@ -83,13 +85,14 @@ def method(
     *,
     sites: str = "hidden",
     regime: str | Callable[..., object] = "plain",
-    places: bool = False,
+    places: Places = "any",
 ) -> Callable[[Function], Function]:
     """Register a site method. `sites`: where it reads unless told, `hidden`, `last` or `input`.
 
     The positional parameters say what it needs: any of act, grad, relevance, inputs, module.
-    A regime is a name, or a function from the method's options to one. `places=True` for formulas
-    over the positions of a map, which then refuse features that have none.
+    A regime is a name, or a function from the method's options to one. Features that have no
+    positions are read as positions; with `places="one"` as the channels of a single one, for
+    formulas that weigh channels; with `places="several"` they are refused.
     """
 
     def register(function: Function) -> Function:
@@ -99,6 +102,11 @@ def method(
             raise MethodError(
                 f"method {name!r} takes {', '.join(wrong) or 'nothing'}; a site method "
                 f"takes some of {', '.join(NEEDS)} and keywords"
+            )
+        if places not in get_args(Places):
+            raise MethodError(
+                f"method {name!r} says places={places!r}, which is one of "
+                f"{', '.join(get_args(Places))}"
             )
         METHODS.add(Method(name, function, "site", sites, regime, needs, places))
         return function

@@ -46,7 +46,7 @@ class RawMap:
 
     @property
     def axes(self) -> str:
-        """What the positions are; a map per channel has `c` in front."""
+        """What the positions are, "" for one number; a map per channel has `c` in front."""
         extra = self.maps.ndim - 1 - len(self.layout.axes.split())
         return f"c {self.layout.axes}" if extra == 1 else self.layout.axes
 
@@ -131,12 +131,7 @@ def _read(probe: Forward, source: MethodAtSite, grad: Tensor | None) -> RawMap:
     """Call a site method with what its signature names, in the methods' layout."""
     bound, value = source.bound, source.value
     plan = probe.layout(value)
-    if bound.method.places and plan.axes == "c":
-        raise SiteError(
-            f"{value.site} has shape {value.shape} and no positions to draw a map over, which "
-            f"{bound.name!r} averages over; choose a site before the pooling, a token sequence, or "
-            "a method without that mean, such as input_x_gradient"
-        )
+    plan = _read_as(bound, value, plan)
     result = bound(*(_need(need, probe, value, grad, plan) for need in bound.method.needs))
     batch = plan.samples(value.act.shape)
     if not isinstance(result, Tensor) or result.shape[:1] != (batch,):
@@ -145,6 +140,7 @@ def _read(probe: Forward, source: MethodAtSite, grad: Tensor | None) -> RawMap:
             f"method {bound.name!r} at {value.site} must return one map per sample, "
             f"{batch} first, but returned {given}"
         )
+    result = result if plan.axes else result.flatten(1).squeeze(1)
     raw = RawMap(source, result.detach().cpu(), plan, probe.input_sizes)
     if raw.maps.ndim - 1 != len(raw.axes.split()):
         raise MethodError(
@@ -152,6 +148,19 @@ def _read(probe: Forward, source: MethodAtSite, grad: Tensor | None) -> RawMap:
             f"returned shape {tuple(result.shape)}"
         )
     return raw
+
+
+def _read_as(bound: BoundMethod, value: Value, plan: Layout) -> Layout:
+    """The layout of a value as a method reads it. Raises SiteError where that says nothing."""
+    if plan.axes != "c" or bound.method.places == "any":
+        return plan
+    if bound.method.places == "one":
+        return plan.at_one_place()
+    raise SiteError(
+        f"{value.site} has shape {value.shape} and no positions to draw a map over, which "
+        f"{bound.name!r} compares; choose a site before the pooling, a token sequence, or a method "
+        "without that comparison, such as input_x_gradient"
+    )
 
 
 def _need(
@@ -196,7 +205,7 @@ def _one_per_sample(
     maps = raw.maps
     extent = extent_of(raw.axes, raw.sizes, maps.shape[1:])
     about = replace(about, notes=about.notes + scored.target.notes)
-    finite = maps.flatten(1).isfinite().all(1).tolist()
+    finite = maps.reshape(len(maps), -1).isfinite().all(1).tolist()
     saliency_maps = []
     for i, sample in enumerate(samples):
         score, of_class, title = scored.scores[i], scored.classes[i], scored.titles[i]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -46,7 +46,8 @@ def find_grid(tokens: int, size: Sequence[int], prefix: int) -> Grid | None:
 class Layout:
     """From a value's own shape to `b c` and the places: `x.reshape(split).permute(order)` ...
 
-    axes    the places of a map, `y x`, `t`; `c` where a value has features and no places
+    axes    the places of a map, `y x`, `t`; `c` where a value has features and no places, "" where
+            these are read as the channels of a single place
     runs    (dimension, start, stop): what is kept of dimensions that also hold other tokens
     split   the shape with every factor apart; -1 for the batch, of which there may be any
     order   the factors in the order batch, channels, places
@@ -80,6 +81,11 @@ class Layout:
         if self.grid is not None:
             x = x[:, :, self.grid.prefix :].unflatten(2, (self.grid.rows, self.grid.columns))
         return torch.view_as_real(x).movedim(-1, 2).flatten(1, 2) if x.is_complex() else x
+
+    def at_one_place(self) -> Layout:
+        """Features without places as the channels of a single one: `b c 1`, axes ""."""
+        batch, one, features = self.shape
+        return replace(self, axes="", shape=(batch, features, one))
 
     def samples(self, shape: Sequence[int]) -> int:
         """How many samples a value of some shape holds."""

@@ -67,7 +67,7 @@ class SaliencyMap:
 
     values  raw and signed, at native size, on the CPU
     axes    what its dimensions mean: `y x`, `t`, `t y x`, `n` (tokens), `c` (features), `h q k`;
-            a map per channel has `c` in front of its places
+            a map per channel has `c` in front of its places; "" for one number, without places
     extent  the part of the model's input it covers: where it starts along each axis of places,
             then where it ends: top, left, bottom, right in pixels
     """
@@ -105,10 +105,16 @@ class SaliencyMap:
         Linear along each axis; channels stay. Raises LimelightError for features and tokens, which
         have no places between them, at another number, and where no size is known.
         """
-        shape = tuple(self.values.shape[-len(self.places) :])
-        if not set(self.places) <= set(_SPACE):
-            if self.places in (("n",), ("c",)) and (size is None or self._size(size) == shape):
+        shape = tuple(self.values.shape[self.values.ndim - len(self.places) :])
+        if not self.places or not set(self.places) <= set(_SPACE):
+            whole = size is None or (size == () if not shape else self._size(size) == shape)
+            if self.places in ((), ("n",), ("c",)) and whole:
                 return self
+            if not self.places:
+                raise LimelightError(
+                    f"size {size} was asked of the map of {self.method!r} at {self.site}, which is "
+                    "one number without places; leave the size out"
+                )
             raise LimelightError(
                 f"only maps over places in space and time can be resized, not {self.axes!r}"
             )

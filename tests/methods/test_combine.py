@@ -170,6 +170,12 @@ def test_layers_over_places_of_any_kind(axes: str, shapes: tuple, extent: tuple)
     assert (found.axes, found.extent) == (axes, extent)
 
 
+def test_numbers_without_places_do_not_combine() -> None:
+    numbers = [SaliencyMap(torch.tensor(1.0), "", "0", "t", "m", Site(s)) for s in "ab"]
+    with pytest.raises(OptionError, match="gave one number a sample at a; choose sites"):
+        combine(numbers)
+
+
 def test_layers_over_different_axes_do_not_fit() -> None:
     picture, tokens = (
         SaliencyMap(torch.rand(shape), axes, "0", "t", "normgrad", Site(axes[0]))

@@ -94,14 +94,17 @@ def gradients(signal: Signal, net: nn.Module, x: Any) -> dict[str, tuple[Tensor,
     }
 
 
-def found(signal: Signal, net: nn.Module, x: Any, methods: Any, site: str) -> dict[str, Tensor]:
-    """Maps by method, samples first; they lie over what the truth says."""
+def found(
+    signal: Signal, net: nn.Module, x: Any, methods: Any, site: str, *, one_place: bool = False
+) -> dict[str, Tensor]:
+    """Maps by method, samples first; they lie over what the truth says, or are one number each."""
     axes = signal.axes if site == "input" else signal.site[1]
+    lies = "" if one_place else over(axes)
     target = ll.label(CLASS, **signal.options)
     maps = ll.maps(net, x, methods, target=target, sites=site, axes=signal.said or None)
     result: dict[str, list[Tensor]] = {}
     for m in maps:
-        assert m.axes == over(axes), f"{m.method} at {m.site} lies over {m.axes}"
+        assert m.axes == lies, f"{m.method} at {m.site} lies over {m.axes}"
         result.setdefault(m.method, []).append(m.values)
     assert all(len(rows) == SAMPLES for rows in result.values())
     return {name: torch.stack(rows) for name, rows in result.items()}
@@ -131,15 +134,21 @@ def test_maps_of_gradients(name: str) -> None:
 def test_maps_of_means_over_places(name: str) -> None:
     signal, net, x = built(name)
     path, axes = signal.site
-    if over(axes) == "c":
-        with pytest.raises(SiteError, match="no positions to draw a map over"):
-            found(signal, net, x, "gradcam", path)
-        return
-    maps = found(signal, net, x, [*OVER_PLACES, *UP_TO_SIGN], path)
     act, grad = gradients(signal, net, x)["site"]
+    single = over(axes) == "c"
+    if single:  # features are the channels of one place
+        act, grad = act.mT, grad.mT
+    maps = found(signal, net, x, list(OVER_PLACES), path, one_place=single)
     for text, formula in OVER_PLACES.items():
         key = ll.use(text).name
-        assert_same(key, maps[key], formula(act, grad))
+        values = formula(act, grad)
+        assert_same(key, maps[key], values[:, 0] if single else values)
+    if single:
+        for text in (*UP_TO_SIGN, "band_energy"):
+            with pytest.raises(SiteError, match="no positions to draw a map over"):
+                found(signal, net, x, text, path)
+        return
+    maps = found(signal, net, x, list(UP_TO_SIGN), path)
     for text, formula in UP_TO_SIGN.items():
         key = ll.use(text).name
         assert_same(key, maps[key].abs(), formula(act, grad).abs())

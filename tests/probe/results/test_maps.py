@@ -126,6 +126,13 @@ def test_tokens_and_features_keep_their_number():
             tokens.resize(4)
 
 
+def test_one_number_has_no_size():
+    number = ll.SaliencyMap(torch.tensor(2.0), "", "0", "t", "gradcam", ll.Site("a"))
+    assert number.resize() is number
+    with pytest.raises(LimelightError, match="'gradcam' at a, which is one number without places"):
+        number.resize(4)
+
+
 def test_a_size_needs_a_number_for_each_axis():
     m = ll.SaliencyMap(torch.zeros(3, 4), "f t", "0", "t", "m", ll.Site("a"))
     with pytest.raises(
