@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ...probe.attribution import pass_method
 from ...probe.errors import MethodError
-from .transformer_attribution import attending, explained, gradient_of, read_row
+from .token_rows import read_row
+from .transformer_attribution import attending, explained, gradient_of
 
 Fuse = Literal["mean", "max", "min"]
 
@@ -29,7 +30,9 @@ def rollout(
     normalise  rows of each A + I sum to one, as in the paper
     start      the first block that takes part
     Not about any class. The row of the class token, else the mean row; of a language model, the
-    last token's. Raises MethodError where rows to be normalised have negative weights.
+    last token's. The grid of the tokens follows from the ops that made them, else from the
+    picture's proportions, which the notes then say. Raises MethodError where rows to be normalised
+    have negative weights.
     """
     with attending(runner, target, relevance=False, gradients=False) as (probe, paths):
         parts = [_fused(probe.trace[f"{path}:map"].act, heads) for path in paths[start:]]
@@ -39,14 +42,14 @@ def rollout(
                 f"rollout makes shares of every row, but the map of {signed[0]!r} has negative "
                 "weights, which may add up to nothing: ask with normalise=false, or for relevance"
             )
-        return explained(probe, parts, normalise=normalise)
+        return explained(probe, parts, normalise=normalise, runner=runner)
 
 
 @pass_method("raw_attention")
 def raw_attention(runner: Any, x: Tensor, target: Any, *, heads: Fuse = "mean") -> Tensor:
     """The last block's attention, heads fused: the row that the model reads."""
     with attending(runner, target, relevance=False, gradients=False) as (probe, paths):
-        return read_row(probe, _fused(probe.trace[f"{paths[-1]}:map"].act, heads))
+        return read_row(probe, _fused(probe.trace[f"{paths[-1]}:map"].act, heads), runner)
 
 
 @pass_method("attention_gradcam")
@@ -58,9 +61,10 @@ def attention_gradcam(runner: Any, x: Tensor, target: Any) -> Tensor:
     """
     with attending(runner, target, relevance=False) as (probe, paths):
         last = probe.trace[f"{paths[-1]}:map"]
-        row = torch.stack([read_row(probe, last.act[:, h]) for h in range(last.act.shape[1])], 1)
-        grad = gradient_of(last)
-        grad_row = torch.stack([read_row(probe, grad[:, h]) for h in range(grad.shape[1])], 1)
+        row, grad_row = (
+            torch.stack([read_row(probe, head, runner) for head in heads.unbind(1)], 1)
+            for heads in (last.act, gradient_of(last))
+        )
         weight = (
             grad_row.flatten(2).mean(2).reshape(*grad_row.shape[:2], *[1] * (grad_row.ndim - 2))
         )

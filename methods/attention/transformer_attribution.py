@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...probe.attribution import pass_method
-from ...probe.axes import find_grid
 from ...probe.errors import MethodError
 from ...probe.probe import Probe
 from ...probe.relevance import preset, ratio
 from ...probe.sites import is_script, sealed
 from ...probe.trace import Value
+from .token_rows import read_row
 
 PORTS = ("map", "heads", "v")
 
@@ -29,7 +29,7 @@ def generic_attention(runner: Any, x: Tensor, target: Any) -> Tensor:
     """
     with attending(runner, target, relevance=False) as (probe, paths):
         maps = [probe.trace[f"{path}:map"] for path in paths]
-        return explained(probe, [_mean(gradient_of(m) * m.act) for m in maps])
+        return explained(probe, [_mean(gradient_of(m) * m.act) for m in maps], runner=runner)
 
 
 @pass_method("transformer_attribution")
@@ -42,7 +42,7 @@ def transformer_attribution(runner: Any, x: Tensor, target: Any, *, start: int =
         gradients = [gradient_of(probe.trace[f"{path}:map"]) for path in paths]
         owns = relevance_of_maps(probe, paths, target)
         parts = [_mean(g * r) for g, r in zip(gradients, owns, strict=True)]
-        return explained(probe, parts[start:])
+        return explained(probe, parts[start:], runner=runner)
 
 
 @contextmanager
@@ -93,7 +93,9 @@ def relevance_of_maps(probe: Probe, paths: Sequence[str], target: Any) -> list[T
     return relevances
 
 
-def explained(probe: Probe, parts: Sequence[Tensor], *, normalise: bool = False) -> Tensor:
+def explained(
+    probe: Probe, parts: Sequence[Tensor], *, normalise: bool = False, runner: Any = None
+) -> Tensor:
     """The product of all I + C, read at the token that the model reads; on its grid, if it has one.
 
     Tokens that join later, in front, as a class token may, are rows and columns of their own
@@ -109,7 +111,7 @@ def explained(probe: Probe, parts: Sequence[Tensor], *, normalise: bool = False)
             joint = step / step.sum(-1, keepdim=True) @ joint
         else:
             joint = joint + part @ joint
-    return read_row(probe, joint)
+    return read_row(probe, joint, runner)
 
 
 def _grown(part: Tensor, whole: int, probe: Probe) -> Tensor:
@@ -124,14 +126,3 @@ def _grown(part: Tensor, whole: int, probe: Probe) -> Tensor:
             "stages or from a class token alone: use raw maps, or relevance"
         )
     return F.pad(part, (more, 0, more, 0))
-
-
-def read_row(probe: Probe, joint: Tensor) -> Tensor:
-    """The row of the class token, else the mean row, on the grid; else the last row."""
-    sizes, prefix = probe.input_sizes, probe.adapter.prefix or 0
-    picture = (sizes["y"], sizes["x"]) if {"y", "x"} <= set(sizes) else ()
-    grid = find_grid(joint.shape[-1], picture, prefix)
-    if grid is None:
-        return joint[:, -1]
-    row = joint[:, 0] if grid.prefix else joint.mean(1)
-    return row[:, grid.prefix :].unflatten(1, (grid.rows, grid.columns))

@@ -46,6 +46,7 @@ class Runner:
     limit    how many samples, or copies of one, pass the model at a time
     site     what the running pass method was asked to read
     known    the model's adapter, where the caller has read it
+    remarks  what the running pass method has said of its maps, which carry it in their notes
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class Runner:
     about: About = field(default_factory=About)
     site: Sites = None
     known: InitVar[Adapter | None] = None
+    remarks: list[str] = field(default_factory=list, repr=False)
     adapter: Adapter = field(init=False, repr=False)
     _layouts: dict[Site, Layout | SiteError] = field(default_factory=dict, repr=False)
     _sizes: dict[str, int] = field(default_factory=dict, repr=False)
@@ -76,9 +78,18 @@ class Runner:
 
         Raises SiteError where that is not known.
         """
-        return self._layout_of(INPUT)
+        return self.layout_of(INPUT)
 
-    def _layout_of(self, site: Site) -> Layout:
+    def note(self, words: str) -> None:
+        """Say of the maps being made what a reader must know; said once, however often."""
+        if words not in self.remarks:
+            self.remarks.append(words)
+
+    def layout_of(self, site: Site) -> Layout:
+        """How methods read the value at a site, by one more forward where none has told.
+
+        Raises SiteError where that is not known.
+        """
         if site not in self._layouts:
             self.look([site])
         known = self._layouts[site]
@@ -297,10 +308,12 @@ class Runner:
         samples: Sequence[str],
     ) -> list[SaliencyMap]:
         """The maps at a site, which the call around them knows by `address`."""
-        values = self._own_passes(bound, site, scored.target)
+        remarks: list[str] = []
+        values = self._own_passes(bound, site, scored.target, remarks)
+        about = replace(self.about, notes=(*self.about.notes, *remarks))
         source = MethodAtSite.uncaptured(bound, address)
         plan = self._laid_out(bound, site, values.ndim - 1)
-        return results([RawMap(source, values, plan, self._sizes)], scored, samples, self.about)
+        return results([RawMap(source, values, plan, self._sizes)], scored, samples, about)
 
     def _explaining(self, site: Site) -> Runner:
         """A runner over the same batch in which the tensor at an input's site is the input."""
@@ -329,7 +342,7 @@ class Runner:
 
     def _laid_out(self, bound: BoundMethod, site: Site, dims: int) -> Layout:
         """The layout of the maps of a method: that of the site; or one row of tokens."""
-        plan = self._layout_of(site)
+        plan = self.layout_of(site)
         if dims in (places := len(plan.axes.split()), places + 1):
             return plan
         if dims == 1:
@@ -339,7 +352,9 @@ class Runner:
             f"{dims} dimensions"
         )
 
-    def _own_passes(self, bound: BoundMethod, site: Site, target: Target) -> Tensor:
+    def _own_passes(
+        self, bound: BoundMethod, site: Site, target: Target, remarks: list[str]
+    ) -> Tensor:
         parts = []
         prepared: dict[Any, Passes] = {}
         for i in range(len(self.batch)):
@@ -349,6 +364,7 @@ class Runner:
                 batch=batch,
                 site=[site],
                 known=self.adapter,
+                remarks=remarks,
                 _prepared=prepared,
                 _of_inputs={},
             )

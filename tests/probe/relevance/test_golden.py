@@ -21,10 +21,10 @@ from relevance_peers import (
 from torch import Tensor, nn
 
 import limelight as ll
+from limelight.methods.attention.token_rows import read_row
 from limelight.methods.attention.transformer_attribution import (
     PORTS,
     explained,
-    read_row,
     relevance_of_maps,
 )
 from limelight.probe.relevance.linear_rules import Epsilon, Gamma, ZBox, ZPlus
