@@ -1,13 +1,14 @@
 """Captum's algorithms at the input, as one method: `captum:deep_lift`, `captum:kernel_shap`, ...
 
 They run one sample at a time, so that a target is that of its sample and splitting a batch changes
-nothing. Source: Kokhlikyan et al., arXiv 2009.07896.
+nothing; inputs that `sites=` names go in together, as a tuple. Source: Kokhlikyan et al., arXiv
+2009.07896.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,21 +19,22 @@ from torch import Generator, Tensor, nn
 
 from ..probe.attribution import pass_method
 from ..probe.capture import guarded
-from ..probe.engine import Runner
+from ..probe.engine import MovedInput, Runner
 from ..probe.errors import MethodError, OptionError, near
 from ..probe.sites import is_script, sealed
 from ..probe.targets import Target
 from .gradients import Baseline, laid_out, reference
-from .perturbation import OnCopies, Size, grid, window_sizes
+from .perturbation import OnJointCopies, Size, grid, window_sizes
 
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """The options of one call, as the algorithms below read them.
+    """The options of one call for one input, as the algorithms below read them.
 
     n         steps or samples, where the algorithm does not fit a linear model
     samples   where it does
     features  the perturbed features by number, `1 1` and the places
+    count     how many features there are, those of the other inputs included
     """
 
     n: int
@@ -43,11 +45,7 @@ class Settings:
     sides: tuple[int, ...]
     steps: tuple[int, ...]
     batch: int
-
-    @property
-    def count(self) -> int:
-        """How many features there are."""
-        return int(self.features.max()) + 1
+    count: int
 
 
 Arguments = Callable[[Tensor, Settings], dict[str, Any]]
@@ -119,7 +117,7 @@ def _every_subset(x: Tensor, s: Settings) -> dict[str, Any]:
 
 
 def _shuffled(x: Tensor, s: Settings) -> dict[str, Any]:
-    if s.count == s.features.numel():
+    if len(s.features.unique()) == s.features.numel():
         raise OptionError(
             "captum:feature_permutation shuffles the places within a feature, and here each is of "
             "one place; take fewer cells, or captum:feature_ablation"
@@ -155,6 +153,7 @@ ALGORITHMS = {
     "lime": Algorithm("Lime", _fitted),
     "kernel_shap": Algorithm("KernelShap", _fitted),
 }
+_OF_EACH = ("baselines", "feature_mask", "sliding_window_shapes", "strides")  # not one for all
 _ALSO = {
     "deeplift": "deep_lift",
     "deepliftshap": "deep_lift_shap",
@@ -162,7 +161,7 @@ _ALSO = {
 }
 
 
-@pass_method("captum", perturbs=True)
+@pass_method("captum", together=True)
 def captum(
     runner: Runner,
     x: Tensor,
@@ -177,7 +176,7 @@ def captum(
     stride: Size = None,
     batch: int = 16,
     channels: bool = False,
-) -> Tensor:
+) -> list[Tensor]:
     """An algorithm of captum at the input, its attribution summed over the channels.
 
     n         steps or samples, where the algorithm takes some: 50; the linear fits of lime and
@@ -188,30 +187,41 @@ def captum(
     sigma     spread of the eight baselines of gradient_shap and deep_lift_shap, in ranges of x
     window, stride  of captum:occlusion, as in `occlusion`
     channels  a map of each channel instead of their sum
-    Those that give a cell one number give it to every channel, so the sum counts it per channel.
-    feature_permutation shuffles the places within a cell; lime's penalty is 0.01 in units of the
-    score, so small scores may leave zeros. Raises MethodError, OptionError.
+    Inputs that `sites=` names move together, so that what adds up to the gain does so over all of
+    them; windows go over one after the other. Those that give a cell one number give it to every
+    channel, so the sum counts it per channel. feature_permutation shuffles the places within a
+    cell; lime's penalty is 0.01 in units of the score, so small scores may leave zeros. Raises
+    MethodError, OptionError.
     """
-    chosen, layout = _find(algorithm), runner.layout
+    chosen, moving = _find(algorithm), runner.moving
     if min(50 if n is None else n, cells, batch) < 1:
         raise OptionError(f"captum counts from 1, not n={n}, cells={cells}, batch={batch}")
     if chosen.hooks and any(is_script(part) for part in runner.model.modules()):
         raise sealed(f"captum's {chosen.name}")
-    sample = layout.canonical(x).detach()
-    shape = sample.shape[2:]
-    features = grid(sample, max(shape) if layout.axes == "c" else cells)
-    sizes = window_sizes(layout.axes, shape, window, stride)
-    start = laid_out(baseline, layout, x)
-    count = int(features.max()) + 1
-    fitted = 50 if count < 50 and layout.axes != "c" else max(50, 4 * count)
-    samples = (50, fitted) if n is None else (n, n)
-    settings = Settings(*samples, features, start, sigma, *sizes, batch)
     if chosen.hooks:
         _refuse_in_place(chosen, runner.model)
-    scored = Scores(OnCopies(runner.model, runner.batch, layout), target)
+    of_cells = [_features(one, cells) for one in moving]
+    count = sum(int(features.max()) + 1 for features in of_cells)
+    tables = all(one.layout.axes == "c" for one in moving)
+    fitted = 50 if count < 50 and not tables else max(50, 4 * count)
+    settings, first = [], 0
+    for one, features in zip(moving, of_cells, strict=True):
+        shape, start = features.shape[2:], laid_out(baseline, one.layout, one.x)
+        sizes = window_sizes(one.layout.axes, shape, window, stride)
+        samples = (50, fitted) if n is None else (n, n)
+        settings.append(Settings(*samples, features + first, start, sigma, *sizes, batch, count))
+        first += int(features.max()) + 1
+    scored = Scores(OnJointCopies(runner.model, runner.batch, moving), target)
     (generator,) = runner.generators()
-    values = _attribute(chosen, scored, sample, settings, generator)
-    return values if channels else values.sum(1)
+    xs = [one.layout.canonical(one.x).detach() for one in moving]
+    values = _attribute(chosen, scored, xs, settings, generator)
+    return [v if channels else v.sum(1) for v in values]
+
+
+def _features(one: MovedInput, cells: int) -> Tensor:
+    """The perturbed features of an input by number: cells, or each feature of a table."""
+    sample = one.layout.canonical(one.x)
+    return grid(sample, max(sample.shape[2:]) if one.layout.axes == "c" else cells)
 
 
 class Scores(nn.Module):
@@ -222,8 +232,8 @@ class Scores(nn.Module):
         self.model = model
         self.target = target
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.target(self.model(x), len(x))
+    def forward(self, *xs: Tensor) -> Tensor:
+        return self.target(self.model(*xs), len(xs[0]))
 
 
 def _find(name: str) -> Algorithm:
@@ -239,31 +249,41 @@ def _find(name: str) -> Algorithm:
 
 
 def _attribute(
-    algorithm: Algorithm, scored: Scores, x: Tensor, settings: Settings, generator: Generator
-) -> Tensor:
+    algorithm: Algorithm,
+    scored: Scores,
+    xs: Sequence[Tensor],
+    settings: Sequence[Settings],
+    generator: Generator,
+) -> list[Tensor]:
+    """The attribution of each input, with its channels."""
     from captum import attr
 
     kind = getattr(attr, algorithm.name)
     with (
         guarded(scored, grad=True, evaluate=True),
-        seeded(generator, x),
+        seeded(generator, xs[0]),
         warnings.catch_warnings(),
         torch.enable_grad(),
     ):
         warnings.simplefilter("ignore")
-        arguments = algorithm.arguments(x, settings)
+        asked = [algorithm.arguments(x, s) for x, s in zip(xs, settings, strict=True)]
+        arguments = {
+            name: tuple(a[name] for a in asked) if name in _OF_EACH else asked[0][name]
+            for name in asked[0]
+        }
         if algorithm.name == "FeaturePermutation":  # it wants two samples: the sample and its twin
-            tool, given = kind(scored, perm_func=shuffle), torch.cat([x, x])
+            tool, given = kind(scored, perm_func=shuffle), [torch.cat([x, x]) for x in xs]
         else:
-            tool, given = kind(scored), x.clone().requires_grad_(algorithm.slopes)
+            tool = kind(scored)
+            given = [x.clone().requires_grad_(algorithm.slopes) for x in xs]
         try:
-            values = tool.attribute(given, **arguments)
+            values = tool.attribute(tuple(given), **arguments)
         except (AssertionError, ImportError, RuntimeError) as error:
             raise MethodError(
                 f"captum's {algorithm.name} cannot explain this model: {error}; "
                 "try another algorithm"
             ) from error
-    return values[:1].detach()
+    return [v[:1].detach() for v in values]
 
 
 def _refuse_in_place(algorithm: Algorithm, model: nn.Module) -> None:

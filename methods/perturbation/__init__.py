@@ -1,4 +1,4 @@
 """Methods that change the input and watch the score."""
 
-from .copies import OnCopies, own_layout
+from .copies import OnCopies, OnJointCopies, own_layout
 from .windows import Size, grid, window_sizes

@@ -37,6 +37,7 @@ class Method(Named):
     places    what its formula makes of features alone: `any`, each is a place; `one`, all are the
               channels of one place, which gets one number a sample; `several`, nothing
     perturbs  it makes maps of inputs by changing them, each that `sites` names
+    together  it changes them at once, and gives a map for each
     """
 
     kind: Kind
@@ -45,6 +46,7 @@ class Method(Named):
     needs: tuple[str, ...] = ()
     places: Places = "any"
     perturbs: bool = False
+    together: bool = False
 
     noun: ClassVar[str] = "method"
     decorator: ClassVar[str] = "method"
@@ -120,14 +122,15 @@ def path_method(name: str, *, sites: str = "input") -> Callable[[Function], Func
 
 
 def pass_method(
-    name: str, *, sites: str = "input", perturbs: bool = False
+    name: str, *, sites: str = "input", perturbs: bool = False, together: bool = False
 ) -> Callable[[Function], Function]:
     """Register a pass method: `f(runner, x, target, **options)`; it asks for its own passes.
 
     x is one sample in the model's own layout, which is `runner.layout`; the map is `1` and places.
-    With `perturbs=True` x is each input that is asked for: `sites=["input", "input.1"]`.
+    With `perturbs=True` x is each input that is asked for: `sites=["input", "input.1"]`; with
+    `together=True` they are `runner.moving`, and the method returns a list, a map for each.
     """
-    return _register(name, "pass", sites, perturbs=perturbs)
+    return _register(name, "pass", sites, perturbs=perturbs or together, together=together)
 
 
 def head_method(name: str, *, sites: str = "heads") -> Callable[[Function], Function]:
@@ -139,10 +142,11 @@ def head_method(name: str, *, sites: str = "heads") -> Callable[[Function], Func
 
 
 def _register(
-    name: str, kind: Kind, sites: str, *, perturbs: bool = False
+    name: str, kind: Kind, sites: str, *, perturbs: bool = False, together: bool = False
 ) -> Callable[[Function], Function]:
     def register(function: Function) -> Function:
-        METHODS.add(Method(name, function, kind, sites, perturbs=perturbs))
+        chosen = Method(name, function, kind, sites, perturbs=perturbs, together=together)
+        METHODS.add(chosen)
         return function
 
     return register

@@ -3,6 +3,7 @@
 from .batch import Batch, chunks, inputs
 from .functional import ledger, maps, maps_and_output, patch, plan, trace
 from .membership import told_apart
+from .moved_inputs import MovedInput
 from .provenance import about_model
 from .runner import Runner
 from .settled import given_to, settled

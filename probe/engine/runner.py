@@ -46,6 +46,7 @@ class Runner:
     limit    how many samples, or copies of one, pass the model at a time
     site     what the running pass method was asked to read
     known    the model's adapter, where the caller has read it
+    moved    the inputs that the running pass method moves at once, where `sites=` names them
     remarks  what the running pass method has said of its maps, which carry it in their notes
     """
 
@@ -57,6 +58,7 @@ class Runner:
     about: About = field(default_factory=About)
     site: Sites = None
     known: InitVar[Adapter | None] = None
+    moved: Sequence[MovedInput] = ()
     remarks: list[str] = field(default_factory=list, repr=False)
     adapter: Adapter = field(init=False, repr=False)
     _layouts: dict[Site, Layout | SiteError] = field(default_factory=dict, repr=False)
@@ -79,6 +81,11 @@ class Runner:
         Raises SiteError where that is not known.
         """
         return self.layout_of(INPUT)
+
+    @property
+    def moving(self) -> Sequence[MovedInput]:
+        """The inputs that a method moves at once: those that it was asked for, else the input."""
+        return self.moved or [MovedInput(INPUT, self.batch.explained, self.batch.x, self.layout)]
 
     def note(self, words: str) -> None:
         """Say of the maps being made what a reader must know; said once, however often."""
@@ -287,6 +294,8 @@ class Runner:
         self, bound: BoundMethod, scored: ScoredTarget, samples: Sequence[str]
     ) -> list[SaliencyMap]:
         """A method with passes of its own, sample by sample, at each site it was asked for."""
+        if bound.method.together:
+            return self._joint_maps(bound, scored, samples)
         if bound.method.perturbs:
             return [
                 m
@@ -299,6 +308,22 @@ class Runner:
             for m in self._pass_maps(bound, site, site, scored, samples)
         ]
 
+    def _joint_maps(
+        self, bound: BoundMethod, scored: ScoredTarget, samples: Sequence[str]
+    ) -> list[SaliencyMap]:
+        """The maps of all inputs that a method moves at once."""
+        moved = [self._moved(site) for site in self._input_sites(bound)]
+        remarks: list[str] = []
+        parts = self._own_passes(bound, moved[0].site, scored.target, remarks, moved)
+        about = noting_still(self.about, self.batch, [one.name for one in moved])
+        about = replace(about, notes=(*about.notes, *remarks))
+        raw_maps = []
+        for one, values in zip(moved, parts, strict=True):
+            source = MethodAtSite.uncaptured(bound, one.site)
+            sizes = self._explaining(one.site)._sizes
+            raw_maps.append(RawMap(source, values, one.layout, sizes))
+        return results(raw_maps, scored, samples, about)
+
     def _pass_maps(
         self,
         bound: BoundMethod,
@@ -309,7 +334,7 @@ class Runner:
     ) -> list[SaliencyMap]:
         """The maps at a site, which the call around them knows by `address`."""
         remarks: list[str] = []
-        values = self._own_passes(bound, site, scored.target, remarks)
+        (values,) = self._own_passes(bound, site, scored.target, remarks)
         about = replace(self.about, notes=(*self.about.notes, *remarks))
         source = MethodAtSite.uncaptured(bound, address)
         plan = self._laid_out(bound, site, values.ndim - 1)
@@ -353,9 +378,15 @@ class Runner:
         )
 
     def _own_passes(
-        self, bound: BoundMethod, site: Site, target: Target, remarks: list[str]
-    ) -> Tensor:
-        parts = []
+        self,
+        bound: BoundMethod,
+        site: Site,
+        target: Target,
+        remarks: list[str],
+        moved: Sequence[MovedInput] = (),
+    ) -> list[Tensor]:
+        """A method's maps of each input that it moves, or of its site, sample by sample."""
+        parts: list[Sequence[Tensor]] = []
         prepared: dict[Any, Passes] = {}
         for i in range(len(self.batch)):
             batch = self.batch.take([i])
@@ -364,12 +395,14 @@ class Runner:
                 batch=batch,
                 site=[site],
                 known=self.adapter,
+                moved=[replace(m, x=batch.explaining(m.name).x) for m in moved],
                 remarks=remarks,
                 _prepared=prepared,
                 _of_inputs={},
             )
-            parts.append(bound(one, one.batch.x, target.take([i])))
-        return torch.cat(parts).detach().cpu()
+            made = bound(one, one.moved[0].x if moved else one.batch.x, target.take([i]))
+            parts.append([made] if isinstance(made, Tensor) else made)
+        return [torch.cat(of_one).detach().cpu() for of_one in zip(*parts, strict=True)]
 
     def head_values(
         self, bounds: Sequence[BoundMethod], samples: Sequence[str]

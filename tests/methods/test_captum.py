@@ -11,9 +11,10 @@ import torch
 from methods_golden import run
 from torch import Tensor, nn
 
+import limelight as ll
 from limelight.methods.captum import ALGORITHMS, shuffle
 from limelight.methods.perturbation import grid
-from limelight.probe.attribution.registry import use
+from limelight.probe.attribution.registry import BoundMethod, use
 from limelight.probe.errors import MethodError, OptionError
 from limelight.probe.targets.target import label
 
@@ -80,6 +81,77 @@ def test_values_are_captums() -> None:
     torch.testing.assert_close(found, expected.sum(1), rtol=1e-4, atol=1e-5)
     ours = run(use("occlusion", window=3, stride=2), net, x, target)
     torch.testing.assert_close(found, 3 * ours, rtol=1e-4, atol=1e-5)
+
+
+class Hinges(nn.Module):
+    """max(0, w a + 1 - max(0, v b)) of a series and a table: what one does depends on the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.series, self.table = nn.Conv1d(2, 3, 4), nn.Linear(4, 3)
+        self.inner, self.outer = nn.ReLU(), nn.ReLU()
+
+    def forward(self, a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+        return self.outer(self.series(a)[..., 0] * mask + 1 - self.inner(self.table(b)))
+
+
+SERIES, TABLE = torch.tensor([[[3.0, 1, 2, 1], [1, 0, 1, 2]]] * 2), torch.ones(2, 4)
+MASK = torch.tensor([[1.0, 1, 1], [1, 0, 1]])
+CELLS = {"feature_mask": (torch.arange(4)[None, None], 4 + torch.arange(4)[None])}
+WINDOWS = {"sliding_window_shapes": ((2, 1), (1,)), "strides": ((2, 1), (1,))}
+JOINT = {
+    "saliency": {},
+    "input_x_gradient": {},
+    "integrated_gradients": {"n_steps": 50, "internal_batch_size": 16},
+    "deep_lift": {},
+    "feature_ablation": CELLS,
+    "occlusion": WINDOWS,
+}
+
+
+def both(spec: BoundMethod) -> tuple[Tensor, Tensor, set[str]]:
+    """Maps by sample of both inputs, and the notes."""
+    sites, given = ["input", "input.1"], ll.inputs(SERIES, TABLE, MASK, fixed="2")
+    maps = ll.maps(Hinges().eval(), given, spec, target=1, sites=sites)
+    a, b = (torch.stack([m.values for m in maps if str(m.site) == site]) for site in sites)
+    return a, b, {note for m in maps for note in m.about.notes}
+
+
+@pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
+@pytest.mark.parametrize("name", JOINT)
+def test_inputs_go_in_together(name: str) -> None:
+    a, b, notes = both(use(f"captum:{name}", cells=4, channels=True))
+    tool = getattr(attr, ALGORITHMS[name].name)(Hinges().eval())
+    xs = (SERIES.clone().requires_grad_(), TABLE.clone().requires_grad_())
+    wanted = tool.attribute(xs, target=1, additional_forward_args=(MASK,), **JOINT[name])
+    torch.testing.assert_close(a, wanted[0].detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(b, wanted[1].detach(), rtol=1e-4, atol=1e-5)
+    assert not notes
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "n"),
+    [("integrated_gradients", 7, 400), ("deep_lift", 7, 1), ("shapley_values", 2, 1)],
+)
+def test_the_sum_over_inputs_is_the_gain(name: str, cells: int, n: int) -> None:
+    net = Hinges().eval()
+    a, b, _ = both(use(f"captum:{name}", cells=cells, n=n, channels="shapley" in name))
+    if name == "shapley_values":  # every channel of a cell holds the number of the cell
+        a = a[:, 0].unflatten(1, (2, 2))[..., 0]
+    gap = net(SERIES, TABLE, MASK) - net(0 * SERIES, 0 * TABLE, MASK)
+    torch.testing.assert_close(a.sum(1) + b.sum(1), gap[:, 1].detach(), rtol=1e-3, atol=1e-3)
+
+
+def test_what_captum_leaves_where_it_is() -> None:
+    maps = ll.maps(
+        Hinges().eval(), (SERIES, TABLE, MASK), "captum:deep_lift", target=1, sites="input.1"
+    )
+    assert {str(m.site) for m in maps} == {"input.1"}
+    assert all("input stood still" in " ".join(m.about.notes) for m in maps)
+    net = Hinges().eval()
+    gap = net(SERIES, TABLE, MASK) - net(SERIES, 0 * TABLE, MASK)
+    torch.testing.assert_close(maps.stack().sum(1), gap[:, 1].detach())
 
 
 def test_shapley_values_of_cells_sum_to_what_was_gained() -> None:

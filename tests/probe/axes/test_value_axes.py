@@ -136,10 +136,10 @@ def test_axes_are_known_after_the_probe_is_left() -> None:
     assert probe.input_sizes == {"b": 1, "c": 2, "t": 6}
 
 
-def test_features_have_no_places_for_a_method_that_averages_over_them() -> None:
+def test_features_have_no_places_for_a_method_that_compares_them() -> None:
     net, x = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(3, 5)
-    with pytest.raises(SiteError, match="'gradcam' averages over"):
-        ll.maps(net, x, "gradcam", sites="1", target=0)
+    with pytest.raises(SiteError, match="'eigencam' compares"):
+        ll.maps(net, x, "eigencam", sites="1", target=0)
     maps = ll.maps(net, x, "hirescam,relu=false", sites="1", target=0)
     want = net[:2](x) * net[2].weight[0]
     torch.testing.assert_close(maps.stack(), want.detach())
