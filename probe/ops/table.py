@@ -89,13 +89,15 @@ ROWS: tuple[OpSpec, ...] = (
     op("move", "reshape", "reshape_as"),
     op("move", "view", "view_as"),
     op("move", "expand", "expand_as"),
+    op("move", "pad", constant="own"),
+    op("move", "constant_pad_nd", constant="own"),
     op("move", "movedim", "moveaxis"),
     *ops("move", """
         hstack vstack dstack column_stack getitem setitem copy clone contiguous to type_as float
         double half bfloat16 type flatten unflatten permute repeat repeat_interleave tile
         broadcast_to broadcast_tensors chunk split split_with_sizes tensor_split hsplit vsplit
         unbind narrow select slice index_select index take gather take_along_dim masked_fill
-        masked_select where pad constant_pad_nd roll flip fliplr flipud rot90 unfold pixel_shuffle
+        masked_select where roll flip fliplr flipud rot90 unfold pixel_shuffle
         pixel_unshuffle channel_shuffle native_channel_shuffle max_pool1d max_pool3d
         max_pool2d_with_indices max_pool1d_with_indices max_pool3d_with_indices adaptive_max_pool1d
         adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d max min amax amin topk sort

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...kernels.shared import wide
-from ..ops import OpCall
+from ..ops import OpCall, OpInput
 
 Forward = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -22,6 +22,7 @@ class LinearMap:
     """A linear map with its own geometry: `forward(x, w, b)` and `transpose(s, w)`.
 
     outputs  a scale per output channel -> that scale in the weight's shape
+    places   1 where x holds values, 0 where zeros were put around them; None without such zeros
     record   called with what a rule absorbs: `bias` or `stabiliser`, and how much
     """
 
@@ -32,6 +33,12 @@ class LinearMap:
     transpose: Callable[[Tensor, Tensor], Tensor]
     outputs: Callable[[Tensor], Tensor] | None = None
     record: Callable[[str, Tensor], None] | None = None
+    places: Tensor | None = None
+
+    @property
+    def ones(self) -> Tensor:
+        """An x of ones with the zeros that were put around it, as a convolution pads by itself."""
+        return torch.ones_like(self.x) if self.places is None else self.places
 
     def followed_by(self, norm: OpCall) -> LinearMap:
         """The map and a batch norm that reads stored statistics, as one map."""
@@ -62,6 +69,34 @@ class LinearMap:
             rest = s.movedim(channel, -1).flatten(0, -2).double().sum(0)
             self.record("bias", times * rest * bias.double())
         self.record("stabiliser", times * (s.double() * (stable.double() - z.double())))
+
+
+def around_zeros(x: OpInput) -> Tensor | None:
+    """1 where a value holds what was there before zeros were put around it; None where none were.
+
+    Places that no input reaches are no part of it, whether a convolution pads or an op before it.
+    """
+    node = None if x.edge is None else x.edge[0]
+    pads: list[list[int]] = []
+    while node is not None and "ConstantPadNd" in node.name():
+        pads.append([_signed(n) for n in node._saved_pad])  # type: ignore[attr-defined]
+        node = node.next_functions[0][0]
+    if not pads:
+        return None
+    shape = list(x.act.shape)
+    for pad in pads:
+        for i, n in enumerate(pad):
+            shape[-1 - i // 2] -= n
+    places = wide(x.act).new_ones(shape)
+    for pad in reversed(pads):
+        places = F.pad(places, pad)
+    empty = bool((x.act[places == 0] == 0).all())
+    return places if empty else None
+
+
+def _signed(number: int) -> int:
+    """A size that torch saved as 64 bits without a sign."""
+    return number - (1 << 64) if number >= 1 << 63 else number
 
 
 def linear_map(name: str, call: OpCall) -> LinearMap:

@@ -182,7 +182,7 @@ class ZBox:
 
     def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         up, down = a.weight.clamp(min=0), a.weight.clamp(max=0)
-        low, high = torch.full_like(a.x, self.low), torch.full_like(a.x, self.high)
+        low, high = self.low * a.ones, self.high * a.ones
         b = a.bias if self.bias else None
         high_b, low_b = (None, None) if b is None else (b.clamp(min=0), b.clamp(max=0))
         z = a.forward(a.x, a.weight, b) - a.forward(low, up, high_b) - a.forward(high, down, low_b)
@@ -201,8 +201,8 @@ class Flat:
 
     def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         ones = torch.ones_like(a.weight)
-        z = a.forward(torch.ones_like(a.x), ones, None)
-        return a.transpose(divided(a, r, z, self.eps, None), ones)
+        z = a.forward(a.ones, ones, None)
+        return a.ones * a.transpose(divided(a, r, z, self.eps, None), ones)
 
 
 @dataclass(frozen=True)
@@ -219,8 +219,8 @@ class WSquare:
     def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         square = a.weight.square()
         bias = a.bias.square() if a.bias is not None and self.bias else None
-        z = a.forward(torch.ones_like(a.x), square, bias)
-        return a.transpose(divided(a, r, z, self.eps, bias), square)
+        z = a.forward(a.ones, square, bias)
+        return a.ones * a.transpose(divided(a, r, z, self.eps, bias), square)
 
 
 def _pair(

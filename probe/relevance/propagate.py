@@ -27,7 +27,7 @@ from ..trace import Value, leaves
 from .assignment import AssignedOp, Assignment
 from .conditional import Masks, edges, masks
 from .ledger import Ledger, LedgerRecorder
-from .linear_map import linear_map
+from .linear_map import around_zeros, linear_map
 from .linear_rules import as_gradient
 from .messages import Arrived, Message, Messages, backward_of, ends
 from .op_rules import OP_RULES, NoRule, RuleContext, no_rule
@@ -174,7 +174,7 @@ class Propagation:
         op, norm = assigned.op, assigned.norm
         product = call.value_and_weight(op.name)
         x: OpInput = product[0] if product is not None else call.named["input"]
-        a = linear_map(op.name, call)
+        a = replace(linear_map(op.name, call), places=around_zeros(x))
         a = a if self.recorder is None else replace(a, record=self.recorder.absorb)
         if norm is not None and norm.call is not None and norm.call.out is not None:
             a, out = a.followed_by(norm.call), norm.call.out

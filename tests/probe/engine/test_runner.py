@@ -226,7 +226,7 @@ def test_errors():
     with pytest.raises(
         LimelightError, match=r"head has shape .* and no positions to draw a map over"
     ):
-        ll.maps(Net(), X, "gradcam", sites="head")
+        ll.maps(Net(), X, "eigencam", sites="head")
 
 
 def test_a_plan_counts_passes():

@@ -184,3 +184,45 @@ def test_complex_values_are_booked_as_re_conj_x_g(adaptive, real):
     waves = [row for row in books if row.op.startswith(("fft", "mul"))]
     assert len(waves) == (4 if adaptive else 3)
     assert all(abs(row.received) > 1e-3 for row in waves)
+
+
+class Padded(nn.Module):
+    """A first convolution behind a padding of its own, or behind `F.pad`, whole or side by side."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.by = by
+        self.stem = nn.Conv2d(3, 4, 3, padding=1 if by == "itself" else 0, bias=False)
+        self.head = nn.Linear(4, 2, bias=False)
+        self.eval()
+
+    def forward(self, x):
+        if self.by == "op":
+            x = F.pad(x, (1, 1, 1, 1))
+        if self.by == "sides":
+            x = F.pad(F.pad(x, (1, 1)), (0, 0, 3, 1))
+            x = F.pad(x, (0, 0, -2, 0))
+        if self.by == "ones":
+            x = F.pad(x, (1, 1, 1, 1), value=1.0)
+        return self.head(F.relu(self.stem(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("by", ["op", "sides"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_zeros_by_an_op_before_a_convolution_are_its_padding(by, preset):
+    """As tf_ networks pad: their `same` is an op, and its zeros are no places of the input."""
+    own, other = (
+        ll.maps(Padded(how), X, f"lrp:{preset},channels=true", target=1).stack()
+        for how in ("itself", by)
+    )
+    torch.testing.assert_close(own, other)
+    assert ll.ledger(Padded(by), X, f"lrp:{preset}", target=1).leaks(1e-4) == ()
+
+
+def test_what_falls_on_a_constant_frame_is_booked():
+    books = ll.ledger(Padded("ones"), X, "lrp:epsilon_plus_flat", target=1)
+    (pad,) = (e for e in books if e.op.startswith("pad"))
+    assert books.leaks(1e-4) == ()
+    assert abs(pad.bias) > 1e-2 * abs(books.start)
+    assert math.isclose(books.arrived + pad.bias, books.start, rel_tol=1e-3)
