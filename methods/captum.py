@@ -211,6 +211,9 @@ def captum(
         samples = (50, fitted) if n is None else (n, n)
         settings.append(Settings(*samples, features + first, start, sigma, *sizes, batch, count))
         first += int(features.max()) + 1
+    if chosen.slopes:
+        for words in runner.unseen:
+            runner.note(words)
     scored = Scores(OnJointCopies(runner.model, runner.batch, moving), target)
     (generator,) = runner.generators()
     xs = [one.layout.canonical(one.x).detach() for one in moving]

@@ -62,6 +62,8 @@ def attending(
         probe.watch(*(f"{path}:{port}" for path in paths for port in PORTS))
         probe(*runner.batch.args, **runner.batch.kwargs)
         if gradients:
+            for hole in probe.trace.holes:
+                runner.note(f"unseen by the probe: {hole}")
             probe.backward(target, retain=True)
         yield probe, paths
 

@@ -63,6 +63,7 @@ class Runner:
     adapter: Adapter = field(init=False, repr=False)
     _layouts: dict[Site, Layout | SiteError] = field(default_factory=dict, repr=False)
     _sizes: dict[str, int] = field(default_factory=dict, repr=False)
+    _unseen: list[str] = field(default_factory=list, repr=False)
     _prepared: dict[Any, Passes] = field(default_factory=dict, repr=False)
     _of_inputs: dict[Site, Runner] = field(default_factory=dict, repr=False)
 
@@ -86,6 +87,13 @@ class Runner:
     def moving(self) -> Sequence[MovedInput]:
         """The inputs that a method moves at once: those that it was asked for, else the input."""
         return self.moved or [MovedInput(INPUT, self.batch.explained, self.batch.x, self.layout)]
+
+    @property
+    def unseen(self) -> Sequence[str]:
+        """What a graph of the model holds that the probe did not see being made, in words."""
+        if INPUT not in self._layouts:
+            self.look()
+        return self._unseen
 
     def note(self, words: str) -> None:
         """Say of the maps being made what a reader must know; said once, however often."""
@@ -117,6 +125,7 @@ class Runner:
     def _learn(self, probe: Probe, sites: Sequence[Site]) -> None:
         """Keep what a probe that has run knows of layouts."""
         self._sizes.update(probe.input_sizes)
+        self._unseen += [words for words in _holes(probe) if words not in self._unseen]
         for site in (INPUT, *sites):
             try:
                 self._layouts[site] = (
@@ -168,7 +177,10 @@ class Runner:
     ) -> list[Tensor]:
         """Maps of site methods, each `b` and the positions, in one pass."""
         with self._kept(bounds, sites) as passes:
-            return [r.values for r in passes.raw_maps(self.batch.with_x(x), target, weights)]
+            raw_maps = passes.raw_maps(self.batch.with_x(x), target, weights)
+            for words in _holes(passes.probe):
+                self.note(words)
+            return [raw.values for raw in raw_maps]
 
     def probe(self, *, grad: bool = True, relevance: bool = False) -> Probe:
         """A probe of the model that need not read its adapter again."""
@@ -267,6 +279,7 @@ class Runner:
                 raw_maps = walk(
                     passes, group, self.batch, moved, target, self.generators(), self.limit
                 )
+                about = replace(about, notes=about.notes + _holes(passes.probe))
             saliency_maps += results(raw_maps, scored, samples, about)
         return saliency_maps
 
@@ -372,6 +385,8 @@ class Runner:
             return plan
         if dims == 1:
             return replace(plan, axes="n")
+        if dims == 0 and plan.axes == "c":
+            return plan.at_one_place()
         raise MethodError(
             f"method {bound.name!r} at {site} must return maps over {plan.axes!r}, but returned "
             f"{dims} dimensions"
@@ -436,5 +451,9 @@ class Runner:
 
 def _remarks(probe: Probe) -> tuple[str, ...]:
     """What a result must say about the pass it came from."""
-    holes = tuple(f"unseen by the probe: {hole}" for hole in probe.trace.holes)
-    return probe.adapter.notes + tuple(probe.trace.notes) + holes
+    return probe.adapter.notes + tuple(probe.trace.notes) + _holes(probe)
+
+
+def _holes(probe: Probe) -> tuple[str, ...]:
+    """What the pass went through without the probe seeing it made."""
+    return tuple(f"unseen by the probe: {hole}" for hole in probe.trace.holes)

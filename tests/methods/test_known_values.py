@@ -117,6 +117,7 @@ def test_grad_cam() -> None:
     equal(values(net, (COUNT, ONES), "gradcam", sites="conv"), [[14.5, 19], [32.5, 37]])
     features = torch.tensor([[100.0, 0.0, 0.0], [0.0, -50.0, 80.0]])
     equal(values(Layers(), features, "gradcam", sites="first"), 400.0, 120.0)
+    equal(values(Layers(), features, "meta:gradcam,lr=0", sites="first"), 400.0, 120.0)
     entering = 0.5625 * mixed[0, 0]
     equal(values(net, mixed, "gradcam,relu=false", sites="conv:in"), entering)
     equal(values(net, mixed, "gradcam", sites="conv:in"), entering.relu())

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import limelight as ll
+from limelight.probe.errors import SiteError
 
 
 class Doubles(torch.autograd.Function):
@@ -112,6 +113,62 @@ def test_a_result_names_the_holes_of_its_pass():
     net[1].forward = lambda x: Doubles.apply(x).flatten(1)
     found = ll.maps(net, torch.randn(1, 1, 4, 4), "gradcam", sites="0", target=1)
     assert "unseen by the probe: DoublesBackward feeding flatten.0 in 1" in found[0].about.notes
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "integrated_gradients,n=2", "smoothgrad,n=2", "smoothgrad:gradcam,n=2", "meta:gradcam",
+        "captum:saliency", "captum:deep_lift", "salient_relevance,base=gradcam",
+    ],
+)  # fmt: skip
+def test_so_do_results_of_passes_of_their_own(method):
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 2)).eval()
+    net[1].forward = lambda x: Doubles.apply(x).flatten(1)
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for m in ll.maps(net, x, method, sites=None if "captum" in method else "0", target=1):
+        named = [n for n in m.about.notes if "DoublesBackward feeding flatten.0 in 1" in n]
+        assert len(named) == 1, m.about.notes
+
+
+@pytest.mark.parametrize("method", ["attention_gradcam", "generic_attention"])
+def test_so_do_results_of_attention_with_gradients(method):
+    class SelfAttention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qk = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q = self.qk(x)[:, None]
+            return ((q @ x[:, None].mT).softmax(-1) @ x[:, None])[:, 0]
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.head = SelfAttention(), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(Doubles.apply(self.attention(x)).mean(1))
+
+    (m,) = ll.maps(Tokens().eval(), torch.randn(1, 4, 3), method, target=1, axes={"input": "b n c"})
+    assert "DoublesBackward" in " ".join(m.about.notes)
+
+
+def test_what_makes_no_gradient_has_no_hole():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)).eval()
+    net[1].forward = lambda x: Doubles.apply(x).flatten(1)
+    (m,) = ll.maps(net, torch.randn(1, 1, 4, 4), "occlusion,window=2,stride=2", target=1)
+    assert m.about.notes == ()
+
+
+def test_axes_behind_a_hole_are_refused_by_name():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Identity(), nn.Flatten(), nn.Linear(8, 2)).eval()
+    net[1].forward = Doubles.apply
+    x = torch.randn(1, 1, 4, 4)
+    with pytest.raises(SiteError, match="what the dimensions of 1 mean is not known"):
+        ll.maps(net, x, "gradcam", sites="1", target=1)
+    (m,) = ll.maps(net, x, "gradcam", sites="1", target=1, axes={"1": "b c y x"})
+    assert m.axes == "y x"
 
 
 class Worker(nn.Module):
