@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..ops import Op
 from ..sites import Site
+from .ids import ids_of
 from .op_mode import OpMode
 from .recording import Recording
 
@@ -24,9 +25,19 @@ def embedding(mode: OpMode, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
     if not isinstance(out, Tensor):
         return out
     if recording.tokens:
-        return _start(recording, out, Site("", "in"), ids=True)
+        return _of_ids(recording, out, ids_of(recording, (args, kwargs)))
     name = _whole_input(recording, (*args, *kwargs.values()))
     return out if name is None else _start(recording, out, recording.input_site(name), ids=True)
+
+
+def _of_ids(recording: Recording, out: Tensor, name: str | None) -> Tensor:
+    """What an embedding gave for the ids of an input; for counters and buffers it is a constant."""
+    if name is None and recording.main_ids:
+        recording.passed_by += 1
+        return out
+    main = name in (None, recording.explained)
+    recording.met = recording.met or main
+    return _start(recording, out, Site("", "in" if main else f"in.{name}"), ids=True)
 
 
 def from_bytes(mode: OpMode, op: Op, func: Any, args: Any, kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ from ..errors import ProbeError
 from ..sites import Site, no_match
 from .attention import fused_attention, matmul, multi_head, softmax
 from .embedding import BYTE_HANDLERS, embedding
+from .ids import check_met
 from .inputs import explained_input, input_tensors, is_tokens, is_whole, lift
 from .kernels import mixer
 from .model_modules import ModelModules
@@ -227,7 +228,9 @@ class ForwardCapture:
         if recording.lean:
             calm = not (recording.wrote or recording.overtaken)
             self._calm = self.requests.version if calm else None
+        recording.ids.clear()
         if not recording.stopped:
+            check_met(recording)
             self._check_reached(recording)
             places = {(s.path, s.port, s.call) for s in trace}
             self._complete = (self.requests.version, places)

@@ -88,6 +88,7 @@ def lift(recording: Recording, args: Any, kwargs: Any) -> tuple[Any, Any]:
         x = x.clone() if x.is_inference() else x
         if is_whole(x):
             recording.whole_numbers[x.data_ptr()] = input_name(place)
+            _remember(recording, x, input_name(place))
         if not recording.grad or not (x.is_floating_point() or x.is_complex()):
             return x
         copy = x.detach().requires_grad_().clone()
@@ -98,3 +99,12 @@ def lift(recording: Recording, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
     lifted: tuple[Any, Any] = exchange((args, kwargs), change)
     return lifted
+
+
+def _remember(recording: Recording, x: Tensor, name: str) -> None:
+    """Hold whole numbers by name; of one tensor given twice, as the input that is explained."""
+    if name == recording.explained:
+        recording.main_ids = id(x)
+    elif id(x) in recording.ids:
+        return
+    recording.ids[id(x)] = x, name

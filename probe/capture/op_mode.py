@@ -14,6 +14,7 @@ from ..mark import mark
 from ..ops import Op, OpCall, OpInput, describe, rectifies, spec_of, tensors
 from ..sites import Site
 from ..trace import Hole
+from .ids import follow
 from .model_state import refuse_checkpoint, refuse_reentrant
 from .recording import Recording, Stop
 
@@ -56,8 +57,12 @@ class OpMode(TorchFunctionMode):
             return func(*args, **kwargs)
         handler = self.handlers.get("kernel" if op.kernel else op.name)
         if handler is None:
-            return self.call(op, func, args, kwargs)
-        return handler(self, op, func, args, kwargs)
+            out = self.call(op, func, args, kwargs)
+        else:
+            out = handler(self, op, func, args, kwargs)
+        if self.recording.tokens:
+            follow(self.recording, op, args, kwargs, out)
+        return out
 
     def call(self, op: Op, func: Any, args: Any, kwargs: Any, port: str = "") -> Any:
         """Run one op: claim its nodes, then show its result under its site."""

@@ -74,6 +74,10 @@ class Recording:
         self.bytes = False  # ... or where the model makes floats of whole numbers
         self.members: dict[str, int] = {}  # inputs known to have a row a sample
         self.whole_numbers: dict[int, str] = {}  # inputs of whole numbers by their memory
+        self.ids: dict[int, tuple[Tensor, str]] = {}  # they and what ops made of them, and whose
+        self.main_ids = 0  # which of them are explained
+        self.met = False  # an embedding has looked these up
+        self.passed_by = 0  # how many embeddings looked up no input's
         self.thread = get_ident()
         self.inside = requests.inside
         self.keeps_calls = "call" in requests.watched.values()
