@@ -44,7 +44,8 @@ def nonlocality(heads: Heads, *, unit: Unit = "patches", raw: bool = False) -> T
 def attention_entropy(heads: Heads, *, normalised: bool = False) -> Tensor:
     """Mean entropy of a query's attention in nats; normalised by that of uniform attention.
 
-    NaN beside pooled keys, where a table behind the softmax makes weights that are no shares.
+    NaN beside pooled keys, where a table behind the softmax makes weights that are no shares, and
+    where rows are none, as those of convolutions and unnormalised recurrences.
     """
     if heads.pooled is not None:
         return heads.nothing()

@@ -51,30 +51,39 @@ class Heads:
     op: MapRows | None = None
     _statistics: dict[Any, dict[str, Tensor]] = field(default_factory=dict, repr=False)
     _negative: list[slice] = field(default_factory=list, repr=False)
+    _no_shares: list[slice] = field(default_factory=list, repr=False)
 
     def statistics(self, radius: float | None = None, *, raw: bool = False) -> dict[str, Tensor]:
         """Entropy, and on a grid distance and mass within a radius, of every query: `b h n`.
 
         Class tokens are left out as queries and as keys; rows then add up to one again, unless
-        they are wanted raw. A row with negative weights is no distribution and gives NaN. Computed
-        once for all metrics that ask the same.
+        they are wanted raw. A row with negative weights is no distribution and gives NaN; one that
+        does not add up to one, as those of convolutions, has no entropy. Computed once for all
+        metrics that ask the same.
         """
         key = radius, raw
         if key not in self._statistics:
             skip = self.prefix
+            shares: list[Tensor] = []
 
             def rows(span: slice) -> Tensor:
                 start, stop, _ = span.indices(self.shape[2] - skip)
-                part = self.rows(slice(start + skip, stop + skip))[..., skip:]
+                whole = self.rows(slice(start + skip, stop + skip))
+                shares.append(adds_up(whole))
+                if not bool(shares[-1].all()):
+                    self._no_shares.append(span)
+                part = whole[..., skip:]
                 below = (part < 0).any(-1, keepdim=True)
                 if below.any():
                     part = part.masked_fill(below, torch.nan)
                     self._negative.append(span)
                 return part if raw or not skip else part / part.sum(-1, keepdim=True)
 
-            self._statistics[key] = reduced(
+            found = reduced(
                 rows, self.shape[2] - skip, grid=self.grid, radius=radius, stride=self.stride
             )
+            found["entropy"] = found["entropy"].where(torch.cat(shares, -1), torch.nan)
+            self._statistics[key] = found
         return self._statistics[key]
 
     @property
@@ -82,9 +91,21 @@ class Heads:
         """Whether statistics met negative weights."""
         return bool(self._negative)
 
+    @property
+    def shareless(self) -> bool:
+        """Whether statistics met rows that do not add up to one."""
+        return bool(self._no_shares)
+
     def nothing(self) -> Tensor:
         """What a metric gives where it has no meaning."""
         return torch.full(self.shape[:2], torch.nan)
+
+
+def adds_up(rows: Tensor) -> Tensor:
+    """Whether the rows of a map are shares: their sums are one, or nothing is attended to."""
+    total = rows.sum(-1, dtype=torch.float64)
+    slack = max(1e-3, 8 * torch.finfo(rows.dtype).eps)
+    return ((total - 1).abs() <= slack) | (rows == 0).all(-1)
 
 
 def heads_of(probe: Forward, patterns: Sequence[Pattern], tokens: Tensor | None) -> list[Heads]:
@@ -214,6 +235,8 @@ def _assumed(heads: Heads, values: Tensor) -> tuple[str, ...]:
             notes[-1] += f"; each key stands for {side} x {side} queries"
     if values.isnan().any() and heads.signed:
         notes.append("rows of the map have negative weights: they are no distributions")
+    elif heads.shareless:
+        notes.append("rows of the map do not add up to one: they are no distributions")
     return tuple(notes)
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import limelight as ll
+from limelight.kernels.long_convolution import long_convolution
+from limelight.methods.attention.locality import attention_entropy
 from limelight.methods.attention.signed_maps import map_rank, negative_mass, rank, row_sum
 from limelight.models.registry import load
 from limelight.probe.attribution import Heads
@@ -93,3 +95,41 @@ def test_signed_maps_have_no_distribution_and_say_so():
     with pytest.raises(MethodError, match=r"'blocks\.0\.attn' has negative weights"):
         ll.maps(model, x, "rollout")
     assert ll.maps(model, x, "rollout:mean,normalise=false")[0].values.isfinite().all()
+
+
+def test_rows_that_add_up_to_something_else_have_no_entropy():
+    share = torch.full((1, 3, 4, 5), 0.2)
+    share[0, 1, 2] *= 0.5  # one row of the second head
+    share[0, 2, 1] = 0.0  # a query that attends to nothing
+    found = attention_entropy(heads(share))
+    even = torch.log(torch.tensor(5.0))
+    torch.testing.assert_close(
+        found, torch.stack([even, torch.tensor(torch.nan), even * 3 / 4])[None], equal_nan=True
+    )
+    whole = attention_entropy(heads(share.bfloat16()[:, :1]))  # whose rows add up to 1.0009
+    assert whole.isfinite().all()
+
+
+class Filter(nn.Module):
+    """A long convolution of positive taps, whose map is no attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taps = nn.Parameter(torch.rand(2, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        v = x.unflatten(-1, (2, 2)).transpose(1, 2)
+        return long_convolution(v, self.taps).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("method", ["attention_entropy", "attention_entropy,normalised=true"])
+def test_a_convolution_has_no_entropy_and_says_so(method):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(Filter(), nn.Linear(4, 2)).eval(), torch.randn(2, 6, 4)
+    found = ll.maps(net, x, method, sites="0", target=ll.token(0))
+    assert len(found) == 2
+    for m in found:
+        assert m.values.isnan().all()
+        assert m.about.notes[-1] == (
+            "rows of the map do not add up to one: they are no distributions"
+        )
