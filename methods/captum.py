@@ -23,6 +23,7 @@ from ..probe.engine import MovedInput, Runner
 from ..probe.errors import MethodError, OptionError, near
 from ..probe.sites import is_script, sealed
 from ..probe.targets import Target
+from .captum_hooks import note_unhooked
 from .gradients import Baseline, laid_out, reference
 from .perturbation import OnJointCopies, Size, grid, window_sizes
 
@@ -200,6 +201,7 @@ def captum(
         raise sealed(f"captum's {chosen.name}")
     if chosen.hooks:
         _refuse_in_place(chosen, runner.model)
+        note_unhooked(runner, chosen.name)
     of_cells = [_features(one, cells) for one in moving]
     count = sum(int(features.max()) + 1 for features in of_cells)
     tables = all(one.layout.axes == "c" for one in moving)

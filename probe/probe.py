@@ -33,6 +33,7 @@ from .capture import (
     take,
 )
 from .errors import ProbeError
+from .ops import OpRecord
 from .regimes import Regime, backward_of
 from .relevance import Ledger
 from .sites import (
@@ -286,6 +287,11 @@ class Probe:
     def trace(self) -> Trace:
         """What the last run left behind. Raises ProbeError before the first."""
         return self._ran().trace
+
+    @property
+    def ops(self) -> Sequence[OpRecord]:
+        """The ops of the last forward that depend on its input, until the probe is left."""
+        return self._ran().tape.ops
 
     @property
     def input_sizes(self) -> Mapping[str, int]:

@@ -154,6 +154,68 @@ def test_what_captum_leaves_where_it_is() -> None:
     torch.testing.assert_close(maps.stack().sum(1), gap[:, 1].detach())
 
 
+def notes(net: nn.Module, name: str) -> list[str]:
+    x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    maps = ll.maps(net.eval(), x, f"captum:{name}", target=1)
+    assert len({m.about.notes for m in maps}) == 1
+    return list(maps[0].about.notes)
+
+
+class Branches(nn.Module):
+    """Curves that captum hooks, curves that it does not, and maps that are linear all the same."""
+
+    def __init__(self, act: nn.Module, curved: bool) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv, self.norm, self.act = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), act
+        self.pool, self.head, self.curved = nn.MaxPool2d(2), nn.Linear(4, 3), curved
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.conv(x / 2 - 1)) * 0.5 + 0.1)
+        if self.curved:
+            x = torch.relu(x) * torch.sigmoid(x.mean((2, 3), keepdim=True)) + 1 / (1 + x * x)
+        return self.head(self.pool(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["deep_lift", "deep_lift_shap"])
+def test_what_deep_lift_takes_for_linear_is_said(name: str) -> None:
+    full = ALGORITHMS[name].name
+    for hooked in (nn.ReLU(), nn.ELU(), nn.Tanh()):
+        assert notes(Branches(hooked, curved=False), name) == []
+    assert notes(Branches(nn.GELU(), curved=False), name) == [
+        f"captum's {full} took for linear, as input x gradient does: gelu in act"
+    ]
+    (found,) = notes(Branches(nn.SiLU(), curved=True), name)
+    told = found.partition("does: ")[2].split(", ")
+    own = "the model's own forward"
+    assert told == [
+        "silu in act", f"relu in {own}", f"sigmoid in {own}", f"mul in {own} and 1 more",
+        f"div in {own}",
+    ]  # fmt: skip
+
+
+def test_it_is_input_x_gradient_there() -> None:
+    """With nothing hooked on the way the difference to the baseline is all that is left."""
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(32, 2)).eval()
+    x = torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    lifted, plain = (
+        ll.maps(net, x, m, target=1)[0].values for m in ("captum:deep_lift", "input_x_gradient")
+    )
+    torch.testing.assert_close(lifted, plain)
+
+
+@pytest.mark.parametrize("name", ["guided_backprop", "deconvolution"])
+def test_rectifiers_that_are_no_modules_are_said_to_be_passed_by(name: str) -> None:
+    full = ALGORITHMS[name].name
+    assert notes(Branches(nn.ReLU(), curved=False), name) == []
+    (found,) = notes(Branches(nn.LeakyReLU(), curved=True), name)
+    assert found == (
+        f"captum's {full} left to their plain gradient: leaky_relu in act, "
+        "relu in the model's own forward"
+    )
+    assert notes(Branches(nn.GELU(), curved=False), "saliency") == []
+
+
 def test_shapley_values_of_cells_sum_to_what_was_gained() -> None:
     net, x = prepared()
     found = run(use("captum:shapley_value", cells=2), net, x, label(1))
