@@ -46,7 +46,7 @@ class Shape:
 
 
 class MBConv(nn.Module):
-    """1 x 1 expand, depthwise, squeeze-and-excitation, 1 x 1 project; shortcut where shapes agree."""
+    """1 x 1 expand, depthwise, squeeze, 1 x 1 project; a shortcut where shapes agree."""
 
     def __init__(self, shape: Shape, eps: float) -> None:
         super().__init__()

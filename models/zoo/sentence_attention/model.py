@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
@@ -84,8 +85,7 @@ class SentenceGrounding(nn.Module):
             SentenceAttention(c, encode_dim, mid_dim, norm_eps) for c in channels
         )
         self.merge_blocks = nn.ModuleList(
-            MergeBlock(low, high, norm_eps)
-            for high, low in zip(channels, channels[1:], strict=False)
+            MergeBlock(low, high, norm_eps) for high, low in itertools.pairwise(channels)
         )
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(channels[0], n_classes, 1)

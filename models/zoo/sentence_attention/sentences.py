@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class HashedSentences:
         words = _WORD.findall(text.lower())
         if not words:
             raise OptionError(f"the sentence {text!r} holds no word: write a question")
-        parts = [*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))]
+        parts = [*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))]
         total = torch.stack([self._signs(part) for part in parts]).sum(0)
         return total / total.norm().clamp(min=1e-12)
 

@@ -17,9 +17,9 @@ from limelight.probe.relevance.ledger import Ledger
 from limelight.probe.results.maps import Maps
 from limelight.probe.results.saliency_map import About
 from limelight.reports import render
-from limelight.reports.explanation.ledger_steps import REASONS, Step, steps
 from limelight.reports.explanation.page_data import page_data
-from limelight.reports.explanation.waterfall import waterfall, words
+from limelight.reports.explanation.waterfall.ledger_steps import REASONS, Step, steps
+from limelight.reports.explanation.waterfall.waterfall import waterfall, words
 from limelight.reports.html.formatting import percent
 
 

@@ -8,8 +8,8 @@ from itertools import accumulate, pairwise
 from math import isfinite
 from operator import sub
 
-from ...probe.relevance import Entry, Ledger
-from ..html import percent, significant
+from ....probe.relevance import Entry, Ledger
+from ...html import percent, significant
 from .ledger_steps import REASONS, SHARE, Step, steps
 
 ROW, BAR_TOP, BAR, BASE = 34, 19, 9, 13

@@ -9,7 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ...probe.relevance import Ledger
+    from ....probe.relevance import Ledger
 
 SHARE = 1e-3
 _MOST_OPS = 18  # with what lies between them and both ends at most 39 steps
