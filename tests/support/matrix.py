@@ -310,6 +310,15 @@ SMALL = (
         },
     ),
     Small(
+        "sentence_attention_b0",
+        {"encode_dim": 16},
+        given=lambda count, draw: (
+            torch.randn(count, 3, 64, 64, generator=draw, dtype=torch.float64),
+            torch.randn(count, 16, generator=draw, dtype=torch.float64),
+        ),
+        asked=ll.region(torch.ones(64, 64), 1),
+    ),
+    Small(
         "sparsifiner_small",
         {
             "img_size": 64,
