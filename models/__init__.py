@@ -35,6 +35,7 @@ from .zoo.orchid import model as orchid
 from .zoo.overlock import model as overlock
 from .zoo.psa import model as psa
 from .zoo.reid_lba import model as reid_lba
+from .zoo.relationnet2 import model as relationnet2
 from .zoo.seerattention import model as seerattention
 from .zoo.sentence_attention import model as sentence_attention
 from .zoo.sess import model as sess
@@ -86,6 +87,7 @@ __all__ = [
     "psa",
     "read",
     "reid_lba",
+    "relationnet2",
     "resnet",
     "s2aformer",
     "seerattention",

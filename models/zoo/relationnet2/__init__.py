@@ -1,0 +1,1 @@
+"""RelationNet++: boxes whose scores and sides attend to key points, corners and centres."""
