@@ -121,11 +121,10 @@ def candidates(logits: Tensor, offsets: Tensor, stride: int, most: int) -> Candi
     float32 or wider.
     """
     places = logits.shape[2] * logits.shape[3]
-    with torch.no_grad():
-        heat = logits.sigmoid()
-        heat = heat.where(F.max_pool2d(heat, 3, 1, 1) == heat, 0).flatten(1)
-        best = strongest(heat, min(places, most))
-        score, place = heat.gather(1, best), best % places
+    heat = logits.detach().sigmoid()
+    heat = heat.where(F.max_pool2d(heat, 3, 1, 1) == heat, 0).flatten(1)
+    best = strongest(heat, min(places, most))
+    score, place = heat.gather(1, best), best % places
     wide = offsets if offsets.dtype == torch.float64 else offsets.float()
     moved = wide.flatten(2).transpose(1, 2).gather(1, place[..., None].expand(-1, -1, 2))
     return Candidates(score, place, locations(logits.shape[2:], stride, wide)[place] + moved * stride)
