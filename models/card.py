@@ -76,6 +76,8 @@ Drawn = Literal[
     "gates",
     "gate density",
     "gate mass",
+    "points",
+    "without",
 ]
 """What a figure of a mixer draws; `Figure` says what each is."""
 
@@ -90,7 +92,9 @@ class Figure:
              the input; the `maps` of `methods`; what the `centre` of the picture or the `class`
              token attends to, head by head; of masked attention the `connectivity` of the centre
              beside its softmax without the mask; `token shares`, what each token adds to the
-             logit of the likeliest class
+             logit of the likeliest class; `points` that attention at `sites` is over, and lines
+             to them from the centre, head by head; `without`, the largest channel of `sites` as
+             it is, where `cut` is zero, and the difference
              as pictures of their own: `tables`, values or parameters of at least two dimensions;
              `choices`, of a model that scores `b step k`, the relevance of `sites` for the
              likeliest of each step; over tokens `whole maps`; `sharing`, the head of keys and of
@@ -106,6 +110,7 @@ class Figure:
     sites    patterns of sites, or of parameters for tables
     methods  of attention heads, all on one scale, or of maps
     about    what is to be seen, in a sentence
+    cut      patterns of sites that are set to zero
     """
 
     title: str
@@ -113,6 +118,7 @@ class Figure:
     sites: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     about: str = ""
+    cut: tuple[str, ...] = ()
 
 
 CENTRE = Figure(

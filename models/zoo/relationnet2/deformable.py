@@ -27,7 +27,9 @@ class DeformableConv2d(nn.Conv2d):
         offset, weight = self.conv_offset(x).split([2 * taps, taps], 1)
         read = F.grid_sample(x, self._grid(x, offset), align_corners=False)
         read = read.unflatten(2, (taps, -1)) * weight.sigmoid().unsqueeze(1)
-        return F.conv2d(read.flatten(1, 2), self.weight.flatten(1)[..., None, None], groups=self.groups)
+        return F.conv2d(
+            read.flatten(1, 2), self.weight.flatten(1)[..., None, None], groups=self.groups
+        )
 
     def _grid(self, x: Tensor, offset: Tensor) -> Tensor:
         """Where each tap of each place lies, `b (tap y) x 2`, in -1..1 from border to border."""

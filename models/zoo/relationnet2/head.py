@@ -1,4 +1,4 @@
-"""The BVR head (arXiv 2010.15831): a dense head whose maps attend to key points before it predicts."""
+"""The BVR head (arXiv 2010.15831): a dense head that attends to key points before it predicts."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ class BVRHead(nn.Module):
         types: Sequence[str],
     ) -> list[Tensor]:
         """What each place has, with what it attends to among the key points of some types."""
-        keys = of_types(levels, scores, offsets, types, self.options.strides, self.options.selection)
+        keys = of_types(
+            levels, scores, offsets, types, self.options.strides, self.options.selection
+        )
         sides = zip(levels, self.options.strides, strict=True)
         like = keys[0][0].position
         places = [locations(x.shape[2:], stride, like) for x, stride in sides]
@@ -108,8 +110,7 @@ class BVRHead(nn.Module):
             if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != self.options.channels:
                 found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
                 raise ModelError(
-                    f"level {n} is {found}, but the head reads `b c y x` of {self.options.channels} "
-                    "channels: give such a map"
+                    f"level {n} is {found}, but the head reads `b c y x` of "
+                    f"{self.options.channels} channels: give such a map"
                 )
         return levels  # type: ignore[return-value]
-

@@ -127,7 +127,9 @@ def candidates(logits: Tensor, offsets: Tensor, stride: int, most: int) -> Candi
     score, place = heat.gather(1, best), best % places
     wide = offsets if offsets.dtype == torch.float64 else offsets.float()
     moved = wide.flatten(2).transpose(1, 2).gather(1, place[..., None].expand(-1, -1, 2))
-    return Candidates(score, place, locations(logits.shape[2:], stride, wide)[place] + moved * stride)
+    return Candidates(
+        score, place, locations(logits.shape[2:], stride, wide)[place] + moved * stride
+    )
 
 
 def keys_of(
@@ -183,9 +185,7 @@ def between(x: Tensor, position: Tensor, extent: Sequence[int]) -> Tensor:
     extent  width and height that the map covers, in pixels
     """
     grid = position * 2 / position.new_tensor(extent) - 1
-    found = F.grid_sample(
-        x, grid[:, None].to(x.dtype), padding_mode="border", align_corners=False
-    )
+    found = F.grid_sample(x, grid[:, None].to(x.dtype), padding_mode="border", align_corners=False)
     return found.squeeze(2).transpose(1, 2)
 
 

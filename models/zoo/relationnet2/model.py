@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ....probe.errors import OptionError
-from ...card import Card, State
+from ...card import Card, Figure, State
 from ...registry import Variant, load, register
 from .backbone import FPN, Stages
 from .convolutions import Norm, norm_in
@@ -143,6 +143,36 @@ X101 = {
     "base_size": (300, 300),
     "norm": None,
 }
+
+
+def shows(path: str) -> tuple[Figure, ...]:
+    """The figures of a head at a path, with its dot."""
+    return (
+        Figure(
+            "Key points and lines to them",
+            "points",
+            sites=(f"{path}*_transformer.decoder.*",),
+            about="How many of the chosen key points lie where in the picture, and what the place "
+            "in its middle attends to, as lines to them; the finest level.",
+        ),
+        Figure(
+            "Geometry",
+            "tables",
+            sites=(f"{path}*_transformer.**:geometry",),
+            about="What attention to a key point is multiplied by, over its offset from the place "
+            "in strides, the place itself in the middle; next to nothing where it is below 0.",
+        ),
+        Figure(
+            "Classes without key points",
+            "without",
+            sites=(f"{path}bbox_head.retina_cls",),
+            cut=(f"{path}cls_transformer.decoder.*",),
+            about="The largest logit at each place of the finest level, as it is, with what places "
+            "attend to cut, and what that takes away.",
+        ),
+    )
+
+
 CARD = Card(
     "RelationNet++",
     "RelationNet++: bridging visual representations for object detection, arXiv 2010.15831",
@@ -153,7 +183,7 @@ CARD = Card(
     mean=(123.675 / 255, 116.28 / 255, 103.53 / 255),
     std=(58.395 / 255, 57.12 / 255, 57.375 / 255),
     labels="",
-    about="boxes of COCO's 80 classes; `ll.box(level, y, x, anchor * 80 + class, at='cls_score')`",
+    shows=shows("bbox_head."),
 )
 VARIANTS = (
     Variant(
@@ -175,6 +205,7 @@ VARIANTS = (
         card={
             "hidden": ("bbox_head.cls_convs.*", "bbox_head.reg_convs.*"),
             "heads": ("*_transformer.decoder.*",),
+            "shows": shows(""),
         },
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -47,17 +48,14 @@ class Geometry(nn.Module):
         for axis, side in zip("xy", base_size, strict=True):
             points = torch.arange(side + 1) - side // 2
             self.register_buffer(axis, sines(points, channels // 2), persistent=False)
-        half = torch.tensor(base_size, dtype=torch.float64) / 2
-        self.half = (float(half[0]), float(half[1]))
+        self.half = [side / 2 for side in base_size]
 
     def table(self) -> Tensor:
         """T, `h y x`: a 1 x 1 convolution of sines of x and of y is a sum of one term of each."""
         conv = self.embedding_transform.get_submodule("0.conv")
         weight, bias = conv.get_parameter("weight")[:, :, 0, 0], conv.get_parameter("bias")
         of_x, of_y = weight.chunk(2, 1)
-        x, y = (
-            _wide(w) @ _wide(self.get_buffer(axis)).T for axis, w in (("x", of_x), ("y", of_y))
-        )
+        x, y = (_wide(w) @ _wide(self.get_buffer(axis)).T for axis, w in (("x", of_x), ("y", of_y)))
         return y[:, :, None] + x[:, None, :] + _wide(bias)[:, None, None]
 
     def forward(self, offsets: Sequence[Tensor]) -> list[Tensor]:
@@ -79,7 +77,8 @@ def _wide(x: Tensor) -> Tensor:
 class KeypointAttention(nn.Module):
     """softmax(q k' / sqrt(d) + G) v of places `b n c` over key points `b k c`, head by head.
 
-    Port `points`, `b k 2`: where the key points lie, x and y in pixels.
+    Ports `points`, `b k 2`, and `places`, `n 2`: where the key points and the places lie, x and y
+    in pixels.
     """
 
     def __init__(self, channels: int, num_heads: int, appearance: bool) -> None:
@@ -91,23 +90,46 @@ class KeypointAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, keys: Keys, bias: Tensor | None, extra: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        keys: Keys,
+        places: Tensor,
+        bias: Tensor | None = None,
+        extra: Tensor | None = None,
+    ) -> Tensor:
         """`b n c`, and behind it what `extra`, `b k e`, is in the mean of heads, if given."""
         mark("points", keys.position)
+        mark("places", places)
         inputs = (x, keys.features, keys.features)
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
             F.linear(y, w, b).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
             for y, w, b in zip(inputs, weights, biases, strict=True)
         )
-        width = v.shape[-1]
         if extra is not None:
             shared = extra[:, None].expand(-1, self.num_heads, -1, -1).to(v.dtype)
             v = torch.cat([v, shared], -1)
         scale = None if self.appearance else 0.0
         out = attention(q, k, v, bias=None if bias is None else bias.to(q.dtype), scale=scale)
-        made = self.out_proj(out[..., :width].transpose(1, 2).flatten(2))
-        return made if extra is None else torch.cat([made, out[..., width:].mean(1)], -1)
+        if extra is None:
+            return self.out_proj(out.transpose(1, 2).flatten(2))
+        out, means = out.split([q.shape[-1], extra.shape[-1]], -1)
+        return torch.cat([self.out_proj(out.transpose(1, 2).flatten(2)), means.mean(1)], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """How the places of one level attend to one type of key points.
+
+    offsets  of key points to places, `b n k 2`, in what positions are divided by
+    """
+
+    attend: nn.Module
+    keys: Keys
+    places: Tensor
+    bias: Tensor | None
+    offsets: Tensor
 
 
 class BVRTransformer(nn.Module):
@@ -170,18 +192,19 @@ class BVRTransformer(nn.Module):
             ]
             for group in keys
         ]
-        biases = self._biases(offsets)
-        return [
-            self._level(
-                x,
-                [group[i] for group in keys],
-                [group[i] for group in biases],
-                [group[i] for group in offsets],
-            )
-            for i, x in enumerate(levels)
-        ]
+        biases, made = self._biases(offsets), []
+        for n, x in enumerate(levels):
+            seen = [
+                Seen(own, group[n], places[n], bias[n], delta[n])
+                for own, group, bias, delta in zip(self.decoder, keys, biases, offsets, strict=True)
+            ]
+            tokens = x.flatten(2).transpose(1, 2)
+            out = self._with_positions(tokens, seen) if self.cat_pos else self._mixed(tokens, seen)
+            made.append(out.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return made
 
-    def _biases(self, offsets: Sequence[Sequence[Tensor]]) -> list[list[Tensor]] | list[list[None]]:
+    def _biases(self, offsets: Sequence[Sequence[Tensor]]) -> Sequence[Sequence[Tensor | None]]:
+        """Geometry by type and level."""
         own = self.relative_positional_encoding
         if own is None:
             return [[None] * len(group) for group in offsets]
@@ -190,34 +213,17 @@ class BVRTransformer(nn.Module):
         flat, count = own([delta for group in offsets for delta in group]), len(offsets[0])
         return [flat[i : i + count] for i in range(0, len(flat), count)]
 
-    def _level(
-        self,
-        x: Tensor,
-        keys: Sequence[Keys],
-        biases: Sequence[Tensor | None],
-        offsets: Sequence[Tensor],
-    ) -> Tensor:
-        tokens = x.flatten(2).transpose(1, 2)
-        if self.cat_pos:
-            out = self._with_positions(tokens, keys, biases, offsets)
-        else:
-            parts = zip(self.decoder, keys, biases, strict=True)
-            out = self.out_act(tokens + sum(own(tokens, k, b, None) for own, k, b in parts))
-        return out.transpose(1, 2).unflatten(2, x.shape[2:])
+    def _mixed(self, x: Tensor, seen: Sequence[Seen]) -> Tensor:
+        parts = [one.attend(x, one.keys, one.places, one.bias) for one in seen]
+        return self.out_act(x + sum(parts[1:], parts[0]))
 
-    def _with_positions(
-        self,
-        tokens: Tensor,
-        keys: Sequence[Keys],
-        biases: Sequence[Tensor | None],
-        offsets: Sequence[Tensor],
-    ) -> Tensor:
-        """The offset of the first place is attended to, and what places differ from it added."""
-        width, total, means = tokens.shape[-1], tokens, []
-        for own, k, b, delta in zip(self.decoder, keys, biases, offsets, strict=True):
-            still = delta.detach()
-            both = own(tokens, k, b, still[:, 0])
-            total = total + both[..., :width]
-            moved = (still[:, :, 0] - still[:, :1, 0]).to(both.dtype)
-            means.append(self.pos_trans(both[..., width:] + moved))
+    def _with_positions(self, x: Tensor, seen: Sequence[Seen]) -> Tensor:
+        """Offsets to the first place are attended to, and what places differ from it added."""
+        total, means = x, []
+        for one in seen:
+            still = one.offsets.detach()
+            both = one.attend(x, one.keys, one.places, one.bias, still[:, 0])
+            made, mean = both.split([x.shape[-1], still.shape[-1]], -1)
+            moved = (still[:, :, 0] - still[:, :1, 0]).to(mean.dtype)
+            total, means = total + made, [*means, self.pos_trans(mean + moved)]
         return self.embed_trans(torch.cat([self.out_act(total), *means], -1))

@@ -15,7 +15,7 @@ from ....probe.sites import adapt
 from ....probe.targets import Target
 from ..contents import Mixer, MixerFigure
 from ..samples import Samples
-from . import choices, filters, gates, lines, over_picture, over_tokens
+from . import choices, filters, gates, key_points, lines, over_picture, over_tokens
 from .picture import Picture, Rows
 
 OF_ATTENTION = (CENTRE, DISTANCE)
@@ -32,6 +32,8 @@ _DRAWN: dict[str, Callable[[Picture, Figure], Rows]] = {
     "tables": over_picture.tables,
     "choices": choices.choices,
     "token shares": over_picture.token_shares,
+    "points": key_points.points,
+    "without": key_points.without,
     "spectrum": lines.spectrum,
     "shares": lines.shares,
     "sorted": lines.sorted_channels,

@@ -31,6 +31,13 @@ ELSEWHERE = {
         f"transformerlens.{name}": ("models/zoo/test_attention_only.py", "its names are renamed")
         for name in ("bridge_attn_only", "bridge_mlp", "ht_attn_only")
     },
+    **{
+        f"relationnet2.{name}": (
+            "models/zoo/test_relationnet2.py",
+            "it is a head on levels, and its published sines are computed here",
+        )
+        for name in ("retinanet_r50_head", "small_head")
+    },
     "transformerlens.gpt2_tiny": (
         "methods/circuits/test_transformerlens.py",
         "the network is another package's",
