@@ -116,17 +116,22 @@ def keypoint_loss(
             f"{len(first[0])} pictures: give one of each a picture"
         )
     sizes, classes = [x.shape[2:] for x in first], first[0].shape[1]
-    of_scores, of_offsets, count = first[0].new_zeros(()), first[0].new_zeros(()), 0
-    for n, (own, kinds) in enumerate(zip(boxes, labels, strict=True)):
-        wanted = goals(own, kinds, sizes, strides, classes)
-        for kind in TYPES:
-            for level, goal in enumerate(wanted[kind]):
-                count += int(goal.positive.sum())
-                of_scores = of_scores + _focal(scores[kind][level][n], goal.score)
-                moved = offsets[kind][level][n][:, goal.positive]
-                away = F.smooth_l1_loss(moved, goal.offset[:, goal.positive], reduction="sum")
-                of_offsets = of_offsets + away
-    return 0.25 * of_scores / max(count, 1), of_offsets / max(count, 1)
+    wanted = [
+        goals(own, kinds, sizes, strides, classes) for own, kinds in zip(boxes, labels, strict=True)
+    ]
+    of_scores, of_offsets, count = [], [], 0
+    for kind in TYPES:
+        for n, (logits, moved) in enumerate(zip(scores[kind], offsets[kind], strict=True)):
+            levels = [one[kind][n] for one in wanted]
+            positive = torch.stack([goal.positive for goal in levels])
+            count += int(positive.sum())
+            of_scores.append(_focal(logits, torch.stack([goal.score for goal in levels])))
+            away = F.smooth_l1_loss(
+                moved, torch.stack([goal.offset for goal in levels]), reduction="none"
+            )
+            of_offsets.append((away * positive[:, None]).sum())
+    total = max(count, 1)
+    return 0.25 * torch.stack(of_scores).sum() / total, torch.stack(of_offsets).sum() / total
 
 
 def _focal(logits: Tensor, goal: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def points(picture: Picture, figure: Figure) -> Rows:
     ports = [f"{pattern}:{port}@0" for pattern in figure.sites for port in _PORTS]
     with Probe(picture.model, grad=False, axes=picture.axes) as probe:
         probe.watch(*ports)
-        probe(picture.x)
+        picture.through(probe)
         seen = {(v.site.path, v.site.port): v.act for v in probe.trace.values()}
     paths = list(dict.fromkeys(path for path, _ in seen))
     kept = spread_over(paths)
@@ -91,7 +91,7 @@ def without(picture: Picture, figure: Figure) -> Rows:
 def _largest(picture: Picture, figure: Figure, edits: dict[str, Edit]) -> dict[Site, Tensor]:
     with Probe(picture.model, grad=False, axes=picture.axes) as probe:
         probe.watch(*(f"{pattern}@0" for pattern in figure.sites)).edit(edits)
-        probe(picture.x)
+        picture.through(probe)
         found = {value.site: value.act for value in probe.trace.values()}
     flat = [site for site, value in found.items() if value.ndim != 4]
     if flat:

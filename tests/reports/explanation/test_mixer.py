@@ -30,8 +30,7 @@ SHOWN = {s.name: ll.list_models(s.name)[0].shows for s in SMALL if s.name != "mo
 NAMED = {s.name: s for s in SMALL if SHOWN.get(s.name) or s.name.startswith("zoology")}
 MIXERS = [
     "activator", "convit", "ffnet", "garnet", "karat", "litv2", "moat", "ninformer", "oat_amazon",
-    "overlock", "psa",
-    "s2aformer", "sparsifiner", "transnext", "ulsam",
+    "overlock", "psa", "relationnet2", "s2aformer", "sparsifiner", "transnext", "ulsam",
 ]  # fmt: skip
 
 
@@ -143,6 +142,52 @@ def test_steps_are_the_values_of_their_site():
     choices = figure("oat_amazon", "Where the gaze goes next").rows[0].maps
     left = torch.stack([m.values.sum() for _, m in choices])
     torch.testing.assert_close(left, 1 - value.act[0])
+
+
+def test_lines_to_key_points_are_as_bright_as_the_attention():
+    model, x = small("relationnet2_retinanet_r50_fpn")
+    site = "bbox_head.reg_transformer.decoder.1"
+    with ll.Probe(model, grad=False) as p:
+        p.watch(f"{site}:map@0", f"{site}:points@0", f"{site}:places@0")
+        p(x)
+        share, points, places = (p.trace[f"{site}:{n}@0"].act for n in ("map", "points", "places"))
+    row = figure("relationnet2_retinanet_r50_fpn", "Key points and lines to them").rows[2]
+    assert row.label.startswith(site)
+    drawn = dict(row.maps)
+    start = int((places - 32).square().sum(1).argmin())
+    pixels = (points[0] * 2).floor().long().clamp(0, 127)  # 128 pixels for 64
+    for words, own in (("mean of heads", share[0].mean(0)), ("head 2", share[0, 2])):
+        m = drawn[words]
+        assert m.extent == (0, 0, 64, 64)
+        assert float(m.values.max()) == pytest.approx(float(own[start].max()))
+        ends = m.values[pixels[:, 1], pixels[:, 0]]
+        assert (ends >= own[start] - 1e-6).all()
+        assert len(m.values.unique()) <= 1 + len(own[start])
+        x_, y_ = (places[start] * 2).long().tolist()
+        assert float(m.values[y_, x_]) == pytest.approx(float(own[start].max()))
+    counted = drawn["key points"].values
+    assert (counted[pixels[:, 1], pixels[:, 0]] >= 1).all()
+    assert counted.max() <= 12
+    assert (counted == 0).any()
+
+
+def test_scores_without_key_points_are_those_of_a_patched_run():
+    model, x = small("relationnet2_retinanet_r50_fpn")
+    row = figure("relationnet2_retinanet_r50_fpn", "Classes without key points").rows[0]
+    whole, less, lost = (m.values for _, m in row.maps)
+    with torch.no_grad():
+        torch.testing.assert_close(whole, model(x)["cls_score"][0][0].amax(0))
+    cut = ll.patch(model, x, {"bbox_head.cls_transformer.decoder.0": ll.zero})
+    torch.testing.assert_close(less, cut["cls_score"][0][0].amax(0))
+    torch.testing.assert_close(lost, whole - less)
+    assert lost.abs().max() > 1e-4
+
+
+def test_geometry_is_drawn_a_head_at_a_time():
+    model, _ = small("relationnet2_retinanet_r50_fpn")
+    row = figure("relationnet2_retinanet_r50_fpn", "Geometry").rows[0]
+    own = model.bbox_head.cls_transformer.relative_positional_encoding
+    torch.testing.assert_close(torch.stack([m.values for _, m in row.maps]), own.table().detach())
 
 
 def test_tables_are_the_parameters():
