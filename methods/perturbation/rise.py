@@ -41,7 +41,8 @@ def rise(
     layout, (generator,) = runner.layout, runner.generators()
     sample = layout.canonical(x)[0]
     shape = tuple(sample.shape[1:])
-    total = torch.zeros(shape)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    total = torch.zeros(shape, dtype=wide)
     for start in range(0, n, batch):
         size = min(batch, n - start)
         masks = torch.stack([
@@ -50,13 +51,14 @@ def rise(
         ])  # fmt: skip
         masked = own_layout(sample * masks[:, None].to(sample), layout, x)
         scores = runner.scores(masked, target.take([0] * size))
-        total += torch.einsum("k,k...->...", scores.float().cpu(), masks)
+        total += torch.einsum("k,k...->...", scores.to(total), masks.to(total))
     return (total / (n * p))[None].to(x.device)
 
 
 def kept(shape: Sequence[int], p: float, generator: Generator) -> Tensor:
     """1 where something is kept, each place on its own with chance p."""
-    return (torch.rand(tuple(shape), generator=generator) < p).float()
+    drawn = torch.rand(tuple(shape), generator=generator, dtype=torch.float32)
+    return (drawn < p).float()
 
 
 def mask(shape: Sequence[int], cells: int, p: float, generator: Generator) -> Tensor:

@@ -31,7 +31,8 @@ class LinearRule(Protocol):
 
 def stabilised(z: Tensor, eps: float) -> Tensor:
     """z + eps sign(z), with sign(0) = +1; eps 0 leaves exact zeros to be divided as 0."""
-    return z + torch.where(z < 0, -eps, eps)
+    shift = torch.where(z < 0, -eps, eps)  # of torch's default type, whatever the model's
+    return z + shift.to(torch.promote_types(z.dtype, torch.float32))
 
 
 def ratio(r: Tensor, z: Tensor, eps: float) -> Tensor:

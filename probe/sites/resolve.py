@@ -31,6 +31,11 @@ def addresses(sites: Address | Iterable[Address]) -> list[Address]:
         return [address for part in sites for address in addresses(part)]
     if isinstance(sites, (str, Site, Pattern, nn.Module)):
         return [sites]
+    if not isinstance(sites, Iterable):
+        raise SiteError(
+            f"sites= names {sites!r}, which is no address: give words such as 'layer4', modules of "
+            "the model, or a list of them"
+        )
     return [address for part in sites for address in addresses(part)]
 
 

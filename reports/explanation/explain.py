@@ -209,7 +209,7 @@ def _with_values(maps: Maps, samples: Samples, answers: Answers) -> Maps:
     samples.leave_out(lost)
     for held in (answers.guesses, answers.areas, answers.restored, answers.shapes):
         for name in lost:
-            held.pop(name, None)  # type: ignore[attr-defined]
+            held.pop(name, None)
     return Maps(m for m in maps if m.sample not in lost)
 
 

@@ -249,12 +249,12 @@ class RunRequest:
 
     def network(self) -> nn.Module:
         """The model in eval mode, on its device and in its type."""
-        place = {"device": self.device, "dtype": as_dtype(self.dtype)}
+        device, dtype = self.device, as_dtype(self.dtype)
         if not isinstance(self.model, nn.Module):
-            return self._loaded(self.model).to(**place)
-        if all(_is_at(p, **place) for p in self.model.parameters()):
+            return self._loaded(self.model).to(device=device, dtype=dtype)
+        if all(_is_at(p, device, dtype) for p in self.model.parameters()):
             return self.model.eval()  # `run` puts its mode back
-        return deepcopy(self.model).eval().to(**place)
+        return deepcopy(self.model).eval().to(device=device, dtype=dtype)
 
 
 def prepare(asked: RunRequest) -> Work:
