@@ -4,7 +4,7 @@ BIN := .venv/bin
 PHOTO = $$($(BIN)/python -c 'from importlib.resources import files; print(files("sklearn.datasets.images") / "flower.jpg")')
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types sweep census signals bench matrix mixers planted recall study clean
+.PHONY: demo test lint types sweep census signals bench matrix mixers tasks planted recall study clean
 
 demo: .venv/demo
 	@mkdir -p demo
@@ -46,6 +46,10 @@ study: .venv/dev
 # Vision mixers on digits, and what limelight says of them: some five minutes on one core.
 mixers: .venv/dev
 	$(BIN)/python benchmarks/vision_mixers.py
+
+# Systems with a task, trained small beside controls: some twenty minutes on one core.
+tasks: .venv/dev
+	$(BIN)/python benchmarks/task_systems.py
 
 # What circuit scores find in models whose circuits were planted among decoys.
 planted: .venv/dev
