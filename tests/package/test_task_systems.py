@@ -1,4 +1,4 @@
-"""The tasks of `make tasks`: each runs on next to no training, and measures what it has floors for."""
+"""The tasks of `make tasks`: each runs on next to no training, and has its floors measured."""
 
 from __future__ import annotations
 

@@ -34,11 +34,15 @@ class DeformableConv2d(nn.Conv2d):
     def _grid(self, x: Tensor, offset: Tensor) -> Tensor:
         """Where each tap of each place lies, `b (tap y) x 2`, in -1..1 from border to border."""
         kernel, step, pad = self.kernel_size[0], self.stride[0], int(self.padding[0])
-        (rows, columns), like = offset.shape[2:], {"device": x.device, "dtype": x.dtype}
-        tap = torch.arange(kernel, **like) - pad
-        y = torch.arange(rows, **like) * step + tap.repeat_interleave(kernel)[:, None]
-        x_ = torch.arange(columns, **like) * step + tap.repeat(kernel)[:, None]
-        dy, dx = offset.unflatten(1, (-1, 2)).unbind(2)
-        place = torch.stack([dx + x_[:, None, :], dy + y[:, :, None]], -1)
-        size = torch.tensor([x.shape[3], x.shape[2]], **like)
+        rows, columns = offset.shape[2:]
+
+        def whole(count: int) -> Tensor:
+            return torch.arange(count, device=x.device, dtype=x.dtype)
+
+        tap = whole(kernel) - pad
+        down = whole(rows) * step + tap.repeat_interleave(kernel)[:, None]
+        along = whole(columns) * step + tap.repeat(kernel)[:, None]
+        moved_down, moved_along = offset.unflatten(1, (-1, 2)).unbind(2)
+        place = torch.stack([moved_along + along[:, None, :], moved_down + down[:, :, None]], -1)
+        size = x.new_tensor([x.shape[3], x.shape[2]])
         return ((2 * place + 1) / size - 1).flatten(1, 2)

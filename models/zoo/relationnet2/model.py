@@ -123,7 +123,7 @@ def relationnet2(
     )
     if backbone is None:
         return BVRHead(options)
-    hyper = {"width": width, "groups": groups, "width_per_group": width_per_group}
+    hyper: dict[str, Any] = {"width": width, "groups": groups, "width_per_group": width_per_group}
     hyper |= {"in_channels": in_channels} | ({} if layers is None else {"layers": layers})
     stages = Stages(load(backbone, weights=None, norm_eps=norm_eps, num_classes=1, **hyper))
     stages.deform(stage_with_dcn)

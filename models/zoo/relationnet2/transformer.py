@@ -48,7 +48,7 @@ class Geometry(nn.Module):
         for axis, side in zip("xy", base_size, strict=True):
             points = torch.arange(side + 1) - side // 2
             self.register_buffer(axis, sines(points, channels // 2), persistent=False)
-        self.half = [side / 2 for side in base_size]
+        self.reach = [side / 2 for side in base_size]
 
     def table(self) -> Tensor:
         """T, `h y x`: a 1 x 1 convolution of sines of x and of y is a sum of one term of each."""
@@ -64,7 +64,7 @@ class Geometry(nn.Module):
         return [self._at(table, delta) for delta in offsets]
 
     def _at(self, table: Tensor, delta: Tensor) -> Tensor:
-        grid = (delta / delta.new_tensor(self.half)).flatten(0, 1)[None].to(table.dtype)
+        grid = (delta / delta.new_tensor(self.reach)).flatten(0, 1)[None].to(table.dtype)
         found = F.grid_sample(table[None], grid, padding_mode="border", align_corners=False)
         values = found[0].unflatten(1, delta.shape[:2]).transpose(0, 1)
         return values.clamp(min=LEAST).log() if self.log_scale else values
@@ -219,11 +219,13 @@ class BVRTransformer(nn.Module):
 
     def _with_positions(self, x: Tensor, seen: Sequence[Seen]) -> Tensor:
         """Offsets to the first place are attended to, and what places differ from it added."""
-        total, means = x, []
+        total: Tensor = x
+        means: list[Tensor] = []
         for one in seen:
             still = one.offsets.detach()
             both = one.attend(x, one.keys, one.places, one.bias, still[:, 0])
             made, mean = both.split([x.shape[-1], still.shape[-1]], -1)
             moved = (still[:, :, 0] - still[:, :1, 0]).to(mean.dtype)
-            total, means = total + made, [*means, self.pos_trans(mean + moved)]
+            total = total + made
+            means.append(self.pos_trans(mean + moved))
         return self.embed_trans(torch.cat([self.out_act(total), *means], -1))
