@@ -30,6 +30,7 @@ from .zoo.halonet import model as halonet
 from .zoo.litv2 import model as litv2
 from .zoo.maxvit import model as maxvit
 from .zoo.moat import model as moat
+from .zoo.msguided import model as msguided
 from .zoo.oat import variants as oat
 from .zoo.orchid import model as orchid
 from .zoo.overlock import model as overlock
@@ -78,6 +79,7 @@ __all__ = [
     "moat",
     "mobilenet_v1",
     "mobilenet_v2",
+    "msguided",
     "nat",
     "ninformer",
     "oat",

@@ -329,6 +329,12 @@ SMALL = (
         },
     ),
     Small(
+        "msguided_narrow",
+        {"width": 8, "inter_channels": 8},
+        channels=1,
+        asked=ll.region(torch.ones(64, 64), 3),
+    ),
+    Small(
         "sentence_attention_b0",
         {"encode_dim": 16},
         given=lambda count, draw: (

@@ -29,8 +29,9 @@ AXES = {"input": "b c y x"}  # of models that take a picture alone
 SHOWN = {s.name: ll.list_models(s.name)[0].shows for s in SMALL if s.name != "mobilenet_v1"}
 NAMED = {s.name: s for s in SMALL if SHOWN.get(s.name) or s.name.startswith("zoology")}
 MIXERS = [
-    "activator", "convit", "ffnet", "garnet", "karat", "litv2", "moat", "ninformer", "oat_amazon",
-    "overlock", "psa", "relationnet2", "s2aformer", "sparsifiner", "transnext", "ulsam",
+    "activator", "convit", "ffnet", "garnet", "karat", "litv2", "moat", "msguided", "ninformer",
+    "oat_amazon", "overlock", "psa", "relationnet2", "s2aformer", "sentence_attention",
+    "sparsifiner", "transnext", "ulsam",
 ]  # fmt: skip
 
 
