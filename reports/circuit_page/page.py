@@ -24,7 +24,6 @@ from ..html import (
     interval_text,
     nonempty,
     or_dash,
-    sentence,
     significant_or_zero,
     three_digits,
 )
@@ -105,7 +104,7 @@ def render_circuit(
         _data(circuit, maps),
         title=words.title(circuit),
         asked=words.asked(circuit),
-        cautions=[sentence(c) for c in cautions_in(circuit.notes)],
+        cautions=cautions_in(circuit.notes),
         circuit=circuit,
         example=words.example(circuit),
         facts=[words.metric(circuit), words.truth(circuit)],

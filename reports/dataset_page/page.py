@@ -9,7 +9,7 @@ import pandas
 
 from ...probe.results import cautions_in
 from ..explanation import SCRIPTS, page_data, photo_uri, place_of, seen_beside, thumbnails
-from ..html import fill, nonempty, plural, sentence, significant
+from ..html import fill, nonempty, plural, significant
 from ..runs import FOLDER, Run, RunPlan
 from ..scoring import NAMES
 from ..scoring import table as score_table
@@ -47,7 +47,7 @@ def render_run(run: Run, against: Run | None = None) -> str:
         data,
         title=f"What {plan.model} looks at in {plural(rows['sample'].nunique(), 'sample')}",
         asked=_asked(plan, methods, sites, model_states),
-        cautions=[sentence(c) for c in cautions_in(plan.told.get("notes", ()))],
+        cautions=cautions_in(plan.told.get("notes", ())),
         samples=data["samples"],
         partners=seen_beside(data),
         thumbnails=thumbnails(explanation.samples),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...probe.results import About
-from ..html import fill, joined, nonempty, sentence
+from ..html import fill, joined, nonempty
 from .contents import Contents
 from .mixer import section
 from .page_data import page_data, photo_uri, picture_uri
@@ -47,7 +47,7 @@ def render(contents: Contents) -> str:
         restored={name: picture_uri(image) for name, image in contents.restored.items()},
         kinds={m["kind"] for m in data["maps"]},
         waterfalls=waterfalls(contents.ledgers),
-        cautions=[sentence(c) for c in contents.cautions],
+        cautions=contents.cautions,
         mixer=section(contents.mixer) if contents.mixer else None,
         provenance=provenance(contents),
     )

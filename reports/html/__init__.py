@@ -10,7 +10,6 @@ from .formatting import (
     or_dash,
     percent,
     plural,
-    sentence,
     significant,
     significant_or_zero,
     three_digits,

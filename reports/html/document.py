@@ -8,14 +8,23 @@ from collections.abc import Sequence
 from hashlib import sha256
 from importlib.resources import files
 
+from .formatting import sentence
+
 
 def fill(
-    name: str, styles: Sequence[str], scripts: Sequence[str], data: object, **values: object
+    name: str,
+    styles: Sequence[str],
+    scripts: Sequence[str],
+    data: object,
+    *,
+    cautions: Sequence[str] = (),
+    **values: object,
 ) -> str:
     """A page from its parts; its policy lets this style and this script run, and nothing else.
 
-    name    of the template that the values are filled into, beside policy, style, script and data
-    styles  and scripts, by the names of their files
+    name      of the template that the values are filled into, beside policy, style, script and data
+    styles    and scripts, by the names of their files
+    cautions  why what the page shows means little, in large letters on top
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
@@ -34,6 +43,7 @@ def fill(
         style=Markup(style),
         script=Markup(script),
         data=Markup(embed(data)),
+        cautions=[sentence(words) for words in cautions],
         **values,
     )
     return text.encode("utf-8", "replace").decode("utf-8")
