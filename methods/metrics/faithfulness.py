@@ -19,7 +19,8 @@ def deletion(
     saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: Baseline = "zero"
 ) -> float:
     """Area under the probability while the most relevant pixels go first (RISE, 1806.07421)."""
-    return _area(deletion_curve(saliency, model, steps=steps, baseline=baseline))
+    curve = deletion_curve(saliency, model, steps=steps, baseline=baseline)
+    return _area(curve, saliency.numel(), _part(saliency, steps))
 
 
 @metric("insertion", "Faithfulness")
@@ -27,30 +28,40 @@ def insertion(
     saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: Baseline = "blur"
 ) -> float:
     """Area under the probability while the most relevant pixels come into a blurred copy first."""
-    return _area(insertion_curve(saliency, model, steps=steps, baseline=baseline))
+    curve = insertion_curve(saliency, model, steps=steps, baseline=baseline)
+    return _area(curve, saliency.numel(), _part(saliency, steps))
 
 
 def deletion_curve(
     saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: Baseline = "zero"
 ) -> Tensor:
-    """The probability with 0, 1, ... `steps` equal parts of the pixels gone, the largest first."""
-    return _curve(saliency, model, model.x, model.baseline(baseline), steps)
+    """The probability with 0, 1, ... parts of the pixels gone, the largest first.
+
+    A part is ceil(pixels / steps), the last one what is left: every point is there once.
+    """
+    return _curve(saliency, model, model.x, model.baseline(baseline), _part(saliency, steps))
 
 
 def insertion_curve(
     saliency: Tensor, model: Scorer, *, steps: int = 224, baseline: Baseline = "blur"
 ) -> Tensor:
     """The probability with 0, 1, ... parts of the pixels back in their places."""
-    return _curve(saliency, model, model.baseline(baseline), model.x, steps)
+    return _curve(saliency, model, model.baseline(baseline), model.x, _part(saliency, steps))
 
 
 @metric("pixel_flipping", "Faithfulness", better="smaller")
 def pixel_flipping(
     saliency: Tensor, model: Scorer, *, step: int = 1, baseline: Baseline = "black"
 ) -> float:
-    """Mean probability while `step` pixels more are flipped each time (Bach et al. 2015)."""
-    steps = -(-saliency.numel() // max(step, 1))
-    return float(_curve(saliency, model, model.x, model.baseline(baseline), steps)[1:].mean())
+    """Mean probability while `step` pixels more are flipped each time (Bach et al. 2015).
+
+    A last step of fewer pixels counts by their number.
+    """
+    if step < 1:
+        raise OptionError(f"step={step} flips nothing: give at least 1 pixel")
+    part = min(step, saliency.numel())
+    curve = _curve(saliency, model, model.x, model.baseline(baseline), part)
+    return _weighed(curve[1:], saliency.numel(), part)
 
 
 @metric("region_perturbation", "Faithfulness")
@@ -154,9 +165,13 @@ def increase_in_confidence(saliency: Tensor, model: Scorer) -> float:
 def monotonicity(
     saliency: Tensor, model: Scorer, *, steps: int = 32, baseline: Baseline = "black"
 ) -> float:
-    """The share of steps at which the probability does not fall, the least relevant added first."""
-    curve = _curve(-saliency, model, model.baseline(baseline), model.x, steps)
-    return float((curve.diff() >= 0).double().mean()) if len(curve) > 1 else float("nan")
+    """The share of steps at which the probability does not fall, the least relevant added first.
+
+    A last step of fewer pixels counts by their number.
+    """
+    part = _part(saliency, steps)
+    curve = _curve(-saliency, model, model.baseline(baseline), model.x, part)
+    return _weighed((curve.diff() >= 0).double(), saliency.numel(), part)
 
 
 @metric("infidelity", "Faithfulness", better="smaller")
@@ -218,13 +233,22 @@ def _kept(saliency: Tensor, model: Scorer) -> tuple[float, float]:
     return whole, float(model((model.x * weight)[None]))
 
 
-def _curve(saliency: Tensor, model: Scorer, before: Tensor, after: Tensor, steps: int) -> Tensor:
-    """Probabilities while pixels of `before` give way to `after`; empty for a constant map."""
+def _part(saliency: Tensor, steps: int) -> int:
+    """Pixels in a step, of at most so many steps. Raises OptionError for none."""
+    if steps < 1:
+        raise OptionError(f"steps={steps} changes nothing: give at least 1")
+    return -(-saliency.numel() // steps)
+
+
+def _curve(saliency: Tensor, model: Scorer, before: Tensor, after: Tensor, part: int) -> Tensor:
+    """Probabilities while `part` pixels more of `before` give way to `after` each time.
+
+    Empty for a map that holds nan or is constant.
+    """
     ranks = _ranks(saliency)
     if ranks is None:
         return torch.empty(0, dtype=torch.float64)
-    steps = min(steps, ranks.numel())
-    part = -(-ranks.numel() // steps)
+    steps = -(-ranks.numel() // part)
     return _scored(model, before, after, (ranks // part).to(model.x.device), range(steps + 1))
 
 
@@ -254,6 +278,14 @@ def _ranks(saliency: Tensor) -> Tensor | None:
     return ranks.reshape(saliency.shape)
 
 
-def _area(curve: Tensor) -> float:
-    """The mean height by trapezoids; NaN for no curve."""
-    return float(torch.trapezoid(curve) / (len(curve) - 1)) if len(curve) > 1 else float("nan")
+def _area(curve: Tensor, pixels: int, part: int) -> float:
+    """The mean height by trapezoids as wide as what a step holds; NaN for no curve."""
+    return _weighed((curve[1:] + curve[:-1]) / 2, pixels, part)
+
+
+def _weighed(values: Tensor, pixels: int, part: int) -> float:
+    """The mean over steps, each by its share of the pixels; NaN for none."""
+    if not len(values):
+        return float("nan")
+    starts = torch.arange(0, pixels, part, dtype=values.dtype)
+    return float(values @ (starts + part).clamp(max=pixels).sub(starts)) / pixels

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from fill import fill, image
 from shared import golden
-from torch import nn
+from torch import Tensor, nn
 
 import limelight as ll
 from limelight.methods.metrics import faithfulness as faith
@@ -71,6 +73,50 @@ def test_steps_and_batches_change_no_point(linear):
     assert len(curves[0]) == 13
     for other in curves[1:]:
         torch.testing.assert_close(curves[0], other)
+
+
+class Share(nn.Module):
+    """One number that is read as a probability: the mean of the picture."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((1, 2, 3))
+
+
+def shares(side: int) -> tuple[Tensor, Scorer]:
+    """A map of equal steps, and a scorer whose score falls evenly as ones become zeros."""
+    read = ll.Target("share", lambda out, rows: out)
+    x = torch.ones(1, side, side, dtype=torch.float64)
+    ramp = torch.arange(side * side, dtype=torch.float64).reshape(side, side)
+    return ramp, Scorer(Share(), x, read)
+
+
+@pytest.mark.parametrize("steps", [7, 224, 400, 1000])
+def test_every_point_of_a_curve_is_there_once(steps):
+    ramp, scorer = shares(20)
+    curve = faith.deletion_curve(ramp, scorer, steps=steps, baseline="zero")
+    assert (curve.diff() < 0).all()
+    assert curve[0] == 1
+    assert abs(float(curve[-1])) < 1e-12
+    assert faith.deletion(ramp, scorer, steps=steps, baseline="zero") == pytest.approx(0.5)
+    assert faith.insertion(ramp, scorer, steps=steps, baseline="zero") == pytest.approx(0.5)
+
+
+def test_the_step_asked_for_is_the_step_taken():
+    ramp, scorer = shares(10)
+    left = torch.tensor([0.6, 0.2, 0.0])  # 40, 80, 100 of 100 pixels are gone
+    held = torch.tensor([0.4, 0.4, 0.2])
+    found = faith.pixel_flipping(ramp, scorer, step=40, baseline="zero")
+    assert found == pytest.approx(float(left @ held))
+    with pytest.raises(OptionError, match="flips nothing"):
+        faith.pixel_flipping(ramp, scorer, step=0)
+
+
+def test_a_probability_that_only_falls_is_never_monotonic():
+    ramp, scorer = shares(20)
+    brighter = replace(scorer, x=torch.zeros_like(scorer.x))
+    ones = torch.ones_like(scorer.x)
+    assert faith.monotonicity(ramp, brighter, steps=32, baseline=ones) == 0
+    assert faith.monotonicity(ramp, scorer, steps=32, baseline="zero") == 1
 
 
 def test_a_constant_map_scores_nan(linear):
