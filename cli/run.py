@@ -94,6 +94,9 @@ def run(
         str | None, typer.Option(metavar="local|ray", help="Where it runs. [default: local]")
     ] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster, host:port or auto.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Let the plan call the module:function that it names.")
+    ] = False,
 ) -> int:
     """Compute maps of a whole data set; run again, it goes on where it stopped.
 
@@ -110,7 +113,7 @@ def run(
         "device": device, "dtype": dtype, "batch": batch, "workers": workers, "engine": engine,
         "address": address, "labels": labels, "inputs": inputs, "axes": axes_in(axes) or None,
         **preparing(size, resize, interpolation, mean, std),
-    })  # fmt: skip
+    }, trust=trust)  # fmt: skip
     failed = list(print_run(finished))
     for text in failed:
         say(text)
@@ -156,7 +159,7 @@ def report(
     _write_page(folder, out, against)
 
 
-def _compute(what: str, out: Path, options: dict[str, Any]) -> Run:
+def _compute(what: str, out: Path, options: dict[str, Any], *, trust: bool) -> Run:
     """Compute what a plan file, or a model and options, ask for."""
     from ..reports.datasets import samples
     from ..reports.runs import merged, read_plan
@@ -164,6 +167,8 @@ def _compute(what: str, out: Path, options: dict[str, Any]) -> Run:
 
     written = what.lower().endswith(".toml")
     plan = read_plan(Path(what).expanduser()) if written else {"model": what}
+    if written:
+        _check_code(what, str(plan.get("model", "")), trust)
     asked = merged(plan, options)
     batch = str(asked.pop("batch", "auto"))
     rest = {name: value for name, value in asked.items() if name not in _MODEL}
@@ -173,6 +178,21 @@ def _compute(what: str, out: Path, options: dict[str, Any]) -> Run:
         methods = asked.get("methods") or ["gradcam", "normgrad"]
         size = int(batch) if batch.isdecimal() else batch
         return run_all(out, net, data, methods, batch=size, progress=tell, **rest)
+
+
+def _check_code(plan: str, model: str, trust: bool) -> None:
+    """Raise where a plan, which may come from anywhere, would call a function."""
+    from ..models.adapters.load import LIBRARIES, check_builder
+    from ..probe.errors import OptionError
+
+    if ":" not in model or model.partition(":")[0] in LIBRARIES:
+        return
+    if not trust:
+        raise OptionError(
+            f"plan {plan!r} names the function {model!r} as its model, and plans run no code: look "
+            "at the function, then give --trust"
+        )
+    check_builder(model)
 
 
 def _net(asked: dict[str, Any]) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -17,6 +18,34 @@ from ...probe.sites import remember_initial
 from ..card import Card
 from ..weights import choose, fit
 from .hub import from_hub
+
+LIBRARIES = ("timm", "torchvision", "hf")
+
+
+def check_builder(spec: str) -> None:
+    """Raise ModelError unless `module:function` is a function that a package of the user defines.
+
+    It must be annotated to return a module, or say so in its docstring: what a file names is
+    called, and `os:system` is a function too.
+    """
+    source, _, name = spec.partition(":")
+    if source.partition(".")[0] in sys.stdlib_module_names:
+        raise ModelError(f"{spec!r} is of Python itself and builds no model: name one of yours")
+    found = _import(source, name)
+    own = inspect.isfunction(found) and found.__module__ == source
+    if not own or not _returns_module(found):
+        raise ModelError(
+            f"{spec!r} is no function that {source!r} defines and that says it returns a module: "
+            "annotate it with -> torch.nn.Module"
+        )
+
+
+def _returns_module(function: Callable[..., Any]) -> bool:
+    returned = function.__annotations__.get("return")
+    if isinstance(returned, type):
+        return issubclass(returned, nn.Module)
+    word = str(returned or "").rpartition(".")[2]
+    return word == "Module" or "nn.Module" in (function.__doc__ or "")
 
 
 def load_foreign(spec: str, weights: str | None, hyper: Mapping[str, object]) -> nn.Module:

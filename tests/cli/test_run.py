@@ -217,3 +217,52 @@ def test_the_address_of_a_cluster_is_for_ray(here, capsys):
     pytest.importorskip("ray")
     assert main(["run", "plan.toml", "--out", "run"]) == 2
     assert "no Ray cluster answers at '127.0.0.1:9'" in refused(capsys)
+
+
+BUILDERS = '''
+from os import system
+import torch
+from torch import nn
+
+
+def annotated() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
+
+
+def documented():
+    """A torch.nn.Module of six classes."""
+    return annotated()
+
+
+def bare(command="no"):
+    return system(command)
+'''
+
+
+def planned(model: str) -> None:
+    text = PLAN.partition("\n[")[0]
+    lines = [line for line in text.splitlines() if not line.startswith(("model", "weights"))]
+    Path("plan.toml").write_text(f'model = "{model}"\nsize = 32\n' + "\n".join(lines))
+
+
+@pytest.mark.parametrize("trust", [(), ("--trust",)])
+@pytest.mark.parametrize("model", ["os:system", "builders_of_a_plan:bare", "subprocess:run"])
+def test_a_plan_never_runs_a_command(here, capsys, monkeypatch, model, trust):
+    Path("builders_of_a_plan.py").write_text(BUILDERS)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    planned(model)
+    plan = Path("plan.toml")
+    plan.write_text(plan.read_text() + '\n[hyper]\ncommand = "touch touched"\n')
+    assert main(["run", "plan.toml", "--out", "run", *trust]) in (1, 2)
+    told = capsys.readouterr().err
+    assert ("give --trust" in told) == (not trust)
+    assert not Path("touched").exists()
+
+
+@pytest.mark.parametrize("name", ["annotated", "documented"])
+def test_a_trusted_plan_calls_what_returns_a_module(here, capsys, monkeypatch, name):
+    Path("builders_of_a_plan.py").write_text(BUILDERS)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    planned(f"builders_of_a_plan:{name}")
+    words = ("--target", "1", "--site", "0", "-m", "gradcam", "--limit", "1")
+    assert main(["run", "plan.toml", "--out", "run", "--trust", *words]) == 0, capsys.readouterr()
