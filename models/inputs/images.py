@@ -19,6 +19,7 @@ from .arrays import from_array, wide_to_8bit
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
 )
+MOST_PIXELS = 64_000_000
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError)
 
 Read = tuple[Image.Image, int]
@@ -83,6 +84,8 @@ def _beside(path: Path) -> str:
 
 def _bytes(path: Path) -> bytes:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ImageError(f"picture {str(path)!r} is a pipe or a device: give a file")
         return path.read_bytes()
     except IsADirectoryError:
         raise ImageError(
@@ -101,6 +104,12 @@ def _decode(data: bytes, what: str) -> Image.Image:
 
     def decode() -> Read:
         with Image.open(BytesIO(data)) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ImageError(
+                    f"{what} has {image.width} x {image.height} pixels, more than the "
+                    f"{MOST_PIXELS // 10**6} million that are read: make it smaller, or decode it "
+                    "yourself and give the array"
+                )
             return _rgb(image, what)
 
     return _explained(what, decode)

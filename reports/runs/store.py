@@ -76,7 +76,16 @@ def error_row(loaded: Loaded, error: str) -> Row:
 def _of_sample(loaded: Loaded) -> Row:
     row = loaded.sample
     label = None if row.label is None else str(row.label)
-    return {"index": loaded.place, "sample": row.name, "source": row.source, "label": label}
+    texts = {"sample": row.name, "source": row.source, "label": label}
+    return {"index": loaded.place, **{key: _readable(text) for key, text in texts.items()}}
+
+
+def _readable(text: str | None) -> str | None:
+    """A text as UTF-8; bytes of a file name that are none are written out, `caf\\xe9.png`."""
+    if text is None or not any("\ud800" <= sign <= "\udfff" for sign in text):
+        return text
+    raw = text.encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def part_path(folder: Path, number: int) -> Path:

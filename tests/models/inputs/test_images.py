@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -248,3 +249,17 @@ def test_reading_is_quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(read(encoded(Image.fromarray(gradient()), "JPEG")), Image.Image)
+
+
+def test_a_pipe_is_refused_before_it_is_read(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="is a pipe or a device"):
+        read(tmp_path / "a.png")
+
+
+def test_a_small_file_of_very_many_pixels_is_refused(tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("1", (9000, 9000)).save(path)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ImageError, match=r"9000 x 9000 pixels, more than the 64 million"):
+        read(path)

@@ -386,6 +386,21 @@ def test_fifty_kills_lose_and_repeat_nothing(tmp_path, folder):
     kill_at_random(tmp_path, folder, 50)
 
 
+def test_a_file_name_that_is_no_utf8_is_a_row_and_no_end(tmp_path, net):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    plain = folder / "a.png"
+    Image.new("RGB", (32, 32), (200, 10, 10)).save(plain)
+    odd = os.fsencode(folder) + b"/caf\xe9.png"
+    try:
+        Path(os.fsdecode(odd)).write_bytes(plain.read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    done = go(tmp_path / "run", net, folder)
+    assert list(done.table(["sample"])["sample"].unique()) == ["a.png", "caf\\xe9.png"]
+    assert go(tmp_path / "run", net, folder).missing == 0
+
+
 def test_the_plan_is_readable(tmp_path, net, folder):
     go(tmp_path, net, folder, limit=3)
     raw = json.loads((tmp_path / "plan.json").read_text())
