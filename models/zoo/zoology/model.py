@@ -38,7 +38,7 @@ class Hybrid(nn.Module):
         self.mixer = build_mixer(configs[layer_idx % len(configs)], d_model, layer_idx)
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
-        return self.mixer(x, memory)
+        return self.mixer(x) if memory is None else self.mixer(x, memory)
 
     @property
     def shows(self) -> tuple[Figure, ...]:
@@ -84,7 +84,9 @@ class Layer(nn.Module):
         self.dropout1, self.dropout2 = nn.Dropout(drop), nn.Dropout(drop)
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
-        x = x + self.dropout1(self.sequence_mixer(self.norm1(x), memory))
+        normed, mixer = self.norm1(x), self.sequence_mixer
+        mixed = mixer(normed) if memory is None else mixer(normed, memory)  # a plug-in has none
+        x = x + self.dropout1(mixed)
         return x + self.dropout2(self.state_mixer(self.norm2(x)))
 
 

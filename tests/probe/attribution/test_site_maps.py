@@ -21,8 +21,8 @@ def test_a_map_that_is_not_finite_says_so() -> None:
     x[1, :, 2, 2] = 0
     net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     sound, torn = ll.maps(net, x, method, target=0)
-    assert NOT_FINITE not in sound.about.notes
-    assert NOT_FINITE in torn.about.notes
+    assert NOT_FINITE not in sound.about.cautions
+    assert NOT_FINITE in torn.about.cautions
     assert torn.values.isinf().sum() == 1
 
 
