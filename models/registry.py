@@ -29,7 +29,7 @@ SPELLINGS = (
     ("depth", "num_layers"),
     ("layers", "blocks"),
     ("num_heads", "heads"),
-    ("num_classes", "classes", "build_classification_head_with_class_num"),
+    ("num_classes", "classes", "n_classes", "build_classification_head_with_class_num"),
     ("norm_eps", "eps", "bn_eps"),
     ("dropout", "drop_rate"),
     ("attention_dropout", "attn_drop_rate"),

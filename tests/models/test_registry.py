@@ -17,6 +17,7 @@ from limelight.probe.errors import ModelError, OptionError
 # A mixer alone; what chooses among the objects it is given.
 NO_CLASSES = {
     *("oat_amazon", "oat_wine", "oat_yogurt"),
+    *("msguided_narrow", "msguided_resnext50", "msguided_resnext101"),
     *("garnet", "orchid", "reid_lba_pair"),  # pictures, a mixer alone, a similarity
 }
 

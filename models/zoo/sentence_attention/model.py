@@ -146,7 +146,7 @@ def sentence_attention(
     *,
     backbone: str = "efficientnet-b7",
     channels: Sequence[int] | None = None,
-    n_classes: int = 2,
+    num_classes: int = 2,
     encode_dim: int = 384,
     mid_dim: int | None = None,
     in_channels: int = 3,
@@ -168,7 +168,7 @@ def sentence_attention(
     return SentenceGrounding(
         body,
         body.channels,
-        n_classes=n_classes,
+        n_classes=num_classes,
         in_channels=in_channels,
         encode_dim=encode_dim,
         mid_dim=mid_dim,
@@ -196,6 +196,7 @@ register(
     Card(
         "Sentence attention",
         "Sentence Attention Blocks for Answer Grounding, arXiv 2309.11593",
+        classifier="classifier",
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         labels=("nothing", "evidence"),
@@ -203,11 +204,17 @@ register(
         about="no weights are published; the sentence is a vector, model.encode makes one",
     ),
     [
+        Variant("sentence_attention_b0", build={"backbone": "efficientnet-b0"}),
+        Variant("sentence_attention_b1", build={"backbone": "efficientnet-b1"}),
+        Variant("sentence_attention_b2", build={"backbone": "efficientnet-b2"}),
+        Variant("sentence_attention_b3", build={"backbone": "efficientnet-b3"}),
+        Variant("sentence_attention_b4", build={"backbone": "efficientnet-b4"}),
+        Variant("sentence_attention_b5", build={"backbone": "efficientnet-b5"}),
+        Variant("sentence_attention_b6", build={"backbone": "efficientnet-b6"}),
         Variant(
-            f"sentence_attention_b{n}",
-            also=("sentence_attention",) if n == 7 else (),
-            build={"backbone": f"efficientnet-b{n}"},
-        )
-        for n in range(8)
+            "sentence_attention_b7",
+            also=("sentence_attention",),
+            build={"backbone": "efficientnet-b7"},
+        ),
     ],
 )

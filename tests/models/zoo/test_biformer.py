@@ -71,9 +71,8 @@ def test_parameter_names_of_swin_tiny_layout():
 def small(name: str, **hyper):
     """A small model of each layout with everything random."""
     torch.manual_seed(0)
-    return load(
-        name, weights=None, **{**(SMALL if name == "biformer_tiny" else STL[name]), **hyper}
-    )
+    sized = SMALL if name == "biformer_tiny" else STL[name]
+    return load(name, **{"weights": None, **sized, **hyper})
 
 
 @pytest.mark.parametrize("name", ["biformer_tiny", *STL])
