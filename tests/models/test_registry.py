@@ -18,6 +18,7 @@ from limelight.probe.errors import ModelError, OptionError
 NO_CLASSES = {
     *("oat_amazon", "oat_wine", "oat_yogurt"),
     *("msguided_narrow", "msguided_resnext50", "msguided_resnext101"),
+    *("relationnet2_head", "relationnet2_retinanet_r50_fpn", "relationnet2_retinanet_x101_dcn_fpn"),
     *("garnet", "orchid", "reid_lba_pair"),  # pictures, a mixer alone, a similarity
 }
 

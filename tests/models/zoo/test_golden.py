@@ -17,6 +17,11 @@ ELSEWHERE = {
         for name in ("amazon", "yogurt_linear")
     },
     **{
+        f"msguided.{name}": ("models/zoo/test_msguided.py", "what training gives is compared too")
+        for name in ("resnext50_64x96", "resnext101_64")
+    },
+    "sentence_attention.b3": ("models/zoo/test_sentence_attention.py", "it takes a sentence too"),
+    **{
         f"seerattention.{name}": (
             "models/zoo/test_seerattention.py",
             "training, gates and block masks are compared with the logits",

@@ -121,7 +121,10 @@ def test_the_words_of_a_case_build_its_network(case_name, other, name):
     config = golden(case_name).case["config"]
     config = {"output_bias": True, **config}  # what the tf case leaves out
     with no_init():
-        ours, theirs = load(other, **config), load(name, weights=None, img_size=config["img_size"])
+        ours, theirs = (
+            load(other, weights=None, **config),
+            load(name, weights=None, img_size=config["img_size"]),
+        )
     assert list(ours.state_dict()) == list(theirs.state_dict())
     fill(ours, 1)
     fill(theirs, 1)
