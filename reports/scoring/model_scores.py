@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,7 +19,7 @@ from ...probe.engine import Batch, maps
 from ...probe.errors import LimelightError, OptionError, TargetError
 from ...probe.targets import Target, label, target_in
 from ..datasets import Preparation, preparation, with_embeddings
-from ..runs import Row, Run, RunPlan, describe_preparation, describe_target
+from ..runs import Row, Run, RunPlan, as_dtype, describe_preparation, describe_target
 from .annotations import Annotations
 from .maps_on_input import InputMap
 
@@ -47,7 +48,8 @@ class ModelScores:
                 "network that the run was made with"
             )
         plan = run.plan
-        if fingerprint(net.eval()) != plan.weights:
+        net = _of_type(net, as_dtype(plan.dtype or None)).eval()
+        if fingerprint(net) != plan.weights:
             raise OptionError(
                 f"{names} asks the model of the run, whose weights are {plan.weights}, but "
                 f"those of the model given are {fingerprint(net)}: load the same weights"
@@ -160,3 +162,9 @@ def _preparation(
             "such a run can be scored by its maps alone"
         )
     return used
+
+
+def _of_type(net: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """A network in the precision of a run: itself, or a copy."""
+    held = {p.dtype for p in net.parameters() if p.is_floating_point()}
+    return net if dtype is None or held <= {dtype} else deepcopy(net).to(dtype)
