@@ -113,3 +113,16 @@ def test_the_first_site_that_is_not_finite_is_named():
     net(pictures(1))
     (m,) = ll.maps(net.eval(), pictures(1), "gradient", target=1)
     assert "1 gives nan" in m.about.cautions[-1]
+
+
+def test_torchs_default_type_changes_no_map():
+    net, x, methods = own(), pictures(1), ["lrp", "rise,n=8", "gradcam", "normgrad"]
+    before = ll.maps(net, x, methods, sites="0", target=1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        after = ll.maps(net, x, methods, sites="0", target=1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(before, after, strict=True):
+        assert other.values.dtype == torch.float32
+        torch.testing.assert_close(one.values, other.values)
