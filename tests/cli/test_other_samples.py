@@ -78,7 +78,7 @@ def test_axes_on_the_command_line_mean_what_they_mean_in_python(here, capsys):
         'model = "weighing:weighs"\ndata = "beats.tsv"\nmethods = "input_x_gradient"\n'
         'target = "1"\ninputs = ["series:series"]\n[hyper]\ncount = 4\n[axes]\ninput = "b c t"\n'
     )
-    assert main(["run", "plan.toml", "-o", "planned"]) == 0
+    assert main(["run", "plan.toml", "--trust", "-o", "planned"]) == 0
     planned, said = Run(Path("planned")), Run(Path("run"))
     assert planned.plan.preprocessing == said.plan.preprocessing
     assert torch.equal(planned.maps().stack(), said.maps().stack())
