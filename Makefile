@@ -11,8 +11,9 @@ demo: .venv/demo
 	@$(BIN)/limelight explain efficientnet_lite0 "$(PHOTO)" --weights imagenet \
 	  --method gradcam --method normgrad --method smoothgrad --target top:2 -o demo/report.html
 
+# One process a core, each with one thread.
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not sweep" -q
+	$(BIN)/python -m pytest -m "not sweep" -q -n auto --dist worksteal
 
 lint: .venv/dev
 	$(BIN)/ruff check .
