@@ -111,6 +111,7 @@ class OAT(nn.Module):
         self.grid.check_sequence(sequence, len(scene.target), len(codes.pos_embedding))
         fixated = self._fixated(scene, sequence, blank)
         sought = (sequence == scene.target[:, None]).long()
+        mark("gaze", self.grid.rested(sequence).to(fixated.dtype))
         x = mark("fixations", codes(self._placed(fixated, sequence, sought)))
         x = self.transformer_decoder(x, scene.memory, sequence != self.grid.padding)
         scores = self._scores(x, scene.memory)

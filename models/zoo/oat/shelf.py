@@ -72,6 +72,15 @@ class Grid:
             found.append([x for x in row[:stop] if x != self.begin])
         return found
 
+    def rested(self, sequence: Tensor) -> Tensor:
+        """Where the gaze has rested so far, `b n rows columns`: the number of the last fixation.
+
+        Places that it has not been to hold 0. sequence: ids `b n`, as `tokens` gives them
+        """
+        at = sequence[..., None] == torch.arange(self.objects, device=sequence.device)
+        numbers = torch.arange(sequence.shape[1], device=sequence.device)[:, None]
+        return (at * numbers).cummax(1).values.unflatten(-1, (self.rows, self.columns))
+
     def check_shelf(self, shelf: Tensor, target: Tensor) -> None:
         """Raise ModelError for a shelf of other objects, or targets that are none of them."""
         if shelf.ndim != 5 or shelf.shape[1] != self.objects:

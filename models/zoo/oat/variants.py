@@ -157,6 +157,13 @@ register(
         labels="",
         shows=(
             Figure(
+                "Where the gaze has been",
+                "tables",
+                sites=(":gaze",),
+                about="The scanpath on the shelf, step by step: the number of the fixation that "
+                "rested on each object last, 0 where none has.",
+            ),
+            Figure(
                 "Where the gaze goes next",
                 "tables",
                 sites=(":choice",),

@@ -140,6 +140,10 @@ def test_steps_are_the_values_of_their_site():
     (value,) = ll.trace(model, x, sites=[":end"]).values()
     (row,) = figure("oat_amazon", "When the search ends").rows
     torch.testing.assert_close(row.curves[0].y.float(), value.act[0])
+    been = figure("oat_amazon", "Where the gaze has been").rows[0].maps
+    for step, (_, m) in enumerate(been):  # of the path 2, 2, 5, 1 over a shelf of 2 x 3
+        numbers = {obj: k for k, obj in enumerate([2, 2, 5, 1][:step], 1)}
+        assert m.values.flatten().tolist() == [numbers.get(obj, 0) for obj in range(6)]
     choices = figure("oat_amazon", "Where the gaze goes next").rows[0].maps
     left = torch.stack([m.values.sum() for _, m in choices])
     torch.testing.assert_close(left, 1 - value.act[0])
