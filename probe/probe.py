@@ -23,7 +23,6 @@ from .capture import (
     ForwardOptions,
     Keep,
     ModelModules,
-    ModuleTree,
     Recording,
     Replay,
     Requests,
@@ -40,6 +39,7 @@ from .sites import (
     Adapter,
     Address,
     AddressLike,
+    ModuleTree,
     Pattern,
     addresses,
     hookable,
@@ -47,6 +47,7 @@ from .sites import (
     parse,
     resolve,
     sealed,
+    tree_of,
 )
 from .targets import Given, Target, by_name, targets
 from .trace import Edit, Trace, Value, exchange
@@ -71,6 +72,8 @@ class Probe:
               that is no mask
     members   of inputs known to have a row a sample, by name, the dimension that counts them
     axes      what dimensions mean where no op tells, by address: `{"input": "b c y x"}`
+    ops       see every op: `probe.ops`, guided and deconv need it. Without, plain gradients at
+              modules' borders cost a hook each, once a forward like this one has been seen
 
     Values outlive the `with`; graphs do not. What a model caches by itself is not undone.
 
@@ -94,12 +97,16 @@ class Probe:
         axes: Mapping[str, str] | None = None,
         explained: str = "",
         members: Mapping[str, int] | None = None,
+        ops: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ProbeError(f"a probe needs a torch.nn.Module, not {type(model).__name__}")
         self.model, self.evaluate = hookable(model), evaluate
         rows = tuple((members or {}).items())
-        self.options = ForwardOptions(grad, relevance or ledger, ledger, whole, explained, rows)
+        relevance = relevance or ledger
+        self.options = ForwardOptions(
+            grad, relevance, ledger, whole, explained, rows, evaluate, ops
+        )
         self._adapter, self._axes = adapter, axes
         self.requests = Requests()
         self._capture: ForwardCapture | None = None
@@ -115,7 +122,7 @@ class Probe:
     def capture(self) -> ForwardCapture:
         """How forwards are seen, and what is known of the model's modules."""
         if self._capture is None:
-            self._look_again(ModuleTree(self.model))
+            self._look_again(tree_of(self.model))
         return self._capture  # type: ignore[return-value]
 
     def _look_again(self, tree: ModuleTree) -> None:
@@ -155,7 +162,7 @@ class Probe:
             raise
 
     def _open(self, undo: Undo) -> None:
-        tree = ModuleTree(self.model)
+        tree = tree_of(self.model)
         self._claim = Claim(tree.modules)
         undo.note(self._release)
         undo.note(self._drop_graph)
@@ -263,11 +270,18 @@ class Probe:
             self._drop_graph()
             if not self.options.grad and self.capture.wants_axes:
                 self._learn_axes(function, args, kwargs)
-            recording = self.capture.begin(args, kwargs)
-            self._last, self._ledger = recording, None
-            return self.capture.run(recording, function, args, kwargs)
+            output, confirmed = self._run(function, args, kwargs)
+            if not confirmed:  # the model went another way than it did before
+                output, _ = self._run(function, args, kwargs)
+            return output
         finally:
             self._busy.release()
+
+    def _run(self, function: Callable[..., Output], args: Any, kwargs: Any) -> tuple[Output, bool]:
+        """One forward; whether what was believed of it has been confirmed."""
+        recording = self.capture.begin(function, args, kwargs)
+        self._last, self._ledger = recording, None
+        return self.capture.run(recording, function, args, kwargs), recording.confirmed
 
     def _learn_axes(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """One run with a graph, which tells where the channels lie that are asked for by number."""
@@ -361,6 +375,8 @@ class Probe:
             raise sealed(f"the backward {getattr(regime, 'name', regime)!r}")
         if not recording.grad or not recording.tape.roots:
             raise _no_graph(recording)
+        if regime != "plain" and not self.options.ops:
+            raise ProbeError(f"the backward {regime!r} changes ops: open the probe with ops=True")
         backward = backward_of(regime)
         with inference_mode(False), enable_grad():
             target = target.settle(recording.trace.output, recording.given)

@@ -28,6 +28,7 @@ class AxesReading:
         self._known: dict[Edge, Dimensions] = {}
         self._told: list[tuple[Edge, tuple[str, ...], str]] = []
         self._followed = False  # to the end
+        self.heard = False  # an op has told more than its node does
         self.contradictions: dict[Axis, ContradictionError] = {}
 
     def start(self, edge: Edge, shape: Sequence[int], names: Iterable[str] = ("b",)) -> None:
@@ -36,6 +37,7 @@ class AxesReading:
 
     def tell(self, edge: Edge, names: Iterable[str], op: str) -> None:
         """What an op says by its arguments and not by its node: `batch_first`."""
+        self.heard = True
         self._told.append((edge, tuple(names), op))
 
     def of(self, edge: Edge) -> Dimensions:

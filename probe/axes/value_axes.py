@@ -53,14 +53,20 @@ class Known:
 
     said   what its port is always called, `b h n d`
     wrong  axes that ops disagree about
+    settled  whether the ops that use the value have been asked
     """
 
-    __slots__ = ("_plan", "dims", "said", "wrong")
+    __slots__ = ("_plan", "dims", "said", "settled", "wrong")
 
     def __init__(
-        self, dims: Dimensions, said: str, wrong: Mapping[Axis, ContradictionError]
+        self,
+        dims: Dimensions,
+        said: str,
+        wrong: Mapping[Axis, ContradictionError],
+        *,
+        settled: bool = True,
     ) -> None:
-        self.dims, self.said, self.wrong = dims, said, wrong
+        self.dims, self.said, self.wrong, self.settled = dims, said, wrong, settled
         self._plan: Layout | None = None
 
     @property
@@ -130,6 +136,7 @@ class ValueAxes:
         cache: dict[Place, Known],
     ) -> None:
         self._declared, self.modules, self.prefix, self.cache = declared, modules, prefix, cache
+        self.learnt = False  # the cache is of a forward like this one: what it lacks is not there
         self.reading = AxesReading()
         self.order: Callable[[], Iterable[Node]] = tuple
         self.main: Edge | None = None
@@ -225,7 +232,7 @@ class ValueAxes:
         site, shape = value.site, value.shape
         place = (site.path, site.port, site.call, shape)
         known = self.cache.get(place)
-        if known is None or not known.complete:
+        if known is None or not (known.complete or (self.learnt and known.settled)):
             known = self.cache[place] = self._look(value, settle)
         return known
 
@@ -237,7 +244,7 @@ class ValueAxes:
             dims = self.reading.of(value.edge)
             if settle:
                 self.reading.settle(dims, self.order())
-            return Known(dims, site.axes, self.reading.contradictions)
+            return Known(dims, site.axes, self.reading.contradictions, settled=settle)
         if said is None:
             module = self.modules.get(site.path)
             said = tuple(site.axes.split()) or axes_of_module(module, site, shape)

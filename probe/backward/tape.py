@@ -31,6 +31,7 @@ class Tape:
         self.values: dict[tuple[Node, int], Value] = {}
         self.roots: list[Node] = []
         self._order: list[Node] = []
+        self._plain = False  # known: all nodes pass gradients on, none writes into a part
 
     def claim(self, outputs: Iterable[Tensor], before: set[Node], place: str) -> tuple[Node, ...]:
         """Book the nodes between a call's outputs and what its inputs were before it."""
@@ -68,7 +69,7 @@ class Tape:
         """The audit, once the forward has ended: every node that nobody claimed."""
         for t in tensors_of(output):
             self.claim_view(t, "the output")
-        self.roots = [t.grad_fn for t in tensors_of(output) if t.grad_fn is not None]
+        self.begin_at(output)
         holes: dict[Node, Hole] = {}
         for node in self.order():
             for parent, _ in node.next_functions:
@@ -82,6 +83,14 @@ class Tape:
             if root not in self.claimed and root not in holes:
                 holes[root] = Hole(root.name(), "the output")
         return list(holes.values())
+
+    def begin_at(self, output: Any, *, plain: bool = False) -> None:
+        """Backwards start at this output.
+
+        plain  all nodes pass gradients on and none writes into a part of a tensor, as is known
+        """
+        self.roots = [t.grad_fn for t in tensors_of(output) if t.grad_fn is not None]
+        self._plain = plain
 
     def drop(self) -> None:
         """Let go of the graph."""
@@ -132,6 +141,8 @@ class Tape:
 
     def _check_gradients(self, score: Tensor) -> None:
         """Raise ProbeError for an op on the way that has no gradient, and would pass on zeros."""
+        if self._plain:
+            return
         dead = {n for n in self.order() if n.name().endswith("NotImplemented")}
         todo, seen = [score.grad_fn] if dead else [], set[Node]()
         while todo:
@@ -173,6 +184,8 @@ class Tape:
         And what else autograd must compute: a write into a part of a tensor (CopySlices) fails in
         torch when the gradient of what is written is wanted but that of the tensor is not.
         """
+        if self._plain and len(wanted) == 1:
+            return list(wanted), [], []
         behind: set[Node] = set()
         frontier: list[Node] = []
         waiting: list[Node] = []

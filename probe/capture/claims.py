@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 from torch import nn
 
 from ..errors import ProbeError
+from ..sites import tree_of, unchanged
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -128,10 +129,11 @@ def _wait(other: Claim, claim: Claim) -> None:
 @contextmanager
 def exclusive(model: nn.Module) -> Iterator[None]:
     """Keep a model to this thread, waiting while another one probes it."""
-    claim = Claim(tuple(model.modules()))
+    claim = Claim(tree_of(model).modules)
     try:
         take(claim, wait=True)
-        yield
+        with unchanged(tree_of(model)):  # walked again: another thread may have changed it so far
+            yield
     finally:
         release(claim)
 

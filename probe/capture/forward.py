@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..axes import Declared, Known, ValueAxes, tells_axes
 from ..errors import ProbeError
-from ..sites import Site, no_match
+from ..sites import no_match
 from .attention import fused_attention, matmul, multi_head, softmax
 from .embedding import BYTE_HANDLERS, embedding
 from .ids import check_met
 from .inputs import explained_input, input_tensors, is_tokens, is_whole, lift
 from .kernels import mixer
+from .learnt import Learnt, learnt_of
 from .model_modules import ModelModules
 from .model_state import Undo, eager
 from .module_hooks import ActiveForward, ModuleHooks
@@ -52,6 +54,9 @@ class ForwardOptions:
     whole      run to the end also without a graph, where a forward stops once every site is found
     explained  the name of the input that is explained; "" for the first that is no mask
     members    the dimension that counts samples, by name, of inputs known to have a row a sample
+    evaluate   in eval mode
+    ops        see every op, which relevance and regimes need; else a forward like one that was seen
+               is believed to go the same way, and only its graph is compared with that one's
     """
 
     grad: bool = True
@@ -60,6 +65,8 @@ class ForwardOptions:
     whole: bool = False
     explained: str = ""
     members: tuple[tuple[str, int], ...] = ()
+    evaluate: bool = True
+    ops: bool = True
 
 
 class ForwardCapture:
@@ -73,9 +80,10 @@ class ForwardCapture:
         self._complete: tuple[int, set[Place]] | None = None  # sites that a whole forward reached
         self.replay: Replay | None = None
         self._axes_read: tuple[int, dict[Any, Known]] = (0, {})  # of the requests of a version
+        self._learnt: Learnt | None = None  # what forwards like the one that runs have taught
         self._calm: int | None = None  # requests whose forward had no op in place
 
-    def begin(self, args: Any, kwargs: Any) -> Recording:
+    def begin(self, function: object, args: Any, kwargs: Any) -> Recording:
         """An empty recording for a forward on these arguments; the hooks it needs are there."""
         options = self.options
         tensors = input_tensors(args, kwargs)
@@ -98,8 +106,31 @@ class ForwardCapture:
         recording.members = dict(options.members)
         if not (options.grad or recording.tokens or main is None):
             recording.axes.main_shape = tuple(main.shape)
+        self._recall(recording, function, tensors)
         self._register(recording)
         return recording
+
+    def _recall(self, recording: Recording, function: object, tensors: dict[str, Tensor]) -> None:
+        """Let a forward know what one like it has taught; it is spared if nothing is in the way."""
+        options, requests, modules = self.options, self.requests, self.modules
+        self._learnt = None
+        plain = recording.grad and options.evaluate and not (options.ops or recording.relevance)
+        plain = plain and not (recording.tokens or recording.bytes)
+        odd = recording.inside or requests.edited or recording.keeps_calls
+        if not plain or odd or self.replay is not None or function is not modules.model:
+            return
+        if any(is_whole(t) for t in tensors.values()) and requests.names_inputs:
+            return
+        kinds = tuple((name, t.shape, t.dtype, t.device) for name, t in tensors.items())
+        said = (*modules.adapter.axes, *requests.axes.items(), *modules.said)
+        key = (recording.explained, options.members, kinds, tuple(requests.watched), said,
+               torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu"))  # fmt: skip
+        self._learnt = learnt_of(modules.tree, key)
+        if self._learnt is not None:
+            recording.axes.cache = {}
+            if self._learnt.calm:
+                recording.axes.cache, recording.axes.learnt = self._learnt.axes, True
+                recording.spare()
 
     def _axes(self) -> ValueAxes:
         """What this forward will know of axes; a probe reads each place once."""
@@ -192,6 +223,8 @@ class ForwardCapture:
         Where only borders are wanted it guards values against ops in place, and once a forward had
         none it is spared; values that are overwritten all the same say so when read.
         """
+        if recording.spared:
+            return nullcontext()
         if not recording.lean or self._calm != self.requests.version:
             return OpMode(
                 recording, OP_HANDLERS | BYTE_HANDLERS if recording.bytes else OP_HANDLERS
@@ -201,15 +234,15 @@ class ForwardCapture:
 
     def _register(self, recording: Recording) -> None:
         """The hooks that the requests need, once for each version of them."""
-        framed = recording.grad or recording.inside or recording.keeps_calls
+        followed = recording.grad and not recording.spared
+        framed = followed or recording.inside or recording.keeps_calls
         if self._hooked == (self.requests.version, framed):
             return
         if framed:
             self.hooks.frame(self.modules.first)
         for pattern in () if framed else self.requests.patterns():
-            for module, path in self.modules.first.items():
-                if pattern.matches(Site(path, pattern.port, pattern.call or 0)):
-                    self.hooks.watch(module, path, {pattern.port.partition(".")[0]})
+            for module, path in self.modules.meant_by(pattern):
+                self.hooks.watch(module, path, {pattern.port.partition(".")[0]})
         self._hooked = self.requests.version, framed
 
     def _pending(self) -> set[Place] | None:
@@ -235,7 +268,19 @@ class ForwardCapture:
             places = {(s.path, s.port, s.call) for s in trace}
             self._complete = (self.requests.version, places)
         if recording.grad:
-            trace.holes += recording.tape.close(output)
+            self._audit(recording, output)
+
+    def _audit(self, recording: Recording, output: Any) -> None:
+        """What of the graph nobody saw made; of a forward that was spared, what is known of it."""
+        learnt, tape = self._learnt, recording.tape
+        if learnt is None or not recording.spared:
+            recording.trace.holes += tape.close(output)
+            if learnt is not None:
+                learnt.learn(recording, output)
+            return
+        tape.begin_at(output, plain=learnt.plain)
+        recording.confirmed = learnt.confirms(recording, output)
+        recording.trace.holes += learnt.holes
 
     def _check_reached(self, recording: Recording) -> None:
         trace = recording.trace

@@ -6,22 +6,9 @@ from collections.abc import Mapping
 from functools import cached_property
 from inspect import Parameter, signature
 
-import torch
 from torch import nn
 
-from ..sites import Adapter, Pattern, adapt, resolve
-
-
-def names_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by path; compiled wrappers are seen through, scripts take no hooks."""
-    by_path: dict[str, nn.Module] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        path = ".".join(word for word in name.split(".") if word != "_orig_mod")
-        if type(module).__name__ != "OptimizedModule" and not isinstance(
-            module, torch.jit.ScriptModule
-        ):
-            by_path.setdefault(path, module)
-    return by_path
+from ..sites import Adapter, ModuleTree, Pattern, Site, adapt, modules_by_path, resolve, tree_of
 
 
 def argument_names(model: nn.Module) -> tuple[str, ...]:
@@ -36,31 +23,9 @@ def argument_names(model: nn.Module) -> tuple[str, ...]:
 
 def takes_ids(model: nn.Module) -> bool:
     """Whether whole numbers are ids to a model: it has embeddings. To others they are values."""
-    return any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in model.modules())
-
-
-class ModuleTree:
-    """Modules, each once, and how they hang together: two trees are equal if nothing changed."""
-
-    __slots__ = ("_shape", "modules")
-
-    def __init__(self, model: nn.Module) -> None:
-        self.modules = [model]
-        self._shape: list[object] = []
-        seen = {model}
-        for module in self.modules:  # grows while it is walked
-            children = module._modules
-            self._shape.append(len(children))
-            for name, child in children.items():
-                self._shape += (name, child)
-                if child is not None and child not in seen:
-                    seen.add(child)
-                    self.modules.append(child)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ModuleTree) and self._shape == other._shape
-
-    __hash__ = None  # type: ignore[assignment]
+    return any(
+        isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in tree_of(model).modules
+    )
 
 
 class ModelModules:
@@ -80,11 +45,23 @@ class ModelModules:
     ) -> None:
         self.model, self.tree = model, tree
         self._given, self._axes = adapter, axes or {}
-        self.by_path = names_of(model)
+        self.said = tuple(self._axes.items())
+        self.by_path = modules_by_path(tree)
         self.first: dict[nn.Module, str] = {}
         for path, module in self.by_path.items():
             self.first.setdefault(module, path)
         self.aliases = {p: self.first[m] for p, m in self.by_path.items() if p != self.first[m]}
+
+    def meant_by(self, pattern: Pattern) -> list[tuple[nn.Module, str]]:
+        """The modules of a pattern, each with its first name."""
+        named = self.by_path.get(pattern.path) if pattern.concrete else None
+        if named is not None and self.first[named] == pattern.path:
+            return [(named, pattern.path)]
+        return [
+            (module, path)
+            for module, path in self.first.items()
+            if pattern.matches(Site(path, pattern.port, pattern.call or 0))
+        ]
 
     @cached_property
     def adapter(self) -> Adapter:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Lock
 from types import TracebackType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
 from ..errors import ProbeError
+from ..sites import tree_of
 
 _CHECKPOINT_SWITCHES = (
     "grad_checkpointing",
@@ -75,7 +76,7 @@ def guarded(model: nn.Module, *, grad: bool, evaluate: bool) -> Undo:
     """
     undo = Undo()
     try:
-        prepare(model, list(model.modules()), undo, grad=grad, evaluate=evaluate)
+        prepare(model, tree_of(model).modules, undo, grad=grad, evaluate=evaluate)
     except BaseException:
         undo.close()
         raise
@@ -87,8 +88,7 @@ def prepare(
 ) -> None:
     """Do what `guarded` does to a model and all its modules, on top of other changes."""
     if grad:
-        _refuse_inference(model)
-        _freeze(model, undo)
+        _freeze(model, _weights(model, modules), undo)
     for module in modules:
         if evaluate and getattr(module, "training", False):  # a frozen script has no mode
             undo.note(setattr, module, "training", True)
@@ -100,9 +100,20 @@ def prepare(
                 setattr(module, switch, False)
 
 
-def _freeze(model: nn.Module, undo: Undo) -> None:
-    trained = [p for p in model.parameters() if p.requires_grad]
+def _weights(model: nn.Module, modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """The parameters that are trained. Raises ProbeError where gradients cannot take part."""
+    trained: dict[nn.Parameter, None] = {}
+    for module in modules:
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.requires_grad:
+                trained[parameter] = None
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and tensor.is_inference():
+                raise _inference(model, tensor)
+    return list(trained)
 
+
+def _freeze(model: nn.Module, trained: Sequence[nn.Parameter], undo: Undo) -> None:
     def thaw() -> None:
         for parameter in trained:
             parameter.requires_grad_(True)
@@ -112,13 +123,13 @@ def _freeze(model: nn.Module, undo: Undo) -> None:
         parameter.requires_grad_(False)
 
 
-def _refuse_inference(model: nn.Module) -> None:
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_inference():
-            raise ProbeError(
-                f"weight {name!r} was made in torch.inference_mode() and can take part in no "
-                "gradient; build or load the model outside it, or probe with grad=False"
-            )
+def _inference(model: nn.Module, tensor: Tensor) -> ProbeError:
+    named = (*model.named_parameters(), *model.named_buffers())
+    name = next(n for n, t in named if t is tensor)
+    return ProbeError(
+        f"weight {name!r} was made in torch.inference_mode() and can take part in no "
+        "gradient; build or load the model outside it, or probe with grad=False"
+    )
 
 
 def refuse_checkpoint(place: str) -> None:

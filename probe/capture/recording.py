@@ -83,6 +83,8 @@ class Recording:
         self.keeps_calls = "call" in requests.watched.values()
         self.plain = requests.plain.setdefault(shape, {})
         self.spared = False  # no mode looks at the ops of this forward
+        self.touched = False  # an op has written over something captured
+        self.confirmed = True  # nothing that was believed of a spared forward has proved wrong
         self.wrote = False  # an op has worked in place
         self.left: dict[
             str, tuple[tuple[int, ...], Site]
@@ -139,7 +141,7 @@ class Recording:
             self.capture(site, x, request)
             if (
                 self.spared
-                and not request.edits
+                and not (self.grad or request.edits)
                 and (port, call, request.keep) == ("out", 0, "device")
             ):
                 self.plain[path] = x.shape, site
@@ -153,8 +155,11 @@ class Recording:
         return replace(site, index=index, axes=self.axes.names(Value(site, x.detach(), edge)))
 
     def spare(self) -> None:
-        """No mode looks at this forward: outputs like those of the last one are noted in `kept`."""
-        self.spared, self.left = True, self.plain.copy()
+        """No mode looks at this forward: outputs like those of the last one are noted in `kept`.
+
+        With a graph each value has a place in it, and is captured as ever.
+        """
+        self.spared, self.left = True, {} if self.grad else self.plain.copy()
 
     def settle(self) -> None:
         """Bring what was kept into the trace."""
@@ -251,6 +256,7 @@ class Recording:
                 self._held[value.held.untyped_storage()._cdata].append(value)
         self._fresh.clear()
         held = self._held.pop(target.untyped_storage()._cdata, ())
+        self.touched = self.touched or bool(held)
         edge = (target.grad_fn, target.output_nr)
         for value in held:
             if value.held is not None:

@@ -145,6 +145,11 @@ class Requests:
         )
 
     @property
+    def names_inputs(self) -> bool:
+        """Whether an input is wanted by its name."""
+        return any(p.path == "" and p.port.startswith("in.") for p in self.patterns())
+
+    @property
     def inside(self) -> bool:
         """Whether anything inside a forward is wanted: ops, marks, heads."""
         return any(not is_border(p.port) for p in self.patterns())

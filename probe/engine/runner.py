@@ -114,7 +114,7 @@ class Runner:
 
     def look(self, sites: Sequence[Site] = ()) -> None:
         """One forward with a graph that reads how the input and some sites are laid out."""
-        with self.probe() as probe:
+        with self.probe(ops=False) as probe:
             self._watch(probe, sites)
             probe(*self.batch.args, **self.batch.kwargs)
             self._learn(probe, sites)
@@ -182,7 +182,7 @@ class Runner:
                 self.note(words)
             return [raw.values for raw in raw_maps]
 
-    def probe(self, *, grad: bool = True, relevance: bool = False) -> Probe:
+    def probe(self, *, grad: bool = True, relevance: bool = False, ops: bool = True) -> Probe:
         """A probe of the model that need not read its adapter again."""
         return Probe(
             self.model,
@@ -191,13 +191,15 @@ class Runner:
             adapter=self.adapter,
             explained=self.batch.explained,
             members=self.batch.members,
+            ops=ops,
         )
 
     def passes(self, bounds: Sequence[BoundMethod], sites: Sites = None) -> Passes:
         """One probe for some site methods, to be run inside its `with` on batch after batch."""
         relevance = any("relevance" in bound.method.needs for bound in bounds)
+        ops = relevance or any(bound.regime != "plain" for bound in bounds)
         return Passes(
-            self.probe(relevance=relevance),
+            self.probe(relevance=relevance, ops=ops),
             [(b, addresses(b.sites or sites or self.sites or b.method.sites)) for b in bounds],
         )
 
@@ -253,7 +255,7 @@ class Runner:
             known = settled(self.model, self.batch, wanted, output, self.adapter)
             return [ScoredTarget.of(t, output, self.labels, given) for t in known], output
         sites = [site for bound in also for site in self._sites_of(bound)]
-        with self.probe() as probe:
+        with self.probe(ops=False) as probe:
             self._watch(probe, sites)
             output = probe(*self.batch.args, **self.batch.kwargs)
             self._learn(probe, sites)

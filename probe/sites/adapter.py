@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ..entry_points import load_group
+from .module_tree import tree_of
 from .scripted import is_script
 from .shape import ReadShapes
 from .structure import attention, first_norm, layers, prefix_tokens
@@ -120,7 +121,7 @@ def _guessed(known: Adapter, model: nn.Module) -> Adapter:
     if prefix is None:
         prefix = prefix_tokens(model)
     if isinstance(final, Unsaid):
-        named = {name for name, _ in model.named_modules()}.issuperset(hidden[-1:])
+        named = {name for name, _ in tree_of(model).paths()}.issuperset(hidden[-1:])
         final = first_norm(model, hidden) if prefix and named else ()
     return replace(
         known,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import SiteError
+from .module_tree import of_structure
 
 
 class ScriptShell(nn.Module):
@@ -35,9 +36,13 @@ def script_around(model: nn.Module, path: str) -> str | None:
     """The path of the script that a path lies in: '' for the model itself, None where in none."""
     if is_script(model):
         return ""
-    scripts = (n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule))
-    inside = (name for name in scripts if path == name or path.startswith(f"{name}."))
+    inside = (name for name in _scripts(model) if path == name or path.startswith(f"{name}."))
     return next(inside, None)
+
+
+@of_structure
+def _scripts(model: nn.Module) -> tuple[str, ...]:
+    return tuple(n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule))
 
 
 def sealed(what: str) -> SiteError:

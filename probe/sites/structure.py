@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
 
+from .module_tree import of_structure, tree_of
+
 _LISTS = (nn.ModuleList, nn.Sequential)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _STAGES = ("blocks", "layers", "stages")
@@ -27,6 +29,7 @@ def without_map(*names: str) -> None:
     _without_map.update(names)
 
 
+@of_structure
 def layers(model: nn.Module) -> tuple[tuple[str, ...], str]:
     """What a layer-wise method may mean by layers, and in words what they are."""
     paths = tuple(blocks(model))
@@ -83,12 +86,17 @@ def _convolves(module: nn.Module) -> bool:
 
 def attention(model: nn.Module) -> tuple[str, ...]:
     """Modules named after attention, the innermost of those that lie in one another."""
+    return _attention(model, frozenset(_without_map))
+
+
+@of_structure
+def _attention(model: nn.Module, without: frozenset[str]) -> tuple[str, ...]:
     named = {n: type(m).__name__ for n, m in model.named_modules() if _attends(m)}
     outer = {parent for name in named for parent in _parents(name)}
     return tuple(
         name
         for name, kind in named.items()
-        if name not in outer and not any(part in kind for part in _without_map)
+        if name not in outer and not any(part in kind for part in without)
     )
 
 
@@ -112,7 +120,7 @@ def prefix_tokens(model: nn.Module) -> int | None:
     """How many learned tokens stand before the patches, by their parameters; None without any."""
     lengths = {
         name.rstrip("_0123456789"): parameter.shape[-2] if parameter.ndim > 1 else 1
-        for module in model.modules()
+        for module in tree_of(model).modules
         for name, parameter in module._parameters.items()
         if parameter is not None and name.rstrip("_0123456789") in _PREFIXES
     }
@@ -130,6 +138,11 @@ def first_norm(model: nn.Module, hidden: Sequence[str]) -> tuple[str, ...]:
 
 def expand(model: nn.Module, patterns: Iterable[str]) -> tuple[str, ...]:
     """The modules that site patterns mean, pattern by pattern, in the model's order."""
+    return _expand(model, tuple(patterns))
+
+
+@of_structure
+def _expand(model: nn.Module, patterns: tuple[str, ...]) -> tuple[str, ...]:
     from .site import Site, parse
 
     names = [name for name, _ in model.named_modules()]

@@ -280,7 +280,7 @@ def test_an_interrupt_at_any_line_of_entering_or_leaving_restores_as_well(moment
             stopped = interrupted(p.__enter__, at)
         elif moment == "registering":
             with p:
-                stopped = interrupted(lambda p=p: p.capture.begin((x,), {}), at)
+                stopped = interrupted(lambda p=p: p.capture.begin(p.model, (x,), {}), at)
         else:
             p.__enter__()
             p(x)
