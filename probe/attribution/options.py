@@ -7,6 +7,7 @@ import inspect
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import torch
@@ -36,10 +37,12 @@ class TensorOption:
         return self.words
 
 
+@lru_cache(maxsize=1024)
 def options_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """The keywords of a function, in order, with their types and defaults."""
     parameters = inspect.signature(function, eval_str=True).parameters
-    return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    keywords = {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    return types.MappingProxyType(keywords)
 
 
 def positional(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, lru_cache
 from inspect import Parameter, signature
 
 from torch import nn
@@ -13,8 +13,20 @@ from ..sites import Adapter, ModuleTree, Pattern, Site, adapt, modules_by_path, 
 
 def argument_names(model: nn.Module) -> tuple[str, ...]:
     """What a model calls its positional arguments; nothing where it does not say."""
+    forward = getattr(model, "_orig_mod", model).forward
+    own = getattr(forward, "__func__", None)  # whose signature holds `self` too
+    return _positional(forward) if own is None else _of_class(own)[1:]
+
+
+@lru_cache(maxsize=1024)
+def _of_class(function: Callable[..., object]) -> tuple[str, ...]:
+    return _positional(function)
+
+
+def _positional(function: Callable[..., object]) -> tuple[str, ...]:
+    """The names of the positional arguments of a function."""
     try:
-        parameters = signature(getattr(model, "_orig_mod", model).forward).parameters.values()
+        parameters = signature(function).parameters.values()
     except (TypeError, ValueError):
         return ()
     kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
