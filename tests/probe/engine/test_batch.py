@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import limelight as ll
@@ -76,3 +78,28 @@ def test_what_holds_no_sample() -> None:
 
 def test_chunks_cover_all_places_once() -> None:
     assert [list(part) for part in chunks(5, 2)] == [[0, 1], [2, 3], [4]]
+
+
+@given(st.integers(0, 50), st.integers(1, 20))
+def test_chunks_cover_every_place_once_in_order(count, size):
+    parts = chunks(count, size)
+    assert [place for part in parts for place in part] == list(range(count))
+    assert all(0 < len(part) <= size for part in parts)
+    assert all(len(part) == size for part in parts[:-1])
+
+
+@given(st.data())
+def test_samples_are_taken_with_all_that_is_theirs(data):
+    count = data.draw(st.integers(1, 5))
+    shared = data.draw(st.booleans())
+    ids = torch.arange(count)
+    x, table = torch.randn(count, 2), torch.randn(7, count if not shared else 3)
+    batch = ll.inputs(x, {"ids": ids, "table": table}, shared=["1.table"])
+    for _ in range(2):  # taking from what was taken
+        places = data.draw(st.lists(st.integers(0, len(batch) - 1), min_size=1, max_size=6))
+        before, batch = batch, batch.take(places)
+        given_x, (given_ids, given_table) = batch.args[0], batch.args[1].values()
+        assert torch.equal(given_x, before.args[0][places])
+        assert torch.equal(given_ids, before.args[1]["ids"][places])
+        assert given_table is table
+        assert batch.index == tuple(before.index[p] for p in places)

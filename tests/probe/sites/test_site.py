@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from limelight.probe.errors import SiteError
-from limelight.probe.sites.site import Pattern, Site, no_match, parse
+from limelight.probe.sites.site import Pattern, Site, no_match, parse, part_of_model
 
 
 @pytest.mark.parametrize(
@@ -93,3 +95,28 @@ def test_no_match_names_the_nearest():
     assert "'layer1.0'" in str(error)
     assert "there are 1 sites, such as 'a'" in str(no_match("zzzzzz", [Site("a")]))
     assert str(no_match("zz", [])).endswith("there are 0 sites")
+
+
+NAMES = st.from_regex(r"[a-z_][a-z_0-9]{0,5}", fullmatch=True)
+PATHS = st.lists(NAMES | st.just("*") | st.just("**") | st.just("layer?"), max_size=4).map(".".join)
+PORTS = st.sampled_from(["out", "in", "in.1", "out.logits", "add.2", "q", "map", "heads"])
+NUMBERS = st.none() | st.integers(0, 300)
+
+
+@given(PATHS, PORTS, NUMBERS, NUMBERS)
+def test_what_a_pattern_prints_is_what_it_was_read_from(path, port, call, index):
+    pattern = Pattern(path, port, call, index)
+    if path in ("input", "output"):
+        return  # the model's own words
+    assert part_of_model(parse(str(pattern))) == pattern
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_an_address_or_refused(text):
+    try:
+        pattern = parse(text)
+    except SiteError as error:
+        assert repr(text)[:30] in str(error) or text in str(error)
+        return
+    assert part_of_model(parse(str(pattern))) == part_of_model(pattern)
+    pattern.matches(Site("a.b", "out"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import limelight as ll
 from limelight.probe.errors import ImageError, TargetError
@@ -247,3 +249,29 @@ def test_what_is_not_understood(text, error):
         return
     with pytest.raises(TargetError, match=error):
         target_in(text)
+
+
+@given(st.text(max_size=25) | st.from_regex(r"[a-z]{3,10}:[-+0-9a-z,.=]{0,12}", fullmatch=True))
+@example("label:3,at=")
+@example("box:0,1,2,3,4,5")
+@example("pixel:1e400,0,1")
+@example("contrast:+,+")
+def test_any_text_is_a_target_or_refused(text):
+    try:
+        made = target_in(text)
+    except (TargetError, ImageError) as error:
+        assert str(error)
+        return
+    for one in made if isinstance(made, tuple) else (made,):
+        assert one.name == text.strip() or one.name
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=6), st.data())
+def test_classes_of_samples_are_taken_with_their_samples(classes, data):
+    count = len(classes)
+    places = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=6))
+    logits = torch.arange(count)[:, None] * 10.0 + torch.arange(8.0)
+    whole = ll.label(classes)(logits, count)
+    part = ll.label(classes).take(places)(logits[places], len(places))
+    assert whole.tolist() == [10.0 * i + c for i, c in enumerate(classes)]
+    assert torch.equal(part, whole[places])
