@@ -20,7 +20,7 @@ from limelight.reports.runs.run import Run
 NETS = """
 from torch import nn, tensor
 
-def weighs(count):
+def weighs(count) -> nn.Module:
     '''Two scores, of which class 1 is the sum of i x_i.'''
     net = nn.Sequential(nn.Flatten(), nn.Linear(count, 2, bias=False)).eval()
     net[1].weight.data = tensor([[0.0] * count, [float(i) for i in range(count)]])
