@@ -4,7 +4,7 @@ BIN := .venv/bin
 PHOTO = $$($(BIN)/python -c 'from importlib.resources import files; print(files("sklearn.datasets.images") / "flower.jpg")')
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types sweep census signals bench matrix mixers tasks planted recall study clean
+.PHONY: demo test lint types sweep census signals bench matrix mixers tasks planted recall soak study clean
 
 demo: .venv/demo
 	@mkdir -p demo
@@ -60,6 +60,10 @@ planted: .venv/dev
 # it was stopped.
 recall: .venv/dev
 	$(BIN)/python benchmarks/recall.py --write docs/recall.md
+
+# Leaks, interrupts, hostile files, killed runs, in numbers: under half an hour.
+soak: .venv/dev
+	PYTHONPATH=tests:tests/support $(BIN)/python -m soak
 
 clean:
 	rm -rf study .venv .typing demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache

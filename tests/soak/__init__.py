@@ -1,0 +1,1 @@
+"""Trials in numbers, too many for a test: see `python -m soak`."""
