@@ -84,7 +84,7 @@ def close(found: Tensor, wanted: Tensor, tolerance: float = 1e-2) -> float:
     """
     if found.shape != wanted.shape or not bool(wanted.abs().max() > 0):
         raise ValueError(f"shapes {found.shape} and {wanted.shape}, or nothing but zeros")
-    error = float((found.double() - wanted).norm() / wanted.norm())
+    error = float(((found.double() - wanted).norm() / wanted.norm()).detach())
     if error > tolerance:
         raise ValueError(f"a benchmarked map is off by {error:.1e}, more than {tolerance:.0e}")
     return error

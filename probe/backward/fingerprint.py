@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -17,27 +16,36 @@ _SIZED = ("View", "UnsafeView", "ReshapeAlias", "Expand", "AsStrided", "Copy")
 _read: dict[str, tuple[tuple[str, ...], bool]] = {}
 
 
-def fingerprint(order: Sequence[Node], edges: Iterable[tuple[Node, int]]) -> int:
+def fingerprint(roots: Iterable[Node], edges: Iterable[tuple[Node, int]]) -> int:
     """A number of the nodes of a graph, how they hang together and how they treat axes.
 
-    order   all nodes, each after those it leads back to
+    roots   where its backwards start
     edges   places in it that matter: the values that are watched, the output's tensors
     """
-    number: dict[Any, int | None] = {node: i for i, node in enumerate(order)}
-    told: list[object] = [(number.get(node), nr) for node, nr in edges]
-    number[None] = None
-    for node in order:
+    number: dict[Node, int] = {}
+    told: list[object] = []
+    tell = told.append
+    todo = list(roots)
+    while todo:
+        node = todo.pop()
+        if node in number:
+            tell(number[node])
+            continue
+        number[node] = len(number)
         name = node.name()
-        known = _read.get(name)
-        settings, sized = _settings(name, node) if known is None else known
-        told.append(name)
-        for parent, nr in node.next_functions:
-            told.append(number[parent])
-            told.append(nr)
+        tell(name)
+        settings, sized = _read.get(name) or _settings(name, node)
         for setting in settings:
-            told.append(getattr(node, setting))
+            tell(getattr(node, setting))
         if sized:
-            told.append(tuple(node._input_metadata[0].shape))
+            tell(tuple(node._input_metadata[0].shape))
+        for parent, nr in node.next_functions:
+            if parent is None:
+                tell(None)
+            else:
+                tell(nr)
+                todo.append(parent)
+    told += [(number.get(node), nr) for node, nr in edges]
     return hash(tuple(told))
 
 

@@ -68,4 +68,4 @@ def _graph(recording: Recording, output: Any) -> int:
     """The graph of a forward, with the places of what was captured and of the output."""
     edges = [v.edge for v in recording.trace.values_by_site.values() if v.edge is not None]
     ends = [(t.grad_fn, t.output_nr) for t in tensors_of(output) if t.grad_fn is not None]
-    return fingerprint(recording.tape.order(), [*edges, *ends])
+    return fingerprint(recording.tape.roots, [*edges, *ends])

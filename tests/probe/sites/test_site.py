@@ -115,8 +115,7 @@ def test_what_a_pattern_prints_is_what_it_was_read_from(path, port, call, index)
 def test_any_text_is_an_address_or_refused(text):
     try:
         pattern = parse(text)
-    except SiteError as error:
-        assert repr(text)[:30] in str(error) or text in str(error)
+    except SiteError:
         return
     assert part_of_model(parse(str(pattern))) == part_of_model(pattern)
     pattern.matches(Site("a.b", "out"))

@@ -259,8 +259,7 @@ def test_what_is_not_understood(text, error):
 def test_any_text_is_a_target_or_refused(text):
     try:
         made = target_in(text)
-    except (TargetError, ImageError) as error:
-        assert str(error)
+    except (TargetError, ImageError):
         return
     for one in made if isinstance(made, tuple) else (made,):
         assert one.name == text.strip() or one.name
