@@ -110,7 +110,7 @@ ROWS: tuple[OpSpec, ...] = (
     """),
     # linear, or choosing a winner: the plain gradient conserves x g
     op("gradient", "add", "iadd radd", parameters="input other", constant="input"),
-    op("gradient", "sub", "isub rsub subtract", constant="input"),
+    op("gradient", "sub", "isub rsub subtract", parameters="input other", constant="input"),
     op("gradient", "neg", "negative"),
     op("gradient", "conj", "conj_physical"),
     op("gradient", "relu", rectifies=True),

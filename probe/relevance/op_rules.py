@@ -264,27 +264,36 @@ def _sample(c: RuleContext) -> Iterable[Message]:
 
 def _gradient(c: RuleContext) -> Iterable[Message]:
     """The plain gradient, which shares a sum by values; or its residual form."""
-    summands = c.call.inputs
-    plainly = c.preset.residual == "values" or c.op.name != "add" or len(summands) != 2
-    if plainly or all(x.edge is None for x in summands):
+    varying = {x.edge: x for x in c.call.inputs if x.edge is not None}
+    residual = c.op.name == "add" or (c.op.name == "sub" and len(varying) == 1)
+    if c.preset.residual == "values" or not residual or not varying:
         return c.plain()
-    return _renormalised(c, *summands)
+    return _renormalised(c, varying)
 
 
-def _renormalised(c: RuleContext, *summands: OpInput) -> Iterator[Message]:
-    """|total of one summand| / (sum of both) of R to each.
+def _renormalised(c: RuleContext, varying: Mapping[Edge, OpInput]) -> Iterator[Message]:
+    """|total of one summand| / (sum of both) of R to each, a total for each sample.
 
-    A constant summand, as a position embedding is one, has a share too, which nobody receives.
+    A constant summand, as a position embedding is one, has a share too, which nobody receives:
+    what the others leave of the whole, be it a tensor or a number, added or subtracted.
     """
-    g = wide(c.g)
-    # A mask of -inf has no share where nothing arrives.
-    shares = [(wide(x.act) * g).masked_fill(g == 0, 0) for x in summands]
-    totals = [share.flatten(1).sum(1) for share in shares]
-    whole, sizes = totals[0] + totals[1], totals[0].abs() + totals[1].abs()
-    for x, total in zip(summands, totals, strict=True):
-        if x.edge is not None:
-            factor = ratio(total.abs() * ratio(whole, sizes, 0), total, 1e-9)
-            yield c.to(x, _summed(g * factor.reshape(-1, *[1] * (g.ndim - 1)), x.act))
+    plain, g = c.plain_gradients(), wide(c.g)
+    shares = {edge: _booked(x.act, plain[edge]) for edge, x in varying.items()}
+    whole = _booked(c.out.act, g).flatten(1).sum(1)
+    if any(len(share) != len(whole) for share in shares.values()):  # one for all samples
+        shares, whole = {e: share[None] for e, share in shares.items()}, whole.sum(0, True)
+    totals = {edge: share.flatten(1).sum(1) for edge, share in shares.items()}
+    sizes = sum(total.abs() for total in totals.values())
+    if len(totals) == 1:
+        sizes = sizes + (whole - sum(totals.values())).abs()
+    for edge, total in totals.items():
+        factor = ratio(total.abs() * ratio(whole, sizes, 0), total, 1e-9)
+        yield c.to(varying[edge], plain[edge] * factor.reshape(-1, *[1] * (plain[edge].ndim - 1)))
+
+
+def _booked(x: Tensor, g: Tensor) -> Tensor:
+    """x g, with no share where nothing arrives: a mask of -inf has none."""
+    return (wide(x) * wide(g)).masked_fill_(g == 0, 0)
 
 
 def _softmax(c: RuleContext) -> Iterable[Message]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import limelight as ll
+from limelight.probe.relevance import preset
 
 MODES = [
     (mode, padding, corners)
@@ -91,3 +93,50 @@ def test_the_op_by_its_other_name() -> None:
 
     books = ll.ledger(Low().eval(), picture(), "lrp:epsilon", target=0)
     assert books.kept == pytest.approx(1, abs=1e-10)
+
+
+SUMS = {
+    "x + c": lambda x, c: x + c,
+    "c + x": lambda x, c: c + x,
+    "alpha": lambda x, c: torch.add(x, c / 2, alpha=2),
+    "alpha of x": lambda x, c: torch.add(c, x / 2, alpha=2),
+    "in place": lambda x, c: x.clone().add_(c),
+    "x - (-c)": lambda x, c: x - (-c),
+    "c - (-x)": lambda x, c: c - (-x),
+    "rsub": lambda x, c: torch.rsub(-c, x),
+}
+
+
+class Sum(nn.Module):
+    """A weighed sum of an input and a constant of another sign."""
+
+    def __init__(self, spelling: str, constant: Tensor | float) -> None:
+        super().__init__()
+        self.add = SUMS[spelling]
+        self.constant = constant
+        self.weigh = torch.tensor([1.0, -2, 0.5]).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.add(x, self.constant) * self.weigh).sum(1, keepdim=True)
+
+
+TAKE_NO_NUMBER = ("alpha of x", "rsub")
+WRITTEN = [(name, False) for name in SUMS] + [(n, True) for n in SUMS if n not in TAKE_NO_NUMBER]
+
+
+@pytest.mark.parametrize(("spelling", "number"), WRITTEN)
+def test_a_constant_summand_has_its_share_however_a_sum_is_written(
+    spelling: str, number: bool
+) -> None:
+    constant = -3.0 if number else torch.tensor([[-1.0, 0.5, 2.0]]).double()
+    x = torch.tensor([[2.0, -1, 1], [0.5, 0, -4]]).double()
+    net = Sum(spelling, constant).eval()
+    residual = replace(preset("lrp0"), residual="renormalised")
+    one = (x * net.weigh).sum(1)
+    other = (constant * net.weigh).sum()
+    want = (one + other) * one.abs() / (one.abs() + other.abs())
+    places = {"input": "b n"}
+    lrp = ll.use("lrp", preset=residual, channels=True)
+    found = ll.maps(net, x, lrp, target=0, sites="input", axes=places)
+    totals = torch.stack([m.values.sum() for m in found])
+    torch.testing.assert_close(totals.double(), want, rtol=1e-6, atol=1e-6)
