@@ -17,12 +17,12 @@ def foci(saliency: Tensor, threshold: float) -> Tensor:
 
 
 def distance(mask: Tensor) -> Tensor:
-    """Exact Euclidean distance of each pixel to the mask over its largest value, `y x`.
+    """Exact Euclidean distance of each pixel to the mask over its largest value, `y x` float32.
 
     An empty mask, or one that covers everything, gives 0 everywhere.
     """
     if not mask.any() or mask.all():
-        return torch.zeros(mask.shape, device=mask.device)
+        return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
     cv2 = _opencv()
     outside = (~mask).cpu().numpy().astype(np.uint8)
     apart = torch.from_numpy(cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))

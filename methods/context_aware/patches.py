@@ -33,7 +33,7 @@ def cut(planes: Tensor, size: int, rows: Tensor, columns: Tensor, sides: Tensor)
     padded = F.pad(planes[None], (size // 2,) * 4, mode="replicate")[0]
     views = padded.unfold(1, size, 1).unfold(2, size, 1)
     shape = planes.new_tensor(planes.shape[1:])
-    at = (torch.stack([rows, columns], 1) + 0.5) / shape * sides
+    at = (torch.stack([rows, columns], 1).to(shape) + 0.5) / shape * sides
     return Patches(views[:, rows, columns].transpose(0, 1).flatten(1), at)
 
 

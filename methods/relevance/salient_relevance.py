@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...kernels.shared import wide
 from ...probe.attribution import BoundMethod, pass_method, use
 from ...probe.engine import Runner
 from ...probe.errors import MethodError
@@ -62,7 +63,7 @@ def salient_relevance(
         image, c=c, k=k, scales=scales, patch=patch, stride=stride, threshold=threshold,
         longest=longest, colour=colour, neighbours=neighbours, focus=focus,
     )  # fmt: skip
-    return saliency.values[None]
+    return saliency.values[None].to(wide(x).dtype)
 
 
 def _base(base: str) -> BoundMethod:
@@ -92,7 +93,7 @@ def _channels(values: Tensor, x: Tensor, base: str) -> Tensor:
         )
     if planes.shape[1:] != x.shape[2:]:
         planes = F.interpolate(
-            planes[None].float(), x.shape[2:], mode="bilinear", align_corners=False
+            wide(planes)[None], x.shape[2:], mode="bilinear", align_corners=False
         )[0]
     return planes if len(planes) in (1, 3) else planes.sum(0, keepdim=True)
 
