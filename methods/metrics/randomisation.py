@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...probe.capture import guarded
 from ...probe.engine import maps
 from ...probe.errors import OptionError
+from ...probe.results import Maps
 from ...probe.targets import Reading, label, ranked
 from .similarity import spearman, ssim
 
@@ -81,10 +82,15 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def class_sensitivity(model: nn.Module, x: Tensor, method: Any, *, sites: Any = None) -> Tensor:
-    """Spearman of the maps for the likeliest and the least likely class, `b` (2001.04983)."""
-    both = maps(model, x, method, target=[ranked(0), ranked(-1)], sites=sites)
-    pairs = [(both[2 * i].values, both[2 * i + 1].values) for i in range(len(both) // 2)]
-    return torch.cat([spearman(a[None], b[None]) for a, b in pairs])
+    """Spearman of the maps for the likeliest and the least likely class, `b` (2001.04983).
+
+    Both at the size of the input, as `limelight.score` compares them; NaN where one is constant.
+    """
+    both = _one_each(
+        maps(model, x, method, target=[ranked(0), ranked(-1)], sites=sites), 2 * len(x)
+    )
+    large = [m.on_input()[None] for m in both]
+    return torch.cat([spearman(*large[i : i + 2]) for i in range(0, len(large), 2)])
 
 
 def completeness(saliency: Tensor, score: float, baseline: float) -> float:
@@ -123,12 +129,17 @@ def randomised(
 
 def _maps(model: nn.Module, x: Tensor, method: Any, sites: Any, classes: Sequence[int]) -> Tensor:
     of_classes = maps(model, x, method, target=label(list(classes)), sites=sites)
-    if len(of_classes) != len(classes):
+    return torch.stack([m.values.float().abs() for m in _one_each(of_classes, len(classes))])
+
+
+def _one_each(found: Maps, wanted: int) -> Maps:
+    """The maps, where there is one for each sample and class."""
+    if len(found) != wanted:
         raise OptionError(
-            f"maps are compared one a sample, but {len(of_classes)} came for {len(classes)} "
-            "samples; name one method at one site"
+            f"maps are compared one a sample and class, but {len(found)} came for {wanted}; "
+            "name one method at one site"
         )
-    return torch.stack([m.values.float().abs() for m in of_classes])
+    return found
 
 
 def _compared(name: str, first: Tensor, now: Tensor) -> Change:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import LimelightError
@@ -119,9 +120,23 @@ class SaliencyMap:
                 f"only maps over places in space and time can be resized, not {self.axes!r}"
             )
         wanted = self._size(size)
-        lead = (None,) * (2 + len(self.places) - self.values.ndim)
-        values = interpolate(self.values.float()[lead], wanted, mode)
-        return replace(self, values=values.reshape(*self.values.shape[: -len(shape)], *wanted))
+        values = self.values.to(torch.promote_types(self.values.dtype, torch.float32))
+        lead = (None,) * (2 + len(self.places) - values.ndim)
+        large = interpolate(values[lead], wanted, mode).reshape(
+            *values.shape[: -len(shape)], *wanted
+        )
+        if values.numel() and bool((values == values.flatten()[0]).all()):
+            large = torch.full_like(
+                large, float(values.flatten()[0])
+            )  # weights may sum to 1 + 1e-7
+        return replace(self, values=large)
+
+    def on_input(self) -> Tensor:
+        """The values at the size of the input, or as they are where no size of it is known."""
+        try:
+            return self.resize().values
+        except LimelightError:
+            return self.values
 
     def _size(self, size: Size) -> tuple[int, ...]:
         """Places along each axis: those asked for, or those of the input that the map covers."""

@@ -6,11 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ...probe.errors import LimelightError
-from ...probe.results import SaliencyMap, map_of_row
+from ...probe.results import map_of_row
 from ..datasets import Size
 from ..runs import Row
 from .baselines import SITE
@@ -90,16 +88,5 @@ def _input_map(row: Row, asked: str) -> InputMap:
     m = map_of_row(row)
     source = {name: value for name, value in row.items() if name != "values"}
     if m.axes != "y x" or len(m.extent) != 4:
-        return InputMap(source, asked, _on_places(m), flat=False)
-    big = m.resize().values
-    if m.values.numel() and bool((m.values == m.values.flatten()[0]).all()):
-        big = torch.full_like(big, float(m.values.flatten()[0]))  # resizing may round it apart
-    return InputMap(source, asked, big, (round(m.extent[0]), round(m.extent[1])))
-
-
-def _on_places(m: SaliencyMap) -> Tensor:
-    """A map of a series or a volume at the size of the input, any other as it is."""
-    try:
-        return m.resize().values
-    except LimelightError:
-        return m.values
+        return InputMap(source, asked, m.on_input(), flat=False)
+    return InputMap(source, asked, m.on_input(), (round(m.extent[0]), round(m.extent[1])))

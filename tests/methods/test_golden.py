@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import limelight as ll
 from limelight.methods import combine
 from limelight.methods.meta import inner_step
-from limelight.methods.metrics import smooth
+from limelight.methods.metrics import class_sensitivity, smooth
 from limelight.probe.attribution.registry import use
 from limelight.probe.results.maps import Maps, SaliencyMap
 from limelight.probe.sites.site import Site
@@ -144,6 +144,19 @@ def test_every_output_of_torchray_is_compared(name: str) -> None:
     golden, net, x = case(name), model(name), inputs(name)
     compared = {key for part in PARTS for key in part(golden, net, x)}
     assert compared == set(golden.telling)
+
+
+@pytest.mark.parametrize("name", TORCHRAY)
+def test_class_sensitivity_equals_torchray(name: str) -> None:
+    about, net, x = case(name).about["class_sensitivity"], model(name), inputs(name)
+    for key, want in about["spearman"].items():
+        method = SITE_METHODS[key.removeprefix("meta.")]
+        spec = f"meta:{method},lr=0.0025" if key.startswith("meta.") else method
+        (found,) = class_sensitivity(net, x, spec, sites=about["layer"]).tolist()
+        if want is None or (name, key) == ("method_torchray_resnet18", "gradient"):
+            assert found != found, "constant: behind the average of the last layer lies one value"
+        else:
+            assert found == pytest.approx(want, abs=1e-4), key
 
 
 def _scaled(values: Tensor) -> Tensor:

@@ -259,6 +259,8 @@ def test_another_class_has_another_map(small):
     assert random_logit(net, x, "gradient").spearman < 0.9
     values = class_sensitivity(net, x, "gradcam", sites="3")
     assert values.shape == (3,)
+    with pytest.raises(OptionError, match="one method at one site"):
+        class_sensitivity(net, x, "gradcam", sites=["0", "3"])
 
 
 def test_every_layer_is_reset_in_turn(small):
