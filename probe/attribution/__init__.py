@@ -31,4 +31,14 @@ from .registry import (
     path_method,
     use,
 )
-from .site_maps import RAW, MethodAtSite, RawMap, ScoredTarget, gather, methods_at, needed, results
+from .site_maps import (
+    RAW,
+    MethodAtSite,
+    Owned,
+    RawMap,
+    ScoredTarget,
+    gather,
+    methods_at,
+    needed,
+    results,
+)

@@ -202,24 +202,18 @@ def token_ids(args: Any, kwargs: Any) -> Tensor | None:
 
 
 def measured(
-    every_heads: Sequence[Heads],
-    bounds: Sequence[BoundMethod],
-    samples: Sequence[str],
-    about: About,
+    every_heads: Sequence[Heads], bound: BoundMethod, samples: Sequence[str], about: About
 ) -> list[SaliencyMap]:
-    """Every metric at every map, one value a head, sample by sample."""
+    """A metric at every map, one value a head, sample by sample."""
     values_by_sample = []
-    for bound in bounds:
-        about_bound = replace(about, options=tuple((k, str(v)) for k, v in bound.options))
-        for heads in every_heads:
-            values = bound(heads).detach().double().cpu()
-            about_heads = replace(about_bound, notes=about_bound.notes + _assumed(heads, values))
-            for i, sample in enumerate(samples):
-                values_by_sample.append(
-                    SaliencyMap(
-                        values[i], "h", sample, "any", bound.name, heads.site, (), about_heads
-                    )
-                )
+    about_bound = replace(about, options=tuple((k, str(v)) for k, v in bound.options))
+    for heads in every_heads:
+        values = bound(heads).detach().double().cpu()
+        about_heads = replace(about_bound, notes=about_bound.notes + _assumed(heads, values))
+        for i, sample in enumerate(samples):
+            values_by_sample.append(
+                SaliencyMap(values[i], "h", sample, "any", bound.name, heads.site, (), about_heads)
+            )
     return values_by_sample
 
 

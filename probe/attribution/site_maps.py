@@ -181,12 +181,18 @@ def _inputs(probe: Forward, value: Value) -> Tensor:
     return probe.layout(entered).canonical(entered.act)
 
 
+Owned = tuple[BoundMethod, SaliencyMap]
+"""A map, and the very method that was asked for it, among others of the same name."""
+
+
 def results(
     raw_maps: Sequence[RawMap], scored: ScoredTarget, samples: Sequence[str], about: About
-) -> list[SaliencyMap]:
-    """Raw maps of a batch as saliency maps, one per sample."""
+) -> list[Owned]:
+    """Raw maps of a batch as saliency maps, one per sample, with their methods."""
     return [
-        m for raw in raw_maps for m in _one_per_sample(raw, scored, samples, _about(raw, about))
+        (raw.source.bound, m)
+        for raw in raw_maps
+        for m in _one_per_sample(raw, scored, samples, _about(raw, about))
     ]
 
 
@@ -256,7 +262,7 @@ def probe_maps(probe: Forward, methods: Any, target: Any, sites: Any, *, retain:
         scored = ScoredTarget.of(one, output, labels, probe.given)
         raw_maps = gather(probe, sources, scored.target, retain=retain or i < len(wanted) - 1)
         samples = [str(n) for n in range(len(scored.scores))]
-        saliency_maps += results(raw_maps, scored, samples, about)
+        saliency_maps += [m for _, m in results(raw_maps, scored, samples, about)]
     return Maps(saliency_maps)
 
 

@@ -17,6 +17,7 @@ from ..attribution import (
     MethodLike,
     Methods,
     Output,
+    Owned,
     Sites,
     Targets,
     bound_methods,
@@ -70,7 +71,8 @@ def maps(
              there are many samples and halves when memory fills
     axes     what dimensions mean where no op of the model tells: `{"input": "b c y x"}`
 
-    Order: sample, target, then methods and sites as asked. Raises LimelightErrors.
+    Order: sample, target, then methods and sites as asked; metrics of heads, which have no target,
+    come once, with the first. Raises LimelightErrors.
     """
     saliency_maps, _ = maps_and_output(
         model,
@@ -247,7 +249,7 @@ def _prepare(
     labels: Sequence[str] | None = None,
 ) -> tuple[Batch, list[BoundMethod], list[Target], Adapter]:
     whole = Batch.of(x, axes, model)
-    bounds = bound_methods(methods)
+    bounds = [replace(bound) for bound in bound_methods(methods)]  # asked twice, it is two
     circuits = [b.name for b in bounds if b.method.kind == "circuit"]
     if circuits:
         raise MethodError(
@@ -272,13 +274,14 @@ def _run(
     kinds: dict[str, list[BoundMethod]] = {"site": [], "path": [], "pass": [], "heads": []}
     for bound in bounds:
         kinds[bound.method.kind].append(bound)
-    at_sites: list[SaliencyMap] = []
+    at_sites: list[Owned] = []
     alone = kinds["path"] + kinds["pass"]
     if kinds["site"]:
         at_sites, scored, output = runner.site_maps(kinds["site"], wanted, names, alone)
     else:
         scored, output = runner.scored(wanted, alone)
-    turn = {b.name: i for i, b in reversed(list(enumerate(bounds)))}
+    turn = {id(b): i for i, b in enumerate(bounds)}
+    of_any = runner.head_values(kinds["heads"], names) if kinds["heads"] else []
     ordered: list[SaliencyMap] = []
     each = len(at_sites) // len(scored)
     for i, one in enumerate(scored):
@@ -287,9 +290,8 @@ def _run(
             of_target += runner.path_maps(kinds["path"], one, names)
         for bound in kinds["pass"]:
             of_target += runner.pass_maps(bound, one, names)
-        ordered += sorted(of_target, key=lambda m: turn[m.method])
-    if kinds["heads"]:
-        ordered += runner.head_values(kinds["heads"], names)
+        of_target += of_any if i == 0 else []
+        ordered += [m for _, m in sorted(of_target, key=lambda owned: turn[id(owned[0])])]
     return ordered, output
 
 

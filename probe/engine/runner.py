@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from ..attribution import (
     BoundMethod,
     MethodAtSite,
+    Owned,
     Path,
     RawMap,
     ScoredTarget,
@@ -29,7 +30,7 @@ from ..axes import Layout
 from ..capture import guarded
 from ..errors import MethodError, SiteError
 from ..probe import Probe
-from ..results import About, SaliencyMap
+from ..results import About
 from ..sites import Adapter, Pattern, Site, adapt, addresses
 from ..targets import Target
 from .batch import Batch, chunks, readdressed
@@ -221,12 +222,12 @@ class Runner:
         wanted: Sequence[Target],
         samples: Sequence[str],
         also: Sequence[BoundMethod] = (),
-    ) -> tuple[list[SaliencyMap], list[ScoredTarget], Any]:
+    ) -> tuple[list[Owned], list[ScoredTarget], Any]:
         """All site methods for all targets on one forward; the targets scored; the output.
 
         also  methods that will run on their own, and must know how what they read is laid out
         """
-        saliency_maps: list[SaliencyMap] = []
+        saliency_maps: list[Owned] = []
         with self.passes(bounds) as passes:
             more = [site for bound in also for site in self._sites_of(bound)]
             self._watch(passes.probe, more)
@@ -265,14 +266,14 @@ class Runner:
 
     def path_maps(
         self, bounds: Sequence[BoundMethod], scored: ScoredTarget, samples: Sequence[str]
-    ) -> list[SaliencyMap]:
+    ) -> list[Owned]:
         """Path methods; those with equal points share every pass."""
         groups: dict[Any, list[Walker]] = defaultdict(list)
         for bound in bounds:
             sites = tuple(self._input_sites(bound))
             paths = tuple(self._path(bound(), site) for site in sites)
             groups[sites, tuple(path.points for path in paths)].append(Walker(bound, paths))
-        saliency_maps: list[SaliencyMap] = []
+        saliency_maps: list[Owned] = []
         for (sites, _), group in groups.items():
             moved = [self._moved(site) for site in sites]
             target = scored.target
@@ -307,7 +308,7 @@ class Runner:
 
     def pass_maps(
         self, bound: BoundMethod, scored: ScoredTarget, samples: Sequence[str]
-    ) -> list[SaliencyMap]:
+    ) -> list[Owned]:
         """A method with passes of its own, sample by sample, at each site it was asked for."""
         if bound.method.together:
             return self._joint_maps(bound, scored, samples)
@@ -325,7 +326,7 @@ class Runner:
 
     def _joint_maps(
         self, bound: BoundMethod, scored: ScoredTarget, samples: Sequence[str]
-    ) -> list[SaliencyMap]:
+    ) -> list[Owned]:
         """The maps of all inputs that a method moves at once."""
         moved = [self._moved(site) for site in self._input_sites(bound)]
         remarks: list[str] = []
@@ -346,7 +347,7 @@ class Runner:
         address: Site,
         scored: ScoredTarget,
         samples: Sequence[str],
-    ) -> list[SaliencyMap]:
+    ) -> list[Owned]:
         """The maps at a site, which the call around them knows by `address`."""
         remarks: list[str] = []
         (values,) = self._own_passes(bound, site, scored.target, remarks)
@@ -421,11 +422,9 @@ class Runner:
             parts.append([made] if isinstance(made, Tensor) else made)
         return [torch.cat(of_one).detach().cpu() for of_one in zip(*parts, strict=True)]
 
-    def head_values(
-        self, bounds: Sequence[BoundMethod], samples: Sequence[str]
-    ) -> list[SaliencyMap]:
+    def head_values(self, bounds: Sequence[BoundMethod], samples: Sequence[str]) -> list[Owned]:
         """Metrics of attention: one forward without gradients; maps in blocks of rows."""
-        values: list[SaliencyMap] = []
+        values: list[Owned] = []
         groups: dict[Any, list[BoundMethod]] = defaultdict(list)
         for bound in bounds:
             groups[tuple(asked_sites(bound.sites, self.sites))].append(bound)
@@ -435,7 +434,10 @@ class Runner:
             tokens = token_ids(self.batch.args, self.batch.kwargs)
             about = replace(self.about, notes=self.about.notes + _remarks(probe))
             for patterns, group in wanted:
-                values += measured(heads_of(probe, patterns, tokens), group, samples, about)
+                heads = heads_of(probe, patterns, tokens)
+                values += [
+                    (bound, m) for bound in group for m in measured(heads, bound, samples, about)
+                ]
         return values
 
     def _sites_of(self, bound: BoundMethod) -> list[Site]:

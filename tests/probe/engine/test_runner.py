@@ -118,6 +118,22 @@ def test_methods_of_all_kinds_keep_the_order_asked():
     assert [m.method for m in found] == names * 2
 
 
+def test_a_method_asked_for_twice_keeps_its_two_turns():
+    asked = [
+        ll.use("gradcam", sites="body.0"), ll.use("gradient", sites="input"),
+        ll.use("gradcam", sites="stem"), ll.use("rise", n=4), ll.use("gradient", sites="input"),
+        ll.use("gradcam", sites="body.0"),
+    ]  # fmt: skip
+    found = ll.maps(Net().eval(), X[:2], asked, target=[1, 2])
+    keys = [(m.method, str(m.site)) for m in found]
+    once = [(b.name, "input" if b.sites is None else b.sites) for b in asked]
+    assert keys == once * 4
+    heads = ["gradient", "nonlocality", ll.use("activation", sites="patches"), "attention_entropy"]
+    found = ll.maps(Attends().eval(), X[:1], heads, target=[1, 2])
+    names = ["gradient", "nonlocality", "activation", "attention_entropy"]
+    assert list(dict.fromkeys(m.method for m in found)) == names
+
+
 def test_targets_per_sample_follow_the_split():
     net = Net().eval()
     masks = torch.rand(4, 16, 16)
