@@ -211,6 +211,11 @@ class Probe:
         self.requests.watch([p for a in addresses for p in self.resolve(a)], keep)
         return self
 
+    @property
+    def watched(self) -> Sequence[Pattern]:
+        """What was asked for."""
+        return list(self.requests.watched)
+
     def edit(self, edits: Mapping[AddressLike, Edit]) -> Probe:
         """Change values as they pass: `{"blocks.3.attn:heads.6": zero}`; later edits on top."""
         for address, edit in edits.items():

@@ -24,15 +24,40 @@ from .scored_target import UNIFORM, ScoredTarget
 
 @dataclass(frozen=True)
 class MethodAtSite:
-    """One method at one captured value."""
+    """One method at one captured value, or at one head or channel of it.
+
+    index  which; None for all
+    """
 
     bound: BoundMethod
     value: Value
+    index: int | None = None
 
     @staticmethod
     def uncaptured(bound: BoundMethod, site: Site) -> MethodAtSite:
         """A method at a site whose value it did not read from a probe."""
-        return MethodAtSite(bound, Value(site, torch.empty(0), None))
+        return MethodAtSite(bound, Value(site, torch.empty(0), None), site.index)
+
+    @property
+    def site(self) -> Site:
+        """Where the method reads."""
+        whole = self.value.site
+        return whole if self.index is None else replace(whole, index=self.index)
+
+    def part(self, layout: Layout, x: Tensor) -> Tensor:
+        """What the method reads of a value that is laid out: the channels of its index.
+
+        Methods that compare a value with its module get all channels, the others as zeros.
+        Raises SiteError for an index that the value does not have.
+        """
+        if self.index is None:
+            return x
+        along = 2 if layout.axes == "c" else 1
+        marks = layout.canonical(self.value.marked(self.index))[0]
+        keep = marks.movedim(along - 1, 0).flatten(1).any(1)
+        if "module" in self.bound.method.needs:
+            return x * keep.to(x).reshape(-1, *[1] * (x.ndim - along - 1))
+        return x.index_select(along, keep.nonzero()[:, 0].to(x.device))
 
 
 @dataclass(frozen=True)
@@ -65,7 +90,7 @@ def needed(bound: BoundMethod, patterns: Iterable[Pattern]) -> list[Pattern]:
     """The sites to watch for a method: its own, what enters those, what its options name."""
     listed = list(patterns)
     if "inputs" in bound.method.needs:
-        listed += [replace(p, port="in") for p in patterns]
+        listed += [replace(p, port=_entering(p.port), index=None) for p in patterns]
     named = (*getattr(bound.regime, "through", ()), *getattr(bound.regime, "hold", ()))
     return listed + [replace(parse(address), index=None) for address in named]
 
@@ -79,11 +104,11 @@ def methods_at(
             f"method {bound.name!r} needs passes of its own; "
             "run it with limelight.maps(model, x, ...)"
         )
-    values = {v.site: v for p in patterns for v in probe.values([p])}
+    values = {(v.site, p.index): v for p in patterns for v in probe.values([p])}
     if not values:
         names = ", ".join(str(p) for p in patterns)
         raise SiteError(f"method {bound.name!r} was asked at {names}, where nothing was captured")
-    return [MethodAtSite(bound, value) for value in values.values()]
+    return [MethodAtSite(bound, value, index) for (_, index), value in values.items()]
 
 
 def gather(
@@ -132,7 +157,7 @@ def _read(probe: Forward, source: MethodAtSite, grad: Tensor | None) -> RawMap:
     bound, value = source.bound, source.value
     plan = probe.layout(value)
     plan = _read_as(bound, value, plan)
-    result = bound(*(_need(need, probe, value, grad, plan) for need in bound.method.needs))
+    result = bound(*(_need(need, probe, source, grad, plan) for need in bound.method.needs))
     batch = plan.samples(value.act.shape)
     if not isinstance(result, Tensor) or result.shape[:1] != (batch,):
         given = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
@@ -164,20 +189,27 @@ def _read_as(bound: BoundMethod, value: Value, plan: Layout) -> Layout:
 
 
 def _need(
-    need: str, probe: Forward, value: Value, grad: Tensor | None, plan: Layout
+    need: str, probe: Forward, source: MethodAtSite, grad: Tensor | None, plan: Layout
 ) -> Tensor | nn.Module:
     """What a parameter of a site method's signature means."""
+    value = source.value
     if need == "module":
         return probe.modules[value.site.path]
     if need == "inputs":
         return _inputs(probe, value)
     if grad is None:
-        return plan.canonical(value.act)
-    return plan.canonical(value.act.to(grad.device) if need == "act" else grad)
+        return source.part(plan, plan.canonical(value.act))
+    given = value.act.to(grad.device) if need == "act" else grad
+    return source.part(plan, plan.canonical(given))
+
+
+def _entering(port: str) -> str:
+    """The port by which what a site's module computes enters it."""
+    return port if port.partition(".")[0] == "in" else "in"
 
 
 def _inputs(probe: Forward, value: Value) -> Tensor:
-    entered = probe.trace[Site(value.site.path, "in", value.site.call)]
+    entered = probe.trace[Site(value.site.path, _entering(value.site.port), value.site.call)]
     return probe.layout(entered).canonical(entered.act)
 
 
@@ -207,7 +239,7 @@ def _about(raw: RawMap, about: About) -> About:
 def _one_per_sample(
     raw: RawMap, scored: ScoredTarget, samples: Sequence[str], about: About
 ) -> list[SaliencyMap]:
-    name, site = raw.source.bound.name, raw.source.value.site
+    name, site = raw.source.bound.name, raw.source.site
     maps = raw.maps
     extent = extent_of(raw.axes, raw.sizes, maps.shape[1:])
     about = replace(about, notes=about.notes + scored.target.notes)
@@ -228,8 +260,8 @@ def _one_per_sample(
 
 def _kept(raw: RawMap, i: int, score: float) -> float | None:
     """The share of the starting relevance that a map of the input holds."""
-    bound, site = raw.source.bound, raw.source.value.site
-    if "relevance" not in bound.method.needs or (site.path, site.port) != ("", "in"):
+    bound, site = raw.source.bound, raw.source.site
+    if "relevance" not in bound.method.needs or site != Site("", "in"):
         return None
     start = 1.0 if getattr(bound.regime, "init", "logit") == "one" else score
     return raw.values[i].double().sum().item() / start if start else None
@@ -247,7 +279,7 @@ def extent_of(axes: str, sizes: Mapping[str, int], shape: Sequence[int]) -> tupl
 
 def probe_maps(probe: Forward, methods: Any, target: Any, sites: Any, *, retain: bool) -> Maps:
     """`Probe.maps`: site methods at the sites that are already captured."""
-    patterns = [parse("**"), parse("**:**")] if sites is None else _patterns(probe, sites)
+    patterns = _patterns(probe, sites) if sites is not None else _everywhere(probe)
     sources: list[MethodAtSite] = []
     for bound in bound_methods(methods):
         asked = _patterns(probe, bound.sites) if bound.sites is not None else patterns
@@ -268,6 +300,13 @@ def probe_maps(probe: Forward, methods: Any, target: Any, sites: Any, *, retain:
 
 def _patterns(probe: Forward, sites: Any) -> list[Pattern]:
     return [p for address in addresses(sites) for p in probe.resolve(address)]
+
+
+def _everywhere(probe: Forward) -> list[Pattern]:
+    """Where a probe looks: every value that it holds, or those parts of some that it was told."""
+    parts = [p for p in probe.watched if p.index is not None]
+    whole = [p for p in probe.watched if p.index is None]
+    return [*whole, *parts] if parts else [parse("**"), parse("**:**")]
 
 
 def _mappable(probe: Forward, value: Value) -> bool:

@@ -130,7 +130,9 @@ class Runner:
         for site in (INPUT, *sites):
             try:
                 self._layouts[site] = (
-                    probe.input_layout() if site == INPUT else probe.layout(probe.trace[site])
+                    probe.input_layout()
+                    if site == INPUT
+                    else probe.layout(probe.trace[replace(site, index=None)])
                 )
             except SiteError as error:
                 self._layouts[site] = error

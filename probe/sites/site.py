@@ -37,14 +37,14 @@ class Site:
         return hash((self.path, self.port))
 
     def __str__(self) -> str:
-        if self.index is not None:
-            head = self.port in HEAD_PORTS
-            text = f"{self.path}:{self.port}" + (f".{self.index}" if head else f"[{self.index}]")
-        elif self.path == "" and self.port.partition(".")[0] in ("in", "out"):
-            word, dot, part = self.port.partition(".")
+        whole, head = self.index is None, self.port in HEAD_PORTS
+        word, dot, part = self.port.partition(".")
+        if self.path == "" and word in ("in", "out"):
             text = f"{word}put{dot}{part}"
         else:
-            text = self.path if self.port == "out" else f"{self.path}:{self.port}"
+            text = self.path if whole and self.port == "out" else f"{self.path}:{self.port}"
+        if not whole:
+            text += f".{self.index}" if head else f"[{self.index}]"
         return text + (f"@{self.call}" if self.call else "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
@@ -117,13 +118,24 @@ class Value:
         """One head or channel of the value."""
         if index is None or index == self.site.index:
             return self
-        site = Site(self.site.path, self.site.port, self.site.call, index, self.axes)
-        dim, act = index_dim(site, self.act.ndim), self.act
-        if not -act.shape[dim] <= index < act.shape[dim]:
-            raise SiteError(f"{site} was asked, but {self.site} has {act.shape[dim]} of them")
+        site, dim, act = *self._indexed(index), self.act
         part = Value(site, act.select(dim, index), None)
         part.gradient = lambda: None if self.grad is None else self.grad.select(dim, index)
         return part
+
+    def marked(self, index: int) -> Tensor:
+        """A tensor of the value's shape: one at a head or channel, zero elsewhere."""
+        marks = torch.zeros_like(self.act)
+        marks.select(self._indexed(index)[1], index).fill_(1)
+        return marks
+
+    def _indexed(self, index: int) -> tuple[Site, int]:
+        """The site of a head or channel, and its dimension. Raises SiteError if there is none."""
+        site = Site(self.site.path, self.site.port, self.site.call, index, self.axes)
+        dim, shape = index_dim(site, self.act.ndim), self.act.shape
+        if not -shape[dim] <= index < shape[dim]:
+            raise SiteError(f"{site} was asked, but {self.site} has {shape[dim]} of them")
+        return site, dim
 
     def __repr__(self) -> str:
         return f"Value({self.site}, {self.axes!r}, {self.shape})"
