@@ -7,12 +7,11 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Generator, Tensor
 
-from ...probe.attribution import Path, TensorOption, path_method
+from ...probe.attribution import Line, Path, TensorOption, path_method
 from ...probe.axes import Layout
-from ...probe.errors import MethodError, OptionError
+from ...probe.errors import OptionError
 from .baseline import Baseline, laid_out, reference
 
 QuadratureRule = Literal["gausslegendre", "trapezoid", "midpoint", "left", "right"]
@@ -63,7 +62,10 @@ def integrated_gradients(
 
     baseline  x': zero, the mean of each channel over its places, or a tensor of one sample's shape
     channels  a map of each channel instead of their sum
-    Its sum approaches score(x) - score(x'). Source: Sundararajan et al., arXiv 1703.01365.
+    Its sum approaches score(x) - score(x'). At a layer the line runs from the layer's value at x'
+    to its value at x, while what goes around the layer stays as it is at x; the map of a channel,
+    `sites="stem:out[3]"`, is its part of the layer's.
+    Source: Sundararajan et al., arXiv 1703.01365.
     """
 
     def at(layout: Layout, x: Tensor) -> Path:
@@ -80,14 +82,9 @@ def _line(n: int, baseline: Baseline, rule: QuadratureRule, channels: bool) -> P
     def fold(state: Tensor | None, reading: Tensor, k: int) -> Tensor:
         return weights[k] * reading if state is None else state + weights[k] * reading
 
-    def finish(state: Tensor, count: int, x: Tensor) -> Tensor:
-        if state.shape != x.shape:
-            raise MethodError(
-                f"integrated_gradients was read where the gradient is {tuple(state.shape)}, but it "
-                f"runs along the input, {tuple(x.shape)}; give sites='input'"
-            )
-        starts = torch.stack([reference(sample, baseline) for sample in x])
-        shares = (x - starts).to(state) * state
+    def finish(state: Tensor, count: int, change: Tensor) -> Tensor:
+        shares = change.to(state) * state
         return shares if channels else shares.sum(1)
 
-    return Path(points, "raw", fold, finish)
+    line = Line(lambda sample: reference(sample, baseline), tuple(quadrature(n, rule)[0]))
+    return Path(points, "raw", fold, finish, line=line)

@@ -17,7 +17,7 @@ from .aliases import (
 from .heads import Heads, asked_sites, heads_of, measured, token_ids, watched
 from .named import Bound, Named, Registry, listed
 from .options import TensorOption, bare_name, convert, options_of, positional, split_spec
-from .path import Path, Points
+from .path import Line, Path, Points
 from .registry import (
     METHODS,
     BoundMethod,

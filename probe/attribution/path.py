@@ -6,9 +6,11 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Generator, Tensor
 
 from ..axes import Layout
+from ..errors import MethodError
 
 
 class Points(Hashable, Protocol):
@@ -28,13 +30,27 @@ class Points(Hashable, Protocol):
 
 
 @dataclass(frozen=True)
+class Line:
+    """A straight path, which a layer can follow too, from its value at the start.
+
+    start  one sample x, `c` and the places -> where its path begins; it ends at x
+    nodes  how far along each point lies: 0 is the start, 1 the end
+    """
+
+    start: Callable[[Tensor], Tensor]
+    nodes: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Path:
     """What a path method does: visit `points`, read `base` at each, fold the readings.
 
     fold    (state or None, reading, k) -> state; readings are `b` and the positions, or
             `b c` and the positions when base is `raw` (the gradient itself)
-    finish  (state, count, x) -> the map; x is `b c` and the places
+    finish  (state, count, x) -> the map; x is `b c` and the places; for a line, how far it goes:
+            its end less its start, and of that what the map is about
     at      (layout, x) -> the path for inputs laid out as x is, where it matters
+    line    of a path through the very value that `raw` reads, at the input or at any layer
     """
 
     points: Points
@@ -42,3 +58,10 @@ class Path:
     fold: Callable[[Any, Tensor, int], Any]
     finish: Callable[[Any, int, Tensor], Tensor]
     at: Callable[[Layout, Tensor], Path] | None = None
+    line: Line | None = None
+
+    def starts(self, x: Tensor) -> Tensor:
+        """Where the lines of samples begin, which end at x: `b c` and the places."""
+        if self.line is None:
+            raise MethodError("this path is no line, so it has no start")
+        return torch.stack([self.line.start(sample) for sample in x])

@@ -23,6 +23,24 @@ from .scored_target import UNIFORM, ScoredTarget
 
 
 @dataclass(frozen=True)
+class Part:
+    """The channels of a head or channel, among all that a value has as it is laid out.
+
+    keep    which; `dim` is the dimension that they lie along
+    zeroed  leave the others as zeros, for methods that compare a value with its module
+    """
+
+    keep: Tensor
+    dim: int
+    zeroed: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.zeroed:
+            return x * self.keep.to(x).reshape(-1, *[1] * (x.ndim - self.dim - 1))
+        return x.index_select(self.dim, self.keep.nonzero()[:, 0].to(x.device))
+
+
+@dataclass(frozen=True)
 class MethodAtSite:
     """One method at one captured value, or at one head or channel of it.
 
@@ -44,30 +62,31 @@ class MethodAtSite:
         whole = self.value.site
         return whole if self.index is None else replace(whole, index=self.index)
 
-    def part(self, layout: Layout, x: Tensor) -> Tensor:
-        """What the method reads of a value that is laid out: the channels of its index.
+    def part(self, layout: Layout) -> Part | None:
+        """What the method reads of the value as it is laid out; None for all of it.
 
-        Methods that compare a value with its module get all channels, the others as zeros.
         Raises SiteError for an index that the value does not have.
         """
         if self.index is None:
-            return x
+            return None
         along = 2 if layout.axes == "c" else 1
         marks = layout.canonical(self.value.marked(self.index))[0]
         keep = marks.movedim(along - 1, 0).flatten(1).any(1)
-        if "module" in self.bound.method.needs:
-            return x * keep.to(x).reshape(-1, *[1] * (x.ndim - along - 1))
-        return x.index_select(along, keep.nonzero()[:, 0].to(x.device))
+        return Part(keep, along, "module" in self.bound.method.needs)
 
 
 @dataclass(frozen=True)
 class RawMap:
-    """What a method gave at a site, `b` and the positions; its layout; the input's sizes."""
+    """What a method gave at a site, `b` and the positions; its layout; the input's sizes.
+
+    part  what it read of the value; None for all of it
+    """
 
     source: MethodAtSite
     values: Tensor
     layout: Layout
     sizes: Mapping[str, int]
+    part: Part | None = None
 
     @property
     def axes(self) -> str:
@@ -157,7 +176,9 @@ def _read(probe: Forward, source: MethodAtSite, grad: Tensor | None) -> RawMap:
     bound, value = source.bound, source.value
     plan = probe.layout(value)
     plan = _read_as(bound, value, plan)
-    result = bound(*(_need(need, probe, source, grad, plan) for need in bound.method.needs))
+    part = source.part(plan)
+    given = [_need(need, probe, value, grad, plan, part) for need in bound.method.needs]
+    result = bound(*given)
     batch = plan.samples(value.act.shape)
     if not isinstance(result, Tensor) or result.shape[:1] != (batch,):
         given = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
@@ -166,7 +187,7 @@ def _read(probe: Forward, source: MethodAtSite, grad: Tensor | None) -> RawMap:
             f"{batch} first, but returned {given}"
         )
     result = result if plan.axes else result.flatten(1).squeeze(1)
-    raw = RawMap(source, result.detach().cpu(), plan, probe.input_sizes)
+    raw = RawMap(source, result.detach().cpu(), plan, probe.input_sizes, part)
     if raw.maps.ndim - 1 != len(raw.axes.split()):
         raise MethodError(
             f"method {bound.name!r} at {value.site} must return maps over {plan.axes!r}, but "
@@ -189,18 +210,23 @@ def _read_as(bound: BoundMethod, value: Value, plan: Layout) -> Layout:
 
 
 def _need(
-    need: str, probe: Forward, source: MethodAtSite, grad: Tensor | None, plan: Layout
+    need: str,
+    probe: Forward,
+    value: Value,
+    grad: Tensor | None,
+    plan: Layout,
+    part: Part | None,
 ) -> Tensor | nn.Module:
     """What a parameter of a site method's signature means."""
-    value = source.value
     if need == "module":
         return probe.modules[value.site.path]
     if need == "inputs":
         return _inputs(probe, value)
     if grad is None:
-        return source.part(plan, plan.canonical(value.act))
-    given = value.act.to(grad.device) if need == "act" else grad
-    return source.part(plan, plan.canonical(given))
+        whole = plan.canonical(value.act)
+    else:
+        whole = plan.canonical(value.act.to(grad.device) if need == "act" else grad)
+    return whole if part is None else part(whole)
 
 
 def _entering(port: str) -> str:

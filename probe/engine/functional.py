@@ -34,6 +34,7 @@ from ..targets import Target, by_name, targets, top
 from ..trace import Edit, Trace
 from .batch import Batch, chunks
 from .membership import told_apart
+from .moved_inputs import reads_layers
 from .not_finite import with_causes
 from .plan import ALONE, MANY, Plan, Split, is_out_of_memory, make_plan, split_of
 from .provenance import about_model
@@ -117,12 +118,13 @@ def maps_and_output(
         raise LimelightError(f"{len(names)} sample names were given for {len(whole)} samples")
     about = about or about_model(model, seed)
     split = split_of(model, whole, bounds) if batch == "auto" else _split(batch)
+    shared = any(b.sites is None and reads_layers(b.method) for b in bounds)
     saliency_maps: list[SaliencyMap] = []
     readings: list[T | None] = []
 
     def run(places: range, limit: int) -> None:
         part = whole.take(places)
-        runner = Runner(model, part, sites, seed, limit, about, known=adapter)
+        runner = Runner(model, part, sites, seed, limit, about, known=adapter, shared=shared)
         of_part = [t.take(places) for t in wanted]
         part_maps, output = _run(runner, bounds, of_part, names[places.start : places.stop])
         saliency_maps.extend(part_maps)
@@ -276,6 +278,8 @@ def _run(
         kinds[bound.method.kind].append(bound)
     at_sites: list[Owned] = []
     alone = kinds["path"] + kinds["pass"]
+    for bound in kinds["pass"]:
+        runner.unread(bound)  # what cannot be done is refused before anything runs
     if kinds["site"]:
         at_sites, scored, output = runner.site_maps(kinds["site"], wanted, names, alone)
     else:

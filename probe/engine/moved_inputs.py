@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ..attribution import Method
 from ..axes import Layout
+from ..errors import MethodError
 from ..results import About
 from ..sites import Pattern, Site
 from .batch import Batch
@@ -25,22 +27,44 @@ class MovedInput:
     layout: Layout
 
 
-def inputs_among(patterns: Iterable[Pattern], batch: Batch) -> list[Site]:
-    """The inputs among the sites that were asked for; the explained one where there is none."""
+def inputs_among(patterns: Iterable[Pattern], batch: Batch) -> tuple[list[Site], list[Pattern]]:
+    """The inputs, or channels of them, among what was asked for; and what is no input."""
     ports = ("in", *(f"in.{name}" for name in batch.rows))
-    sites = [
-        Site("", port)
-        for pattern in patterns
-        for port in ([pattern.port] if pattern.concrete else ports)
-        if port.partition(".")[0] == "in" and pattern.matches(Site("", port))
-    ]
-    main = Site("", f"in.{batch.explained}")
-    return list(dict.fromkeys(INPUT if site == main else site for site in sites)) or [INPUT]
+    main, sites, others = f"in.{batch.explained}", list[Site](), list[Pattern]()
+    for pattern in patterns:
+        found = [
+            Site("", "in" if port == main else port, index=pattern.index)
+            for port in ([pattern.port] if pattern.concrete else ports)
+            if port.partition(".")[0] == "in" and pattern.matches(Site("", port))
+        ]
+        sites += found
+        others += [] if found else [pattern]
+    return list(dict.fromkeys(sites)), others
 
 
 def name_at(site: Site, batch: Batch) -> str:
     """The name of the tensor at an input's site."""
     return batch.explained if site == INPUT else site.port.partition(".")[2]
+
+
+def reads_layers(method: Method) -> bool:
+    """Whether a method can be asked at layers, and not at inputs alone."""
+    return method.kind != "pass" or not (method.perturbs or method.sites == "input")
+
+
+def unread(name: str, asked: Iterable[object], *, shared: bool) -> str:
+    """What is said of a method that reads inputs alone, where layers or channels were named.
+
+    shared  whether other methods of the call read those. Raises MethodError where none does.
+    """
+    words = ", ".join(str(site) for site in asked)
+    if not shared:
+        raise MethodError(
+            f"method {name!r} was asked at {words}, but it explains whole inputs; leave sites= "
+            "out, or ask a method that reads layers and channels, such as gradcam or "
+            "integrated_gradients"
+        )
+    return f"{name} explains whole inputs, and was not made at {words}"
 
 
 def noting_still(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..attribution import RAW, BoundMethod, Path, Points, RawMap, Sites, use
+from ..attribution import RAW, BoundMethod, Path, Points, RawMap, use
+from ..sites import Address
 from ..targets import Target
 from .batch import Batch, chunks
 from .moved_inputs import MovedInput
@@ -18,25 +19,23 @@ from .passes import Passes
 
 @dataclass(frozen=True)
 class Walker:
-    """A path method, and its path through each input that moves."""
+    """A path method, its path through each input that moves, and where it reads at the points."""
 
     bound: BoundMethod
     paths: tuple[Path, ...]
+    reads: tuple[Address, ...] = ()
 
 
 Group = Sequence[Walker]
 
 
-def bases_of(group: Group, moved: Sequence[MovedInput], sites: Sites) -> list[BoundMethod]:
-    """The site method that each path method reads at its points."""
-    inputs = tuple(one.site for one in moved)
-    bases = []
-    for own in group:
-        asked: Any = own.bound.sites or sites or own.bound.method.sites
-        base = own.paths[0].base
-        raw = base == "raw"
-        bases.append(BoundMethod(RAW, (), inputs) if raw else replace(use(base), sites=asked))
-    return bases
+def bases_of(group: Group) -> list[tuple[BoundMethod, Sequence[Address]]]:
+    """The site method that each path method reads at its points, and where."""
+    bases = [own.paths[0].base for own in group]
+    return [
+        (BoundMethod(RAW) if base == "raw" else replace(use(base)), own.reads)
+        for base, own in zip(bases, group, strict=True)
+    ]
 
 
 def walk(
@@ -76,10 +75,13 @@ def walk(
     maps = []
     for i, (raw, own) in enumerate(zip(raw_maps, owners, strict=True)):
         place = places_of.get(raw.source.value.site, 0)
-        path, end = own.paths[place], ends[place].cpu()
+        path, end = own.paths[place], ends[place]
+        if path.line is not None:
+            end = end - path.starts(end)
+            end = end if raw.part is None else raw.part(end)
         source = replace(raw.source, bound=own.bound)
         maps.append(
-            replace(raw, source=source, values=path.finish(states[i], points[0].count, end))
+            replace(raw, source=source, values=path.finish(states[i], points[0].count, end.cpu()))
         )
     return maps
 

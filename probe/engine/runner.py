@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..attribution import (
+    RAW,
     BoundMethod,
     MethodAtSite,
     Owned,
@@ -31,10 +32,19 @@ from ..capture import guarded
 from ..errors import MethodError, SiteError
 from ..probe import Probe
 from ..results import About
-from ..sites import Adapter, Pattern, Site, adapt, addresses
+from ..sites import Adapter, Address, Pattern, Site, adapt, addresses
 from ..targets import Target
 from .batch import Batch, chunks, readdressed
-from .moved_inputs import INPUT, MovedInput, inputs_among, name_at, noting_still
+from .layer_path import layer_maps
+from .moved_inputs import (
+    INPUT,
+    MovedInput,
+    inputs_among,
+    name_at,
+    noting_still,
+    reads_layers,
+    unread,
+)
 from .passes import Passes
 from .path_walk import Walker, bases_of, walk
 from .settled import given_to, settled
@@ -47,6 +57,7 @@ class Runner:
     limit    how many samples, or copies of one, pass the model at a time
     site     what the running pass method was asked to read
     known    the model's adapter, where the caller has read it
+    shared   whether other methods of the call read what `sites` names
     moved    the inputs that the running pass method moves at once, where `sites=` names them
     remarks  what the running pass method has said of its maps, which carry it in their notes
     """
@@ -59,6 +70,7 @@ class Runner:
     about: About = field(default_factory=About)
     site: Sites = None
     known: InitVar[Adapter | None] = None
+    shared: bool = False
     moved: Sequence[MovedInput] = ()
     remarks: list[str] = field(default_factory=list, repr=False)
     adapter: Adapter = field(init=False, repr=False)
@@ -199,12 +211,15 @@ class Runner:
 
     def passes(self, bounds: Sequence[BoundMethod], sites: Sites = None) -> Passes:
         """One probe for some site methods, to be run inside its `with` on batch after batch."""
-        relevance = any("relevance" in bound.method.needs for bound in bounds)
-        ops = relevance or any(bound.regime != "plain" for bound in bounds)
-        return Passes(
-            self.probe(relevance=relevance, ops=ops),
-            [(b, addresses(b.sites or sites or self.sites or b.method.sites)) for b in bounds],
+        return self._reading(
+            [(b, addresses(b.sites or sites or self.sites or b.method.sites)) for b in bounds]
         )
+
+    def _reading(self, asked: Sequence[tuple[BoundMethod, Sequence[Address]]]) -> Passes:
+        """One probe for site methods at addresses."""
+        relevance = any("relevance" in bound.method.needs for bound, _ in asked)
+        ops = relevance or any(bound.regime != "plain" for bound, _ in asked)
+        return Passes(self.probe(relevance=relevance, ops=ops), asked)
 
     def _kept(self, bounds: Sequence[BoundMethod], sites: Sites) -> Passes:
         """The passes that the last sample took, where they are the same."""
@@ -271,22 +286,54 @@ class Runner:
     ) -> list[Owned]:
         """Path methods; those with equal points share every pass."""
         groups: dict[Any, list[Walker]] = defaultdict(list)
-        for bound in bounds:
-            sites = tuple(self._input_sites(bound))
-            paths = tuple(self._path(bound(), site) for site in sites)
-            groups[sites, tuple(path.points for path in paths)].append(Walker(bound, paths))
         saliency_maps: list[Owned] = []
+        for bound in bounds:
+            path, (named, others) = bound(), self._named(bound)
+            line = path.line is not None
+            sites = tuple(dict.fromkeys(replace(site, index=None) for site in named)) or (INPUT,)
+            paths = tuple(self._path(path, site) for site in sites)
+            reads: Any = named or sites if line else self._read_by(bound)
+            own = Walker(bound, paths, tuple(reads))
+            if line and others:
+                saliency_maps += self._layer_maps(own, others, sites, scored, samples)
+            if named or not (line and others):
+                groups[sites, tuple(path.points for path in paths)].append(own)
         for (sites, _), group in groups.items():
             moved = [self._moved(site) for site in sites]
             target = scored.target
             about = noting_still(self.about, self.batch, [one.name for one in moved])
-            with self.passes(bases_of(group, moved, self.sites)) as passes:
+            with self._reading(bases_of(group)) as passes:
                 raw_maps = walk(
                     passes, group, self.batch, moved, target, self.generators(), self.limit
                 )
                 about = replace(about, notes=about.notes + _holes(passes.probe))
             saliency_maps += results(raw_maps, scored, samples, about)
-        return saliency_maps
+        return sorted(saliency_maps, key=self._turn)
+
+    def _turn(self, owned: Owned) -> int:
+        """Where the site of a map stands among those that were asked for."""
+        asked, site = owned[0].sites or self.sites, owned[1].site
+        patterns = self._patterns(asked) if asked else []
+        means = (i for i, p in enumerate(patterns) if p.matches(site) and p.index == site.index)
+        return next(means, 0)
+
+    def _layer_maps(
+        self,
+        own: Walker,
+        others: Sequence[Pattern],
+        sites: Sequence[Site],
+        scored: ScoredTarget,
+        samples: Sequence[str],
+    ) -> list[Owned]:
+        """A straight path at layers."""
+        moved = [self._moved(site) for site in sites]
+        about = noting_still(self.about, self.batch, [one.name for one in moved])
+
+        def reading(patterns: Sequence[Pattern]) -> Passes:
+            return Passes(self.probe(ops=False), [(BoundMethod(RAW), list(patterns))])
+
+        raw_maps = layer_maps(reading, own, others, self.batch, moved, scored.target)
+        return results(raw_maps, scored, samples, about)
 
     def _path(self, path: Path, site: Site) -> Path:
         """A path as it runs through an input."""
@@ -299,10 +346,33 @@ class Runner:
         of_input = self._explaining(site)
         return MovedInput(site, of_input.batch.explained, of_input.batch.x, of_input.layout)
 
+    def _read_by(self, bound: BoundMethod) -> list[Address]:
+        """What a method was asked to read, or its usual place."""
+        return addresses(bound.sites or self.sites or bound.method.sites)
+
+    def _named(self, bound: BoundMethod) -> tuple[list[Site], list[Pattern]]:
+        """The inputs that a method was asked for, and what else."""
+        asked = bound.sites or self.sites
+        return inputs_among(self._patterns(asked), self.batch) if asked else ([], [])
+
+    def unread(self, bound: BoundMethod) -> list[str]:
+        """What to say of a method that reads inputs alone and was asked for other things.
+
+        Raises MethodError where nobody reads them.
+        """
+        method = bound.method
+        if reads_layers(method):
+            return []
+        named, others = self._named(bound)
+        strange = [s for s in named if s.index is not None or (s != INPUT and not method.perturbs)]
+        asked = [*strange, *others]
+        shared = self.shared and bound.sites is None
+        return [unread(bound.name, asked, shared=shared)] if asked else []
+
     def _input_sites(self, bound: BoundMethod) -> list[Site]:
         """The inputs that a method perturbs."""
-        asked = bound.sites or self.sites
-        return inputs_among(self._patterns(asked), self.batch) if asked else [INPUT]
+        whole = [site for site in self._named(bound)[0] if site.index is None]
+        return whole or [INPUT]
 
     def _patterns(self, asked: Any) -> list[Pattern]:
         probe = self.probe(grad=False)
@@ -331,7 +401,7 @@ class Runner:
     ) -> list[Owned]:
         """The maps of all inputs that a method moves at once."""
         moved = [self._moved(site) for site in self._input_sites(bound)]
-        remarks: list[str] = []
+        remarks = self.unread(bound)
         parts = self._own_passes(bound, moved[0].site, scored.target, remarks, moved)
         about = noting_still(self.about, self.batch, [one.name for one in moved])
         about = replace(about, notes=(*about.notes, *remarks))
@@ -351,7 +421,7 @@ class Runner:
         samples: Sequence[str],
     ) -> list[Owned]:
         """The maps at a site, which the call around them knows by `address`."""
-        remarks: list[str] = []
+        remarks = self.unread(bound)
         (values,) = self._own_passes(bound, site, scored.target, remarks)
         about = replace(self.about, notes=(*self.about.notes, *remarks))
         source = MethodAtSite.uncaptured(bound, address)
@@ -444,8 +514,9 @@ class Runner:
 
     def _sites_of(self, bound: BoundMethod) -> list[Site]:
         """Concrete sites for a pass method; those about the input read the input."""
-        usual = bound.method.sites
-        asked = bound.sites or (usual if usual == "input" else self.sites or usual)
+        if bound.method.sites == "input":
+            return [INPUT]
+        asked = self._read_by(bound)
         patterns, modules = self._patterns(asked), self.probe(grad=False).modules
         return [
             Site(path, p.port, p.call or 0, p.index)

@@ -21,6 +21,7 @@ SPECS = {
     "vargrad": "vargrad:gradient,n=3",
 }
 SITES = {"integrated_gradients": "input", "cam": "4", "normgrad_proper": "3", "vargrad": "2"}
+SITES |= dict.fromkeys(("captum", "occlusion", "rise", "salient_relevance"), "input")
 
 
 READS_ATTENTION = (

@@ -250,5 +250,7 @@ def walk(path: Any, net: nn.Module, x: Tensor, target: Any) -> Tensor:
             reading = read(net, path.points(x[i], k, generator)[None], one, [])["input"]
             value = reading.grad if path.base == "raw" else reading(use(path.base))
             state = path.fold(state, value, k)
-        rows.append(path.finish(state, path.points.count, x[i : i + 1]))
+        end = x[i : i + 1]
+        end = end if path.line is None else end - path.starts(end)
+        rows.append(path.finish(state, path.points.count, end))
     return torch.cat(rows)

@@ -88,14 +88,6 @@ def test_impossible_points() -> None:
         use("integrated_gradients", baseline="blur")
 
 
-def test_the_line_runs_along_the_input() -> None:
-    path = use("integrated_gradients")()
-    with pytest.raises(
-        MethodError, match=r"\(1, 8, 4, 4\), but it runs along the input.*sites='input'"
-    ):
-        path.finish(torch.ones(1, 8, 4, 4), 50, torch.ones(1, 3, 9, 9))
-
-
 @pytest.mark.parametrize("rule", RULES)
 def test_quadrature_integrates(rule: str) -> None:
     nodes, weights = (torch.tensor(v, dtype=torch.float64) for v in quadrature(200, rule))  # type: ignore[arg-type]

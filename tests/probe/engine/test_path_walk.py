@@ -111,7 +111,7 @@ def test_one_probe_a_path_and_one_adapter_a_call(monkeypatch: pytest.MonkeyPatch
     names = ["gradcam", *NAMES, "meta:gradcam", "rise,n=4"]
     ll.maps(Sees().eval(), X, names, sites="conv", target=[1, 2])
     assert len(read) == 1
-    walks = 2 * 2  # two targets, two kinds of points
+    walks = 2 * (1 + 2)  # of two targets: noise; a line at a layer, whose ends are looked at first
     assert len({id(p) for p in entered}) == 1 + walks + 2  # one site pass, one of meta a target
 
 

@@ -182,9 +182,10 @@ def test_a_function_reads_any_output_however_the_batch_is_split(batch, method):
 )
 def test_a_number_alone_is_the_score_of_a_single_sample(batch, method):
     squeezed, plain = net(1, torch.squeeze), net(1)
-    got = ll.maps(squeezed, X, method, target=lambda out: out, sites="conv", batch=batch)
-    want = ll.maps(plain, X, method, target=0, sites="conv", batch=batch)
-    as_class = ll.maps(squeezed, X, method, target=0, sites="conv", batch=batch)
+    site = "input" if method.startswith("occlusion") else "conv"
+    got = ll.maps(squeezed, X, method, target=lambda out: out, sites=site, batch=batch)
+    want = ll.maps(plain, X, method, target=0, sites=site, batch=batch)
+    as_class = ll.maps(squeezed, X, method, target=0, sites=site, batch=batch)
     for one, other, third in zip(got, want, as_class, strict=True):
         torch.testing.assert_close(one.values, other.values)
         torch.testing.assert_close(third.values, other.values)
