@@ -97,6 +97,10 @@ def run(
     trust: Annotated[
         bool, typer.Option("--trust", help="Let the plan call the module:function that it names.")
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Compute broken parts anew, and write a lost plan.json."),
+    ] = False,
 ) -> int:
     """Compute maps of a whole data set; run again, it goes on where it stopped.
 
@@ -113,7 +117,7 @@ def run(
         "device": device, "dtype": dtype, "batch": batch, "workers": workers, "engine": engine,
         "address": address, "labels": labels, "inputs": inputs, "axes": axes_in(axes) or None,
         **preparing(size, resize, interpolation, mean, std),
-    }, trust=trust)  # fmt: skip
+    }, trust=trust, repair=repair)  # fmt: skip
     failed = list(print_run(finished))
     for text in failed:
         say(text)
@@ -159,7 +163,9 @@ def report(
     _write_page(folder, out, against)
 
 
-def _compute(what: str, out: Path, options: dict[str, Any], *, trust: bool) -> Run:
+def _compute(
+    what: str, out: Path, options: dict[str, Any], *, trust: bool, repair: bool = False
+) -> Run:
     """Compute what a plan file, or a model and options, ask for."""
     from ..reports.datasets import samples
     from ..reports.runs import merged, read_plan
@@ -177,7 +183,7 @@ def _compute(what: str, out: Path, options: dict[str, Any], *, trust: bool) -> R
         net = _net(asked)
         methods = asked.get("methods") or ["gradcam", "normgrad"]
         size = int(batch) if batch.isdecimal() else batch
-        return run_all(out, net, data, methods, batch=size, progress=tell, **rest)
+        return run_all(out, net, data, methods, batch=size, repair=repair, progress=tell, **rest)
 
 
 def _check_code(plan: str, model: str, trust: bool) -> None:

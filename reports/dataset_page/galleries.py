@@ -15,7 +15,7 @@ from ...probe.attribution import bare_name
 from ...probe.errors import LimelightError
 from ...probe.results import Maps, SaliencyMap, map_of_row
 from ..explanation import Explanation, Photo, Samples, by_input
-from ..runs import Row, Run, part_path
+from ..runs import Row, Run, part_path, part_source
 from ..scoring import LEAST, NAMES, PAIRED, seen
 from .head_means import AXES
 from .run_parts import RunParts
@@ -125,8 +125,9 @@ def explanation_of(run: Run, places: Sequence[int]) -> tuple[Explanation, dict[i
 def _rows(run: Run, place: int) -> list[Row]:
     from pyarrow import parquet
 
-    path = part_path(run.folder, place // run.plan.shard)
-    return parquet.read_table(path, filters=[("index", "==", place)]).to_pylist()
+    plan = run.plan
+    source = part_source(part_path(run.folder, place // plan.shard), plan)
+    return parquet.read_table(source, filters=[("index", "==", place)]).to_pylist()
 
 
 def _photo(row: Row) -> Iterator[Photo]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...probe.errors import LimelightError
-from ..runs import Run, part_paths
+from ..runs import Run, part_paths, part_source
 
 AXES = "h"
 BOTH = ("trained", "initial")
@@ -150,8 +150,10 @@ def _values(run: Run) -> Iterator[tuple[str, str, Numbers]]:
     """Every row of heads of a run, part by part."""
     from pyarrow import parquet
 
+    plan = run.plan
     for path in part_paths(run.folder):
-        table = parquet.read_table(path, columns=_COLUMNS, filters=[("axes", "==", AXES)])
+        source = part_source(path, plan)
+        table = parquet.read_table(source, columns=_COLUMNS, filters=[("axes", "==", AXES)])
         for row in table.to_pylist():
             has_numbers = row["lo"] is not None  # a row without a single number is kept as zeros
             scale = row["scale"] if has_numbers else np.nan

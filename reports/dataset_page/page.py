@@ -27,6 +27,7 @@ def render_run(run: Run, against: Run | None = None) -> str:
     against  a run of the same model with other weights, random ones say: metrics of attention
              heads are drawn beside its own. Raises LimelightError where the two do not compare.
     """
+    run.check()
     plan, rows = run.plan, run.table(["index", "sample", "method", "site", "axes", "error"])
     good = rows[rows["error"].isna() & (rows["axes"] != AXES)]
     methods, sites = list(good["method"].unique()), list(good["site"].unique())

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -73,22 +73,43 @@ class RunPlan:
     def load(folder: Path) -> RunPlan:
         """Read the plan of a run's folder. Raises LimelightError where there is none."""
         path = folder / FILE
-        try:
-            raw = json.loads(path.read_text())
-            names = {f.name for f in fields(RunPlan)}
-            values: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in names
-            }
-            return RunPlan(**values)
-        except FileNotFoundError:
+        if not path.exists():
             raise LimelightError(
                 f"{str(folder)!r} holds no run: there is no {FILE} in it; give a folder that "
-                "`limelight run` or limelight.run wrote"
-            ) from None
-        except (ValueError, TypeError) as error:
-            raise LimelightError(f"{str(path)!r} is damaged ({error}); start the run anew") from (
-                error
+                "`limelight run` or limelight.run wrote, or ask for its run again"
             )
+        try:
+            if not path.is_file():
+                raise ValueError("it is no file")
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            plan = _plan_in(raw)
+            told_all = all(f.name in raw for f in fields(RunPlan))  # else an earlier version's
+            if told_all and raw.get("hash", plan.hash) != plan.hash:
+                raise ValueError("it was changed after it was written")
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise LimelightError(
+                f"{str(path)!r} is damaged ({error}); ask for the run again with --repair "
+                "(repair=True in Python), which writes it anew"
+            ) from error
+        return plan
+
+
+def _plan_in(raw: Any) -> RunPlan:
+    """The plan that a file holds. Raises TypeError, ValueError."""
+    if not isinstance(raw, dict):
+        raise TypeError("it is no table of names and values")
+    names = {f.name for f in fields(RunPlan)}
+    plan = RunPlan(**{
+        k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in names
+    })  # fmt: skip
+    for name, kind in get_type_hints(RunPlan).items():
+        value, wanted = getattr(plan, name), get_origin(kind) or kind
+        words = all(isinstance(word, str) for word in value) if wanted is tuple else True
+        if type(value) is not wanted or not words:
+            raise TypeError(f"its {name} is {value!r:.60}")
+    if plan.shard < 1 or plan.samples < 0:
+        raise ValueError(f"{plan.samples} samples in parts of {plan.shard}")
+    return plan
 
 
 def make_plan(
@@ -255,36 +276,6 @@ def flat_targets(spec: Any) -> list[RunTarget]:
         else:
             flat += targets(target)
     return flat
-
-
-def same_or_refuse(folder: Path, plan: RunPlan) -> None:
-    """Claim a folder for a plan. Raises LimelightError when it belongs to another."""
-    if not (folder / FILE).exists():
-        try:
-            (folder / "maps").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LimelightError(
-                f"run folder {str(folder)!r} cannot be made: {error.strerror or error}"
-            ) from error
-        plan.save(folder)
-        return
-    old = RunPlan.load(folder)
-    if old.hash != plan.hash:
-        changed = [
-            f"{f.name} was {_short(getattr(old, f.name))}, now {_short(getattr(plan, f.name))}"
-            for f in fields(RunPlan)
-            if f.name != "told" and getattr(old, f.name) != getattr(plan, f.name)
-        ]
-        raise LimelightError(
-            f"{str(folder)!r} holds another run ({'; '.join(changed)}); runs do not mix: choose "
-            "another folder, or ask for the same again"
-        )
-    (folder / "maps").mkdir(exist_ok=True)
-
-
-def _short(value: object) -> str:
-    text = ", ".join(value) if isinstance(value, tuple) else str(value)
-    return text if len(text) < 60 else text[:57] + "..."
 
 
 def as_dtype(name: str | None) -> torch.dtype | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -33,6 +32,7 @@ from ...probe.results import Maps, map_of_row, write
 from ...probe.sites import addresses, named
 from ..datasets import InputWords, preparation, samples, with_embeddings, with_names
 from . import store
+from .folder import claim
 from .plan import (
     LABEL,
     RunPlan,
@@ -40,7 +40,6 @@ from .plan import (
     as_dtype,
     flat_targets,
     make_plan,
-    same_or_refuse,
     target_of,
 )
 from .store import Row
@@ -70,19 +69,23 @@ class Run:
     @property
     def missing(self) -> int:
         """Samples whose shards are not finished."""
-        shards = self.plan.shards
-        done, _ = store.finished(self.folder, shards)
-        return sum(len(s) for n, s in enumerate(shards) if n not in done)
+        plan = self.plan
+        done = store.parts_of(self.folder, plan).done
+        return sum(len(s) for n, s in enumerate(plan.shards) if n not in done)
+
+    def check(self) -> None:
+        """Hold every part against plan and checksum. Raises LimelightError for broken ones."""
+        store.parts_of(self.folder, self.plan).check()
 
     def table(self, columns: list[str] | None = None) -> DataFrame:
         """The rows of all finished shards as a pandas table."""
         import pandas
 
-        return pandas.DataFrame(list(store.rows(self.folder, columns)))
+        return pandas.DataFrame(list(self.rows(columns)))
 
     def rows(self, columns: list[str] | None = None) -> Iterator[Row]:
-        """The rows one by one, part by part: memory stays flat."""
-        return store.rows(self.folder, columns)
+        """The rows one by one, part by part: memory stays flat. Raises for a broken part."""
+        return store.rows(self.folder, self.plan, columns)
 
     def maps(self, **where: str) -> Maps:
         """The stored maps, filtered as `Maps.where` does."""
@@ -124,6 +127,7 @@ def run(
     axes: Axes = None,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
+    repair: bool = False,
     progress: Progress | None = None,
     **hyper: object,
 ) -> Run:
@@ -145,6 +149,8 @@ def run(
     axes     what dimensions mean where the model does not tell: `{"input": "b c t"}`
     engine   `ray` runs the same plan on an actor pool (pip install limelight[ray])
     address  of a Ray cluster, `head:6379` or `auto`; without it Ray starts on this machine
+    repair   compute broken parts anew, and write plan.json where it is lost; what is whole but of
+             another run stays beside, under a name that begins with _
     Run again, it computes only what is missing; another plan in the same folder is refused. A
     sample that cannot be read or run becomes a row with its error. An interrupt finishes the open
     shard first. Raises LimelightErrors for what is wrong with the plan itself.
@@ -159,10 +165,7 @@ def run(
     root = Path(folder).expanduser()
     with _mode_kept(model):
         work = prepare(asked)
-        same_or_refuse(root, work.plan)
-        done, bad = store.finished(root, work.plan.shards)
-        for text in bad:
-            warnings.warn(text, stacklevel=4)
+        done = claim(root, work.plan, repair=repair)
         _finish(root, work, done, compute, workers, progress)
     return Run(root)
 

@@ -122,7 +122,7 @@ def local(work: Work, todo: Sequence[int], workers: int) -> Iterator[tuple[int, 
         rows: list[Row] = []
         for group in _groups(stream, len(work.plan.shards[number])):
             rows += work.rows(group)
-        yield number, encode(rows, work.plan.shards[number])
+        yield number, encode(rows, work.plan, number)
 
 
 def _groups(stream: Iterator[Loaded], count: int) -> Iterator[list[Loaded]]:

@@ -60,6 +60,7 @@ def score(
     """
     held = run if isinstance(run, Run) else Run(Path(run).expanduser())
     plan = held.plan
+    held.check()
     single, paired = _asked(listed(metrics))
     if paired and not (LEAST in plan.targets and set(BEST) & set(plan.targets)):
         raise OptionError(

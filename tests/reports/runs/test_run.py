@@ -208,24 +208,6 @@ def test_other_code_under_the_same_name_is_another_run(tmp_path, net, folder):
         run(tmp_path, net, folder, two, limit=3, workers=0)
 
 
-def test_a_part_cut_short_is_named_and_made_again(tmp_path, net, folder):
-    go(tmp_path, net, folder)
-    whole = part_path(tmp_path, 1).read_bytes()
-    part_path(tmp_path, 1).write_bytes(whole[: len(whole) // 2])
-    with pytest.warns(UserWarning, match="part-00001.parquet cannot be read"):
-        go(tmp_path, net, folder)
-    assert part_path(tmp_path, 1).read_bytes() == whole
-
-
-def test_a_part_of_other_samples_is_named_and_made_again(tmp_path, net, folder):
-    go(tmp_path, net, folder)
-    whole = part_path(tmp_path, 1).read_bytes()
-    part_path(tmp_path, 1).write_bytes(part_path(tmp_path, 0).read_bytes())
-    with pytest.warns(UserWarning, match="holds samples 0:3, not 3:6"):
-        go(tmp_path, net, folder)
-    assert part_path(tmp_path, 1).read_bytes() == whole
-
-
 def test_what_fails_becomes_a_row(tmp_path, net, folder):
     paths = [*sorted(folder.rglob("*.png"))[:2], tmp_path / "gone.png", tmp_path / "empty.png"]
     paths[-1].write_bytes(b"")
