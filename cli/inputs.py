@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..models import load
-from ..models.inputs import PreprocessingOptions, images
+from ..models.inputs import PreprocessingOptions, address_fault, images
 from ..probe.errors import ImageError, OptionError
 from ..probe.targets import value_in
 
@@ -36,6 +36,7 @@ def writable(path: Path, option: str, endings: tuple[str, ...]) -> None:
 
 def pictures(words: Sequence[str]) -> list[Path]:
     """Files, what folders hold, and what wildcards match, each once."""
+    _no_addresses(words)
     paths: list[Path] = []
     for word in words:
         path = Path(word).expanduser()
@@ -51,6 +52,11 @@ def pictures(words: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
+def _no_addresses(words: Sequence[str]) -> None:
+    if fault := next(filter(None, (address_fault(word, "file") for word in words)), ""):
+        raise ImageError(fault)
+
+
 def sample_files(
     words: Sequence[str], inputs: Sequence[str] | None, root: str | None = None
 ) -> Samples | list[Path]:
@@ -60,6 +66,7 @@ def sample_files(
     """
     from ..reports.datasets import is_listing, kind_of_file, samples
 
+    _no_addresses(words)
     given = [Path(word).expanduser() for word in words]
     listings = [path for path in given if is_listing(path)]
     alone = bool(inputs) and all(":" not in word for word in inputs or ())

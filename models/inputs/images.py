@@ -13,8 +13,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ...probe.attribution import Picture
-from ...probe.errors import ImageError, near
+from ...probe.errors import ImageError
 from .arrays import from_array, wide_to_8bit
+from .paths import address_fault, missing
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
@@ -42,6 +43,8 @@ def read(source: Picture) -> Image.Image:
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode(bytes(source), f"picture of {len(bytes(source))} bytes")
     if isinstance(source, str | Path):
+        if fault := address_fault(source, "picture"):
+            raise ImageError(fault)
         return _decode(_bytes(Path(source).expanduser()), f"picture {str(source)!r}")
     raise ImageError(
         f"a {type(source).__name__} is no picture: give a path, bytes, a PIL image, "
@@ -54,11 +57,13 @@ def images(folder: str | Path) -> list[Path]:
 
     Raises ImageError when the folder is missing or holds none.
     """
+    if fault := address_fault(folder, "folder"):
+        raise ImageError(fault)
     root = Path(folder).expanduser()
     if root.is_file():
         raise ImageError(f"{str(folder)!r} is a file: give the folder, or read() the picture")
     if not root.is_dir():
-        raise ImageError(f"folder {str(folder)!r} does not exist{_beside(root)}")
+        raise ImageError(f"folder {str(folder)!r} {missing(root)}")
     paths = [path for path in root.rglob("*") if _is_picture(path, root)]
     if not paths:
         raise ImageError(
@@ -73,26 +78,17 @@ def _is_picture(path: Path, root: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
 
 
-def _beside(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"; its folder {str(path.parent)!r} does not exist either"
-    try:
-        return near(path.name, (other.name for other in path.parent.iterdir()))
-    except OSError:
-        return ""
-
-
 def _bytes(path: Path) -> bytes:
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
+        if not path.exists():
+            raise ImageError(f"picture {str(path)!r} {missing(path)}")
+        if not (path.is_file() or path.is_dir()):
             raise ImageError(f"picture {str(path)!r} is a pipe or a device: give a file")
         return path.read_bytes()
     except IsADirectoryError:
         raise ImageError(
             f"picture {str(path)!r} is a folder: list its pictures with images()"
         ) from None
-    except FileNotFoundError:
-        raise ImageError(f"picture {str(path)!r} does not exist{_beside(path)}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"picture {str(path)!r} cannot be opened: {reason}") from error

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ...models.inputs import address_fault
 from ...probe.errors import LimelightError, near
 from ...probe.targets import class_in
 from .columns import ROWS, InputColumn, in_header, kind_of_file, named_in
 from .parts import Part, Parts
-from .samples import Annotation, Open, Sample, Samples
+from .samples import Annotation, Open, Sample, Samples, file_size, marked_or_fault, with_faults
 from .signals import Signal, number, read_signal
+from .tables import Table, TableRow, read_table
 
 SOURCES = ("path", "image", "file", "file_name", "filename", "source")
 LABELS = ("label", "class", "target", "category")
@@ -42,64 +44,108 @@ def listing(path: Path, root: Path, inputs: Sequence[InputColumn] = ()) -> Sampl
 
     inputs  which columns are inputs, and of what kind; else their names say it (`series`,
             `features.age`), or, of a path, the ending of the file
-    Rows of one picture are one sample; its label is that of its first row.
+    Rows of one picture are one sample; its label is that of its first row, and a row that marks
+    nothing but has another label is a sample of its own. A row that cannot be read says why.
     """
-    rows = _table(path)
-    header = list(rows[0])
+    table = read_table(path)
+    header = list(table.header)
     if inputs:
         reserved = (*LABELS, *NAMES, *SOURCES, *BOXES, "mask", "value", "difficult")
         columns = tuple(in_header(c, header, reserved, str(path)) for c in inputs)
     else:
-        columns = _said_by_names(rows, header, path)
+        columns = _said_by_names(table, path)
     if all(c.kind == "picture" for c in columns) and [c.argument for c in columns] == ["0"]:
-        return _of_pictures(rows, columns[0].columns[0], root)
-    return _of_parts(rows, columns, path.resolve(), root.resolve())
+        return _of_pictures(table, columns[0].columns[0], root, path)
+    return _of_parts(table, columns, path.resolve(), root.resolve())
 
 
-def _said_by_names(rows: Sequence[Cells], header: list[str], path: Path) -> tuple[InputColumn, ...]:
+def _said_by_names(table: Table, path: Path) -> tuple[InputColumn, ...]:
     """A column of paths holds what the ending of its first file says, unless names say all."""
-    named = named_in(header)
-    source = next((word for word in SOURCES if word in header), None)
+    named = named_in(table.header)
+    source = next((word for word in SOURCES if word in table.header), None)
     if source is None and named:
         return named
-    source = source or _column(rows, SOURCES, path)
-    dotted = named_in([name for name in header if "." in name])
-    first = InputColumn(kind_of_file(str(rows[0][source])), (source,))
-    return (first, *(InputColumn(c.kind, c.columns, str(n), c.names)
-                     for n, c in enumerate(dotted, 1)))  # fmt: skip
+    source = source or _column(table.header, SOURCES, path)
+    dotted = named_in([name for name in table.header if "." in name])
+    first = next((row.cells[source] for row in table.rows if row.cells[source]), "")
+    column = InputColumn(kind_of_file(str(first)), (source,))
+    return (column, *(InputColumn(c.kind, c.columns, str(n), c.names)
+                      for n, c in enumerate(dotted, 1)))  # fmt: skip
 
 
-def _of_pictures(rows: Sequence[Cells], source: str, root: Path) -> Samples:
-    groups: dict[str, list[Cells]] = defaultdict(list)
-    label = next((word for word in LABELS if word in rows[0]), "")
-    for row in rows:
-        groups[str(row[source])].append(row)
-    listed = []
-    for name, group in groups.items():
-        annotations = tuple(a for row in group for a in _annotation(row, label, root))
-        first = label_in(group[0].get(label))
-        listed.append(Sample(name, str(root / name), first, annotations))
-    return Samples(listed)
+def _of_pictures(table: Table, source: str, root: Path, path: Path) -> Samples:
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    label = next((word for word in LABELS if word in table.header), "")
+    for row in table.rows:
+        fault = row.fault or _odd_path(row, source) or _odd_label(row, label)
+        if fault:
+            groups[f"\0{row.where}"] = [Sample(row.where, str(path), fault=fault)]
+            continue
+        name = str(row.cells[source])
+        marked = tuple(_annotation(row, label, root))
+        groups[name].append(Sample(name, str(root / name), label_in(row.cells.get(label)), marked))
+    return with_faults(sample for group in groups.values() for sample in _joined(group))
 
 
-def _of_parts(
-    rows: Sequence[Cells], columns: tuple[InputColumn, ...], path: Path, root: Path
-) -> Samples:
+def _joined(group: Sequence[Sample]) -> Iterator[Sample]:
+    """Rows of one picture as one sample, and those of other labels that mark nothing."""
+    first = group[0]
+    yield replace(first, annotations=tuple(a for row in group for a in row.annotations))
+    held = {first.label, None, *(a.label for row in group for a in row.annotations)}
+    others = {row.label: row for row in group if not row.annotations and row.label not in held}
+    yield from others.values()
+
+
+def _odd_path(row: TableRow, source: str) -> str:
+    """Why a cell names no file."""
+    cell = row.cells[source]
+    if cell is None or cell == "":
+        return f"{row.where} has no {source}"
+    if not isinstance(cell, (str, int)) or "\0" in str(cell):
+        return f"{row.where}: {source} {str(cell)[:_LONG]!r} is no path of a file"
+    return address_fault(str(cell), f"{row.where}: {source}")
+
+
+def _odd_label(row: TableRow, label: str) -> str:
+    """Why a cell names no class."""
+    cell = row.cells.get(label)
+    try:
+        if cell is None or (isinstance(cell, (str, int, float)) and label_in(cell) is not None):
+            return ""
+    except ValueError:  # digits without end
+        pass
+    return "" if cell == "" else f"{row.where}: {label} {str(cell)[:_LONG]!r} names no class"
+
+
+def _of_parts(table: Table, columns: tuple[InputColumn, ...], path: Path, root: Path) -> Samples:
     """A sample a row, opened to the parts that the columns hold."""
-    label = next((word for word in LABELS if word in rows[0]), "")
-    named = next((word for word in NAMES if word in rows[0]), "")
+    label = next((word for word in LABELS if word in table.header), "")
+    named = next((word for word in NAMES if word in table.header), "")
     used = [name for column in columns for name in column.columns]
     pictured = any(c.kind == "picture" for c in columns) and "mask" not in used
     listed, state = [], hashlib.sha256(" ".join(map(str, columns)).encode())
-    for place, row in enumerate(rows, 1):
-        files = [root / row[name] for name in _files(columns) if _is_path(row[name])]
-        name = str(row[named]) if named else _name(columns, row) or f"row {place}"
+    for place, row in enumerate(table.rows, 1):
+        fault = row.fault or _odd_label(row, label) or _odd_files(row, columns)
+        if fault:
+            listed.append(Sample(row.where, str(path), fault=fault))
+            continue
+        cells = row.cells
+        files = [root / cells[name] for name in _files(columns) if _is_path(cells[name])]
+        name = str(cells[named]) if named else _name(columns, cells) or f"row {place}"
         source = str(files[0]) if files else f"{path}, row {place}"
         marked = tuple(_annotation(row, label, root)) if pictured else ()
-        listed.append(Sample(name, source, label_in(row.get(label)), marked))
-        cells = [row[name] for name in used], [_size(file) for file in files]
-        state.update(json.dumps(cells, default=str).encode())
-    return Samples(listed, open=_opener(rows, columns, root), digest=state.hexdigest())
+        listed.append(Sample(name, source, label_in(cells.get(label)), marked))
+        told = [cells[name] for name in used], [file_size(file) for file in files]
+        state.update(json.dumps(told, default=str).encode())
+    if all(row.fault for row in listed):
+        raise LimelightError(listed[0].fault)
+    cells_of = [row.cells for row in table.rows]
+    return Samples(listed, open=_opener(cells_of, columns, root), digest=state.hexdigest())
+
+
+def _odd_files(row: TableRow, columns: Sequence[InputColumn]) -> str:
+    paths = (name for name in _files(columns) if _is_path(row.cells[name]))
+    return next(filter(None, (_odd_path(row, name) for name in paths)), "")
 
 
 def _opener(rows: Sequence[Cells], columns: tuple[InputColumn, ...], root: Path) -> Open:
@@ -144,57 +190,46 @@ def _name(columns: Sequence[InputColumn], row: Cells) -> str:
     return " + ".join(word if len(word) <= _LONG else f"{word[:_LONG]}…" for word in words)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-def _table(path: Path) -> list[dict[str, Any]]:
-    if path.suffix.lower() == ".parquet":
-        from pyarrow import parquet
-
-        rows = parquet.read_table(path).to_pylist()
-    elif path.suffix.lower() == ".jsonl":
-        rows = _objects(path)
-    else:
-        tabs = path.suffix.lower() == ".tsv"
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t" if tabs else ","))
-    if not rows:
-        raise LimelightError(f"listing {str(path)!r} has no rows")
-    names = list(dict.fromkeys(name for row in rows for name in row if name is not None))
-    return [{name: row.get(name) for name in names} for row in rows]
-
-
-def _objects(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-
-
-def _column(rows: Sequence[Cells], known: Sequence[str], path: Path) -> str:
-    column = next((word for word in known if word in rows[0]), None)
+def _column(header: Sequence[str], known: Sequence[str], path: Path) -> str:
+    column = next((word for word in known if word in header), None)
     if column is None:
-        hint = near(known[0], rows[0])
+        hint = near(known[0], header)
         numbers = "; say inputs='features:*' where its numbers are features" * (known is SOURCES)
         raise LimelightError(
-            f"listing {str(path)!r} has the columns {', '.join(rows[0])}, but none of "
+            f"listing {str(path)!r} has the columns {', '.join(header)}, but none of "
             f"{', '.join(known)}{hint or numbers}"
         )
     return column
 
 
-def _annotation(row: Cells, label: str, root: Path) -> list[Annotation]:
-    corners = [row.get(word) for word in BOXES]
-    box = None if any(c in (None, "") for c in corners) else tuple(float(c) for c in corners)  # type: ignore[arg-type]
-    mask = row.get("mask")
-    if box is None and not mask:
+def _annotation(row: TableRow, label: str, root: Path) -> list[Annotation]:
+    """What a row marks: nothing, one object, or one that is broken and says why."""
+    cells = row.cells
+    if not cells.get("mask") and all(cells.get(word) in (None, "") for word in BOXES):
         return []
-    value = row.get("value")
-    hard = str(row.get("difficult", "")).lower() in ("1", "true", "yes")
-    where = str(root / mask) if mask else ""
+    return [marked_or_fault(lambda: _object_in(cells, label, root), row.where)]
+
+
+def _object_in(cells: Cells, label: str, root: Path) -> Annotation:
+    """Raises LimelightError, or ValueError and the like, for what marks nothing."""
+    corners = {word: cells.get(word) for word in BOXES}
+    empty = [word for word, cell in corners.items() if cell in (None, "")]
+    if empty and len(empty) < len(BOXES):
+        raise LimelightError(f"its box has no {' and no '.join(empty)}")
+    left, top, right, bottom = (0.0 if empty else _edge(*corner) for corner in corners.items())
+    box = None if empty else (left, top, right, bottom)
+    mask, value = cells.get("mask"), cells.get("value")
+    hard = str(cells.get("difficult", "")).lower() in ("1", "true", "yes")
     number = None if value in (None, "") else int(value)
-    return [Annotation(label_in(row.get(label)), box, where, number, (), hard)]  # type: ignore[arg-type]
+    where = str(root / mask) if mask else ""
+    return Annotation(label_in(cells.get(label)), box, where, number, (), hard)
+
+
+def _edge(word: str, cell: Any) -> float:
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        raise LimelightError(f"{word} {str(cell)[:_LONG]!r} is no number") from None
 
 
 def label_in(value: Any) -> int | str | None:
@@ -209,20 +244,25 @@ def prompts(path: Path, root: Path, inputs: Sequence[InputColumn] = ()) -> Sampl
 
     Lines that hold none of these but inputs of a model are a listing.
     """
-    rows = _objects(path)
-    known = bool(rows) and any(word in rows[0] for word in (*SOURCES, *TEXTS))
-    text = bool(rows) and any(word in rows[0] for word in TEXTS)
-    if inputs or (rows and not text and (known or named_in(list(rows[0])))):
+    table = read_table(path)
+    known = any(word in table.header for word in (*SOURCES, *TEXTS))
+    text = any(word in table.header for word in TEXTS)
+    if inputs or (not text and (known or named_in(table.header))):
         return listing(path, root, inputs)
-    if not rows:
-        raise LimelightError(f"listing {str(path)!r} has no rows")
-    key = _column(rows, TEXTS, path)
-    return Samples(
-        Sample(
-            str(row.get("name", n)), str(row[key]), label_in(row.get("label", row.get("answer")))
-        )
-        for n, row in enumerate(rows)
-    )
+    key = _column(table.header, TEXTS, path)
+    return Samples(_prompt(row, key, n, path) for n, row in enumerate(table.rows))
+
+
+def _prompt(row: TableRow, key: str, place: int, path: Path) -> Sample:
+    cells = row.cells
+    label = "label" if cells.get("label") is not None else "answer"
+    fault = row.fault or _odd_label(row, label)
+    if not fault and not isinstance(cells[key], str):
+        fault = f"{row.where} has no {key}"
+    if fault:
+        return Sample(row.where, str(path), fault=fault)
+    name = cells.get("name")
+    return Sample(str(place if name is None else name), cells[key], label_in(cells.get(label)))
 
 
 def of_files(paths: Sequence[Path], kind: str, argument: str = "0", root: Path | None = None

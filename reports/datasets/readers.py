@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
-from ...models.inputs import SUFFIXES, images
+from ...models.inputs import SUFFIXES, address_fault, images, missing
 from ...probe.attribution import Data
 from ...probe.errors import ImageError, LimelightError, OptionError
+from .annotated import coco, one_voc, voc
 from .columns import InputColumn, InputWords, input_columns, kind_of_file
 from .listings import ENDINGS, LABELS, label_in, listing, of_files, prompts
-from .samples import Annotation, Box, Sample, Samples
+from .samples import Sample, Samples
 from .signals import ARRAYS, TABLES
 from .volumes import DICOM, VOLUMES
 
@@ -42,7 +40,11 @@ def samples(
         _no_columns(columns, "samples that were read already")
         return data
     if isinstance(data, (str, Path)):
+        if fault := address_fault(data, "data"):
+            raise LimelightError(fault)
         path, start = Path(data).expanduser(), None if root is None else Path(root).expanduser()
+        if not path.exists():
+            raise LimelightError(f"data {str(data)!r} {missing(path)}")
         opened = _file(path, start, columns)
         opened.origin = tuple(str(p.resolve()) for p in (path, start) if p is not None)
         opened.inputs = tuple(map(str, columns))
@@ -82,7 +84,7 @@ def _file(path: Path, root: Path | None, columns: Sequence[InputColumn]) -> Samp
             path, partial(prompts if suffix == ".jsonl" else listing, inputs=columns), root
         )
     _no_columns(columns, f"{path.name!r}, which is no listing")
-    readers = {".json": coco, ".xml": _one_voc}
+    readers = {".json": coco, ".xml": one_voc}
     if suffix in readers:
         return _read(path, readers[suffix], root)
     if suffix in SUFFIXES or path.name.lower().endswith((*ARRAYS, *VOLUMES)):
@@ -95,12 +97,12 @@ def _file(path: Path, root: Path | None, columns: Sequence[InputColumn]) -> Samp
 
 def _read(path: Path, reader: Callable[[Path, Path], Samples], root: Path | None) -> Samples:
     if not path.is_file():
-        raise LimelightError(f"data {str(path)!r} does not exist; check the path")
+        raise LimelightError(f"data {str(path)!r} is no file: give a file or a folder")
     try:
         return reader(path, root or path.parent)
     except LimelightError:
         raise
-    except (ValueError, KeyError, TypeError, ElementTree.ParseError, OSError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
         raise LimelightError(f"data {str(path)!r} cannot be read ({reason})") from error
 
@@ -158,6 +160,8 @@ def pictures(items: Sequence[Any], columns: Sequence[InputColumn] = ()) -> Sampl
     if all(isinstance(item, (str, Path)) for item in items):
         if any(column.columns for column in columns):
             raise OptionError("a list of files has no columns: say a kind alone, inputs='series'")
+        if fault := next(filter(None, (address_fault(i, "file") for i in items)), ""):
+            raise ImageError(fault)
         paths = [Path(item).expanduser() for item in items]
         kind = columns[0].kind if columns else kind_of_file(paths[0]) if paths else "picture"
         if kind != "picture" or columns:
@@ -166,63 +170,6 @@ def pictures(items: Sequence[Any], columns: Sequence[InputColumn] = ()) -> Sampl
     _no_columns(columns, "pictures in memory")
     rows = [Sample(f"picture {n}") for n in range(1, len(items) + 1)]
     return Samples(rows, open=lambda place, row: (items[place], row))
-
-
-def coco(path: Path, root: Path) -> Samples:
-    """COCO's instances: boxes and outlines, the category's name as label of each annotation.
-
-    Pictures are looked for beside the file, and in its folders `images`, `train2017`, `val2017`.
-    """
-    raw = json.loads(path.read_text())
-    names = {c["id"]: c["name"] for c in raw["categories"]}
-    annotations: dict[int, list[Annotation]] = defaultdict(list)
-    for instance in raw["annotations"]:
-        x, y, width, height = (float(v) for v in instance["bbox"])
-        shape = instance.get("segmentation")
-        outlines = tuple(tuple(map(float, p)) for p in shape) if isinstance(shape, list) else ()
-        box = (x, y, x + width, y + height)
-        crowd = bool(instance.get("iscrowd"))
-        annotations[instance["image_id"]].append(
-            Annotation(names[instance["category_id"]], box, "", None, outlines, crowd)
-        )
-    listed = []
-    for image in raw["images"]:
-        marked = tuple(annotations[image["id"]])
-        place = _beside(root, image["file_name"])
-        label = marked[0].label if marked else None
-        listed.append(Sample(image["file_name"], place, label, marked))
-    return Samples(listed)
-
-
-def _beside(root: Path, name: str) -> str:
-    folders = [root, root / "images", root / "train2017", root / "val2017", root.parent / "images"]
-    return str(next((f / name for f in folders if (f / name).exists()), root / name))
-
-
-def voc(root: Path) -> Samples:
-    """Pascal VOC's layout: Annotations/*.xml beside JPEGImages/."""
-    files = sorted((root / "Annotations").glob("*.xml"))
-    if not files:
-        raise LimelightError(f"{str(root / 'Annotations')!r} holds no .xml file")
-    return Samples(_voc_row(file, root / "JPEGImages") for file in files)
-
-
-def _one_voc(path: Path, root: Path) -> Samples:
-    return Samples([_voc_row(path, root)])
-
-
-def _voc_row(path: Path, root: Path) -> Sample:
-    tree = ElementTree.parse(path).getroot()
-    annotations = []
-    for marked in tree.iter("object"):
-        box = marked.find("bndbox")
-        corners = [float(box.findtext(word, "nan")) for word in ("xmin", "ymin", "xmax", "ymax")]  # type: ignore[union-attr]
-        edges: Box = (corners[0] - 1, corners[1] - 1, corners[2], corners[3])  # counted from 1
-        hard = marked.findtext("difficult", "0").strip() == "1"
-        annotations.append(Annotation(marked.findtext("name"), edges, difficult=hard))
-    name = tree.findtext("filename") or path.stem + ".jpg"
-    label = annotations[0].label if annotations else None
-    return Sample(path.stem, _beside(root, name), label, tuple(annotations))
 
 
 def torch_dataset(data: Any) -> Samples:

@@ -6,7 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import count
+from functools import partial
+from itertools import chain, count
+from math import isfinite
 from pathlib import Path
 from typing import Any, overload
 
@@ -25,6 +27,8 @@ class Annotation:
                object, None any value but 0
     polygons   outlines x0 y0 x1 y1 ... in pixels
     difficult  left out by the "difficult" rules of the pointing game
+    fault      why it cannot be told where it lies
+    Raises LimelightError for a box that has no inside, or an outline that has no corners.
     """
 
     label: int | str | None = None
@@ -33,16 +37,40 @@ class Annotation:
     value: int | None = None
     polygons: tuple[tuple[float, ...], ...] = ()
     difficult: bool = False
+    fault: str = ""
+
+    def __post_init__(self) -> None:
+        if self.box is not None:
+            _check_box(self.box)
+        if odd := next((p for p in self.polygons if len(p) < 6 or len(p) % 2), None):
+            raise LimelightError(f"its outline {odd!r} is not x and y of three corners or more")
+        if not all(map(isfinite, chain(*self.polygons))):
+            raise LimelightError("its outline holds what is no finite number")
+
+
+def _check_box(box: Box) -> None:
+    if len(box) != 4 or not all(map(isfinite, box)):
+        raise LimelightError(f"its box {tuple(box)} is not four finite numbers")
+    left, top, right, bottom = box
+    if right <= left or bottom <= top:
+        raise LimelightError(
+            f"its box {tuple(box)} has no inside: right must be beyond left, bottom beyond top"
+        )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row of a data set. `source` is a picture's path, or a prompt's text."""
+    """One row of a data set.
+
+    source  a picture's path, or a prompt's text
+    fault   why the row cannot be had: opening it raises a LimelightError that says so
+    """
 
     name: str
     source: str = ""
     label: int | str | None = None
     annotations: tuple[Annotation, ...] = ()
+    fault: str = ""
 
 
 class Samples(Sequence[Sample]):
@@ -62,7 +90,7 @@ class Samples(Sequence[Sample]):
         self, rows: Iterable[Sample], *, open: Open | None = None, digest: str = ""
     ) -> None:
         self.rows = _named(rows)
-        self.open = open or _path
+        self.open = partial(_opened, open or _path)
         self._digest = digest
         if not self.rows:
             raise LimelightError("the data set holds no sample: give at least one")
@@ -91,8 +119,9 @@ class Samples(Sequence[Sample]):
         """16 hex digits over names, labels, annotations, and the sizes of files."""
         state = hashlib.sha256(self._digest.encode())
         for row in self.rows:
-            content = {**asdict(row), "size": _size(row.source)}
-            content["things"] = content.pop("annotations")  # as in the digests of earlier runs
+            content = {**asdict(row), "size": file_size(row.source)}
+            things = map(_told, content.pop("annotations"))
+            content = {**_told(content), "things": list(things)}  # as in digests of earlier runs
             state.update(json.dumps(content, sort_keys=True, default=str).encode())
         return state.hexdigest()[:16]
 
@@ -101,10 +130,47 @@ def _path(place: int, row: Sample) -> tuple[Any, Sample]:
     return row.source, row
 
 
-def _size(source: str) -> int:
+def _opened(open_row: Open, place: int, row: Sample) -> tuple[Any, Sample]:
+    if row.fault:
+        raise LimelightError(row.fault)
+    return open_row(place, row)
+
+
+def _told(content: dict[str, Any]) -> dict[str, Any]:
+    """What is told of a row or an annotation, a fault only where there is one."""
+    return {key: value for key, value in content.items() if key != "fault" or value}
+
+
+def marked_or_fault(make: Callable[[], Annotation], where: str) -> Annotation:
+    """An annotation, or one of no place that says why, `where` it was found."""
+    try:
+        return make()
+    except LimelightError as error:
+        return Annotation(fault=f"{where} marks nothing: {error}")
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        return Annotation(fault=f"{where} is broken ({error})")
+
+
+def with_faults(rows: Iterable[Sample]) -> Samples:
+    """Rows, and behind each of them a row for every annotation that is broken.
+
+    Raises LimelightError where all are.
+    """
+    listed = list(rows)
+    if listed and all(row.fault for row in listed):
+        raise LimelightError(listed[0].fault)
+    broken = [
+        [Sample(f"{row.name}: an annotation", row.source, fault=a.fault)
+         for a in row.annotations if a.fault] for row in listed
+    ]  # fmt: skip
+    return Samples(r for row, others in zip(listed, broken, strict=True) for r in (row, *others))
+
+
+def file_size(source: str | Path) -> int:
+    """The bytes of a file; 0 where there is none to look at, -1 where it cannot be found."""
     try:
         return Path(source).stat().st_size if source else 0
-    except OSError:
+    except (OSError, ValueError):  # a name too long, or with a zero byte
         return -1
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...models.inputs import address_fault
 from ...probe.errors import LimelightError, OptionError, near
 
 _WORDS = (str, list)
@@ -52,7 +53,7 @@ def read_plan(path: Path) -> dict[str, Any]:
     for name, value in raw.items():
         _check(path, name, value)
     for name in ("data", "root"):
-        if name in raw:
+        if name in raw and not address_fault(raw[name], name):
             raw[name] = str(path.parent / Path(raw[name]).expanduser())
     for name in ("weights", "labels"):
         file = raw.get(name)

@@ -151,3 +151,98 @@ def test_what_is_wrong_is_said(tmp_path, name, content, told):
 def test_a_number_is_no_data_set():
     with pytest.raises(LimelightError, match="int is no data set"):
         samples(5)
+
+
+def _faults(found: Samples) -> dict[int, str]:
+    """What opening says of every row that cannot be had, by its place."""
+    said = {}
+    for place, row in enumerate(found.rows):
+        try:
+            found.open(place, row)
+        except LimelightError as error:
+            said[place] = str(error)
+    return said
+
+
+BAD_ROWS = {
+    "a.csv": b'path,label\n"a.png","two\nlines"\nb.png\nc.png,3\n',
+    "b.csv": b"path,label\nx\0.png,1\n\nb\xe9.png,2\nc.png,3\n",
+    "c.csv": b"path,label\n" + b"a" * 140_000 + b',1\nb.png,2\nc.png,"3\n',
+    "a.jsonl": b'{"path": "a.png"}\n\n{"path": \n{"path": "b.png", "label": "x\xe2\x80\xa8y"}\n',
+    "b.jsonl": b"[" * 100_000 + b'\n{"path": "a.png", "label": "\\ud800"}\n{"path": "c.png"}\n',
+    "c.jsonl": b'\xef\xbb\xbf{"text": "a"}\r\n{"text": 3}\r\n[1]\r\n{"text": "b"}\r\n',
+}
+BAD_LINES = {"a.csv": [4], "b.csv": [2, 4], "c.csv": [2, 4], "a.jsonl": [3], "b.jsonl": [1, 2],
+             "c.jsonl": [2, 3]}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_a_bad_row_says_its_line_and_the_others_stay(tmp_path, name):
+    (tmp_path / name).write_bytes(BAD_ROWS[name])
+    found = samples(tmp_path / name)
+    said = list(_faults(found).values())
+    assert len(said) == len(BAD_LINES[name]) < len(found)
+    for text, line in zip(said, BAD_LINES[name], strict=True):
+        assert text.startswith(f"line {line} of {name!r}")
+    assert len(found.digest) == 16
+
+
+def test_a_bad_parquet_row_says_which(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    paths = pa.array([b"a.png", b"\xe9.png", b"b.png"], pa.binary()).view(pa.string())
+    parquet.write_table(pa.table({"path": paths}), tmp_path / "list.parquet")
+    found = samples(tmp_path / "list.parquet")
+    assert [row.name for row in found] == ["a.png", "row 2 of 'list.parquet'", "b.png"]
+    assert list(_faults(found)) == [1]
+
+
+def test_broken_boxes_are_named_and_their_pictures_stay(tmp_path):
+    boxes = ("nan,0,3,3", "5,0,3,3", "x,0,2,2", ",1,2,2", "0,0,2,2")
+    lines = [f"{n}.png,{n},{box}" for n, box in enumerate(boxes)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,left,top,right,bottom", *lines]))
+    found = samples(tmp_path / "list.csv")
+    said = list(_faults(found).values())
+    words = ("line 2", "nan"), ("line 3", "inside"), ("line 4", "'x'"), ("line 5", "no left")
+    assert all(a in text and b in text for text, (a, b) in zip(said, words, strict=True))
+    assert [row.name for row in found if not row.fault] == [f"{n}.png" for n in range(5)]
+    with pytest.raises(LimelightError, match="no inside"):
+        Annotation(1, (0, 0, 0, 1))
+
+
+def test_a_bad_annotation_of_coco_and_a_bad_file_of_voc_are_rows(tmp_path):
+    category, image = {"id": 1, "name": "owl"}, {"id": 1, "file_name": "a.png"}
+    good = {"id": 5, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2]}
+    bad = [good | {"id": 6, "category_id": 7}, good | {"id": 7, "bbox": [0, 0, -1, 1]},
+           good | {"id": 8, "image_id": 9}, good | {"id": 9, "bbox": [1, 2]}]  # fmt: skip
+    raw = {"images": [image], "categories": [category], "annotations": [good, *bad]}
+    (tmp_path / "coco.json").write_text(json.dumps(raw))
+    said = " ".join(_faults(found := samples(tmp_path / "coco.json")).values())
+    assert all(f"annotation id {n} of" in said for n in (6, 7, 8, 9))
+    assert found[0].annotations[0] == Annotation("owl", (0, 0, 2, 2))
+    folder = tmp_path / "voc" / "Annotations"
+    folder.mkdir(parents=True)
+    (folder / "1.xml").write_text("<annotation><filename>")
+    (folder / "2.xml").write_text("<annotation><object><name>owl</name></object></annotation>")
+    one, two, three = samples(tmp_path / "voc")
+    assert "'1.xml' cannot be read" in one.fault
+    assert not two.fault
+    assert "object 1 of '2.xml' marks nothing: it has no bndbox" in three.fault
+
+
+def test_a_picture_listed_twice_keeps_both_labels(tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\na.png,1\na.png,2\na.png,1\nb.png,1\n")
+    found = [(row.name, row.label) for row in samples(tmp_path / "list.csv")]
+    assert found == [("a.png", 1), ("a.png (2)", 2), ("b.png", 1)]
+
+
+def test_what_is_missing_is_called_so(tmp_path):
+    (tmp_path / "link").symlink_to("gone")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, words in (("photos/", "does not exist"), ("link", "link to 'gone', which does not"),
+                        ("loop", "leads nowhere")):  # fmt: skip
+        with pytest.raises(LimelightError, match=words):
+            samples(tmp_path / name)
+    with pytest.raises(LimelightError, match="is an address"):
+        samples("https://host/list.csv")
