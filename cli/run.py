@@ -140,12 +140,12 @@ def score(
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Its weights. [default: imagenet]")] = None,
     settings: Settings = None,
-) -> None:
+) -> int:
     """Score the maps of a run: on things in the pictures, between classes, by perturbation."""
     from .inputs import hyper, model_of
 
     net = None if model is None else model_of(model, weights, hyper(settings))
-    _print_scores(folder, metric or (), data, root, net)
+    return PARTLY if _print_scores(folder, metric or (), data, root, net) else 0
 
 
 def report(
@@ -235,8 +235,8 @@ def _print_scores(
     data: str | None,
     root: str | None,
     net: nn.Module | None = None,
-) -> None:
-    """Score a run and print the means."""
+) -> bool:
+    """Score a run and print the means; whether a metric cannot be had at all."""
     from ..reports.datasets import samples
     from ..reports.scoring import score as scores_of
     from ..reports.scoring.table import FILE, summary
@@ -253,14 +253,16 @@ def _print_scores(
     console = console_for()
     console.print(table)
     console.print(f"{folder / FILE}: {len(scores)} scores", soft_wrap=True)
-    _say_empty(means)
+    _say_empty(means, scores)
+    return bool((means.groupby("metric")["count"].sum() == 0).any())
 
 
-def _say_empty(means: pandas.DataFrame) -> None:
+def _say_empty(means: pandas.DataFrame, scores: pandas.DataFrame) -> None:
+    """Say which metrics have no score for a target, and the reason that most maps have."""
     empty = means[means["count"] == 0]
     for (metric, asked), _ in empty.groupby(["metric", "asked"], sort=False):
-        text = f"{metric} is defined for no map of the target {asked}"
-        console_for(stderr=True).print(text, soft_wrap=True)
+        notes = scores[(scores["metric"] == metric) & (scores["asked"] == asked)]["note"]
+        say(f"{metric} is defined for no map of the target {asked}: {notes.mode().iloc[0]}")
 
 
 def _write_page(folder: Path, out: Path, against: Path | None = None) -> None:

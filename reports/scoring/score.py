@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,13 @@ from ...methods.metrics import BoundMetric, MetricSpec, flat, pearson, spearman,
 from ...probe.attribution import Data, listed
 from ...probe.capture import keeps_model
 from ...probe.errors import LimelightError, OptionError
-from ..datasets import Sample, Size, annotations_of, mask_of, others
+from ..datasets import Size
 from ..runs import Row, Run
 from .annotations import Annotations, annotations_for
 from .baselines import NAMES, baselines, grey_of
 from .maps_on_input import InputMap, maps_on_input
 from .model_scores import ModelScores
+from .object_places import ObjectPlace, place_of
 from .table import keep, save
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ PAIRED = {
 }
 BEST, LEAST = ("top", "top 1"), "least"
 _MAPS_A_CALL = 32
-_HARD = 0.25  # a difficult picture's object covers less of it (arXiv 1608.00507)
 Progress = Callable[[int, int, str], None]
+Made = TypeVar("Made")
 
 
 @keeps_model
@@ -54,25 +55,16 @@ def score(
     data     marks the objects that maps are compared with, by default the data of the run
     model    the network of the run, for scores of faithfulness, which ask it again
     Maps are resized to the input first. One row a sample, target, method, site and metric; a score
-    that cannot be had is NaN and its `note` says why. Beside localisation stand the baselines
-    center, random and sobel. The file also keeps earlier scores of other metrics.
-    Raises MethodError, OptionError, LimelightError.
+    that cannot be had is NaN and its `note` says why, a whole metric too as long as others can.
+    Beside localisation stand the baselines center, random and sobel. The file also keeps earlier
+    scores of other metrics. Raises MethodError, OptionError, LimelightError.
     """
     held = run if isinstance(run, Run) else Run(Path(run).expanduser())
     plan = held.plan
     held.check()
     single, paired = _asked(listed(metrics))
-    if paired and not (LEAST in plan.targets and set(BEST) & set(plan.targets)):
-        raise OptionError(
-            "class_sensitivity compares the maps of the targets 'top' and 'least', but the run has "
-            f"{', '.join(plan.targets)}: run it with both"
-        )
-    placed = any("mask" in bound.metric.needs for bound in single)
-    asking = [bound for bound in single if "model" in bound.metric.needs]
-    marked = annotations_for(held, data, marked=placed) if placed or asking else None
-    by_model = ModelScores.of(model, held, marked, asking) if asking and marked else None
-    judge = _Judge(plan.targets, single, paired, marked if placed else None, plan.seed, by_model)
     names = [*(bound.name for bound in single), *(PAIRED if paired else ())]
+    judge = _judge(held, single, paired, data, model)
     scores = keep(held, names)
     for done, (place, rows) in enumerate(_by_sample(held.rows()), 1):
         scores.add(judge.rows(place, rows))
@@ -80,6 +72,56 @@ def score(
             progress(done, plan.samples, rows[0]["sample"])
     table = save(held, scores)
     return table[table["metric"].isin(names)].reset_index(drop=True)
+
+
+def _judge(
+    held: Run,
+    single: list[BoundMetric],
+    paired: bool,
+    data: Data | None,
+    model: nn.Module | None,
+) -> _Judge:
+    """What can be scored, and why the rest cannot. Raises LimelightError where nothing can."""
+    plan = held.plan
+    placed = [bound for bound in single if "mask" in bound.metric.needs]
+    asking = [bound for bound in single if "model" in bound.metric.needs]
+    lost: dict[str, LimelightError] = {}
+    if paired:
+        _tried(lost, PAIRED, lambda: _check_pairs(plan.targets))
+    where = _tried(lost, _names(placed), lambda: annotations_for(held, data)) if placed else None
+    asked = _tried(lost, _names(asking), lambda: ModelScores.of(
+        model, held, where or annotations_for(held, data, marked=False), asking
+    )) if asking else None  # fmt: skip
+    names = {*_names(single), *(PAIRED if paired else ())}
+    if lost.keys() >= names:
+        raise next(iter(lost.values()))
+    usable = [bound for bound in single if bound.name not in lost]
+    reasons = {name: str(error) for name, error in lost.items()}
+    pairs = paired and not lost.keys() >= PAIRED.keys()
+    return _Judge(plan.targets, usable, pairs, where, plan.seed, asked, reasons)
+
+
+def _names(metrics: Iterable[BoundMetric]) -> list[str]:
+    return [bound.name for bound in metrics]
+
+
+def _tried(
+    lost: dict[str, LimelightError], names: Iterable[str], make: Callable[[], Made]
+) -> Made | None:
+    """What some metrics need, or nothing, with the reason under their names."""
+    try:
+        return make()
+    except LimelightError as error:
+        lost.update(dict.fromkeys(names, error))
+        return None
+
+
+def _check_pairs(targets: Sequence[str]) -> None:
+    if not (LEAST in targets and set(BEST) & set(targets)):
+        raise OptionError(
+            "class_sensitivity compares the maps of the targets 'top' and 'least', but the run has "
+            f"{', '.join(targets)}: run it with both"
+        )
 
 
 def _by_sample(rows: Iterable[Row]) -> Iterator[tuple[int, list[Row]]]:
@@ -101,17 +143,8 @@ def _asked(metrics: Sequence[MetricSpec]) -> tuple[list[BoundMetric], bool]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
-    """Where the object of one target lies, or why that is not known."""
-
-    mask: Tensor | None
-    difficult: bool = False
-    note: str = ""
-
-
-@dataclass(frozen=True, eq=False)
 class _Judge:
-    """All that the scores of one sample need."""
+    """All that the scores of one sample need; `lost` says why a metric cannot be had."""
 
     targets: tuple[str, ...]
     single: list[BoundMetric]
@@ -119,6 +152,7 @@ class _Judge:
     annotations: Annotations | None
     seed: int
     by_model: ModelScores | None = None
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self, place: int, rows: list[Row]) -> Iterator[Row]:
         """The scores of a sample; none where it failed."""
@@ -126,6 +160,8 @@ class _Judge:
         if not good:
             return
         maps = maps_on_input(good, self.targets)
+        for name, reason in self.lost.items():
+            yield from (m.row(name, note=reason) for m in maps)
         yield from self._of_maps(maps)
         if self.paired:
             yield from _compared(maps)
@@ -151,20 +187,20 @@ class _Judge:
         """Scores of maps on the object of their class, and of the baselines."""
         first = maps[0].source
         crop, sample = list(first["crop"]), annotations.sample(place, first)
-        places: dict[tuple[int | None, str], _Place] = {}
+        places: dict[tuple[int | None, str], ObjectPlace] = {}
         extra: Tensor | None = None
         for group in _by_target(maps):
             key = (group[0].source["class"], group[0].source["target"])
             if key not in places:
-                places[key] = _place(sample, key, crop, size)
+                places[key] = place_of(sample, key, crop, size)
             where = places[key]
             if where.mask is not None and extra is None and sample is not None:
                 grey = grey_of(annotations.samples, place, sample, crop, size)
                 extra = baselines(size, self.seed, place, grey)
-            rivals = [group[0].rival(name, values) for name, values in _named(extra)]
+            rivals = [group[0].rival(name, values) for name, values in _baselines(extra)]
             yield from self._on([*group, *rivals], where)
 
-    def _on(self, group: list[InputMap], where: _Place) -> Iterator[Row]:
+    def _on(self, group: list[InputMap], where: ObjectPlace) -> Iterator[Row]:
         wanted = [bound for bound in self.single if "mask" in bound.metric.needs]
         for part in _batches(group):
             note = where.note if part[0].flat else f"a map over {part[0].source['axes']!r}"
@@ -182,30 +218,7 @@ class _Judge:
                     yield m.row(bound.name, value, note=note, difficult=where.difficult)
 
 
-def _place(
-    sample: Sample | None, key: tuple[int | None, str], crop: list[float], size: Size
-) -> _Place:
-    of_class, target = key
-    if sample is None:
-        return _Place(None, note="the data hold no such sample")
-    if of_class is None:
-        return _Place(None, note="the target has no class")
-    marked = annotations_of(sample, of_class, target)
-    if not marked:
-        return _Place(None, note="nothing of this class is marked")
-    if all(annotation.difficult for annotation in marked):
-        return _Place(None, note="all of this class is marked as difficult")
-    try:
-        mask = mask_of(marked, crop, size)
-    except LimelightError as error:
-        return _Place(None, note=str(error))
-    if not mask.any():
-        return _Place(None, note="nothing of this class is in the crop")
-    hard = float(mask.float().mean()) < _HARD and others(sample, of_class, target)
-    return _Place(mask, hard)
-
-
-def _named(extra: Tensor | None) -> Iterator[tuple[str, Tensor]]:
+def _baselines(extra: Tensor | None) -> Iterator[tuple[str, Tensor]]:
     return iter(()) if extra is None else zip(NAMES, extra, strict=True)
 
 

@@ -98,9 +98,17 @@ def test_scores_of_the_map_alone_need_no_things(ran, photos):
     assert table["value"].between(0, 1).all()
     with pytest.raises(LimelightError, match="the data mark none"):
         score(bare, "pointing")
+    some = score(bare, ["sparseness", "pointing", "deletion", "class_sensitivity"])
+    assert some[some["metric"] == "sparseness"]["value"].notna().all()
+    notes = {
+        metric: note for metric, note in zip(some["metric"], some["note"], strict=True) if note
+    }
+    assert "the data mark none" in notes["pointing"]
+    assert "give model=" in notes["deletion"]
+    assert "run it with both" in notes["class_sensitivity"]
     given = score(bare, "pointing", data=photos / "things.csv")
     assert set(given["metric"]) == {"pointing"}
-    assert set(load(bare.folder)["metric"]) == {"sparseness", "pointing"}, "old scores are kept"
+    assert {"sparseness", "pointing"} < set(load(bare.folder)["metric"]), "old scores are kept"
 
 
 def test_class_sensitivity_is_the_rank_correlation_at_the_input(ran):
@@ -333,3 +341,17 @@ def test_a_place_is_scored_and_a_function_says_that_it_cannot_be(tmp_path):
     at, whole = (table[table["asked"] == asked] for asked in ("pixel:3,4,1", "mean"))
     assert list(at["note"].str.contains("cannot be made again")) == [False]
     assert list(whole["note"].str.contains("'mean' cannot be made again")) == [True]
+
+
+def test_an_object_that_is_broken_has_no_score_and_says_why(tmp_path, photos):
+    text = (photos / "things.csv").read_text().splitlines()
+    bad = [text[0], text[1], "p1.png,1,9,9,3,3", "p1.png,1,9,9,19,19"]
+    (tmp_path / "bad.csv").write_text("\n".join(bad))
+    net = ll.load("resnet18", weights=None, num_classes=6, img_size=SIDE)
+    data = ll.samples(tmp_path / "bad.csv", root=photos)
+    found = run(tmp_path / "run", net, data, "score_test_brightness", target="label", workers=0)
+    assert list(found.failed()) == ["p1.png: an annotation"]
+    table = score(found, "pointing", data=data)
+    own = table[table["method"] == "score_test_brightness"].set_index("sample")
+    assert own["note"]["p0.png"] == ""
+    assert own["note"]["p1.png"].startswith("line 3 of 'bad.csv' marks nothing")
