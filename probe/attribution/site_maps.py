@@ -127,6 +127,12 @@ def methods_at(
     if not values:
         names = ", ".join(str(p) for p in patterns)
         raise SiteError(f"method {bound.name!r} was asked at {names}, where nothing was captured")
+    inner = next((site for site, _ in values if site.port != "out"), None)
+    if "module" in bound.method.needs and inner is not None:
+        raise SiteError(
+            f"method {bound.name!r} compares what a module computes with its weights, and {inner} "
+            "is not that; name the module alone"
+        )
     return [MethodAtSite(bound, value, index) for (_, index), value in values.items()]
 
 

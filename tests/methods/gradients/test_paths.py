@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from limelight.methods.gradients.integrated_gradients import StraightPath, quadrature
 from limelight.methods.gradients.smoothgrad import Noise
 from limelight.probe.attribution.registry import use
-from limelight.probe.errors import MethodError, OptionError
+from limelight.probe.errors import OptionError
 from limelight.probe.targets.target import label
 
 RULES = ("gausslegendre", "trapezoid", "midpoint", "left", "right")
