@@ -77,6 +77,8 @@ def _options(method: Method) -> list[str]:
 
 
 def _type(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        return _type(get_args(hint)[0])
     if get_origin(hint) is Literal:
         return "|".join(str(choice) for choice in get_args(hint))
     if get_origin(hint) in (Union, types.UnionType):

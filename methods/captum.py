@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from ..probe.attribution import pass_method
+from ..probe.attribution import Count, Spread, pass_method
 from ..probe.capture import guarded
 from ..probe.engine import MovedInput, Runner
 from ..probe.errors import MethodError, OptionError, near
@@ -169,13 +169,13 @@ def captum(
     target: Target,
     *,
     algorithm: str = "",
-    n: int | None = None,
-    cells: int = 7,
+    n: Count | None = None,
+    cells: Count = 7,
     baseline: Baseline = "zero",
-    sigma: float = 0.1,
+    sigma: Spread = 0.1,
     window: Size = None,
     stride: Size = None,
-    batch: int = 16,
+    batch: Count = 16,
     channels: bool = False,
 ) -> list[Tensor]:
     """An algorithm of captum at the input, its attribution summed over the channels.
@@ -195,8 +195,6 @@ def captum(
     MethodError, OptionError.
     """
     chosen, moving = _find(algorithm), runner.moving
-    if min(50 if n is None else n, cells, batch) < 1:
-        raise OptionError(f"captum counts from 1, not n={n}, cells={cells}, batch={batch}")
     if chosen.hooks and any(is_script(part) for part in runner.model.modules()):
         raise sealed(f"captum's {chosen.name}")
     if chosen.hooks:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..probe.attribution import pass_method, use
+from ..probe.attribution import Count, pass_method, use
 from ..probe.capture import guarded
 from ..probe.engine import Batch, Runner
 from ..probe.errors import MethodError, OptionError
@@ -26,7 +26,7 @@ def meta(
     base: str = "normgrad",
     lr: float = 1e-4,
     negate: bool = False,
-    steps: int = 1,
+    steps: Count = 1,
 ) -> Tensor:
     """The map of `base` after `steps` of plain gradient descent on the target's cross entropy.
 
@@ -37,8 +37,6 @@ def meta(
     bound, classes = use(base), runner.classes(x, target)
     if bound.method.kind != "site":
         raise OptionError(f"meta: base is a site method, but {base!r} asks for passes of its own")
-    if steps < 1:
-        raise OptionError(f"meta: steps counts from 1, not {steps}")
     weights: dict[str, Tensor] | None = None
     for _ in range(steps):
         weights = inner_step(

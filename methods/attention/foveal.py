@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...probe.attribution import Heads, head_method, pass_method
+from ...probe.attribution import (
+    Heads,
+    Natural,
+    head_method,
+    pass_method,
+)
 from ...probe.errors import MethodError
 
 _ROWS = 256
@@ -39,7 +44,7 @@ def place_attention(
     row: float = 0.5,
     column: float = 0.5,
     layer: int = -1,
-    head: int | None = None,
+    head: Natural | None = None,
 ) -> Tensor:
     """Where one place of the picture looks: a row of one layer's attention, on the grid of keys.
 

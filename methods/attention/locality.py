@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...kernels.shared import distances
 from ...kernels.windows import Window
-from ...probe.attribution import Heads, head_method
+from ...probe.attribution import Count, Heads, Spread, head_method
 from ...probe.errors import OptionError
 
 Unit = Literal["patches", "pixels", "relative"]
@@ -69,7 +69,7 @@ def uniform(heads: Heads) -> Tensor:
 
 @head_method("attention_mass")
 def attention_mass(
-    heads: Heads, *, radius: float = 1.5, window: tuple[int, ...] | None = None
+    heads: Heads, *, radius: Spread = 1.5, window: tuple[Count, ...] | None = None
 ) -> Tensor:
     """The share of attention within a radius, in patches, or within the query's own window.
 

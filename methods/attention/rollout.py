@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...probe.attribution import pass_method
+from ...probe.attribution import Natural, pass_method
 from ...probe.errors import MethodError
 from .token_rows import read_row
 from .transformer_attribution import attending, explained, gradient_of
@@ -23,7 +23,7 @@ def rollout(
     *,
     heads: Fuse = "mean",
     normalise: bool = True,
-    start: int = 0,
+    start: Natural = 0,
 ) -> Tensor:
     """The product of (A + I) over blocks, heads fused; the row that the model reads.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...probe.attribution import Heads, head_method
+from ...probe.attribution import Heads, Share, head_method
 
 _ROWS = 256
 
@@ -52,7 +52,7 @@ def row_sum(heads: Heads, *, bias: bool = True) -> Tensor:
 
 
 @head_method("map_rank")
-def map_rank(heads: Heads, *, share: float = 0.99) -> Tensor:
+def map_rank(heads: Heads, *, share: Share = 0.99) -> Tensor:
     """How many singular values of the map hold that share of their squares' sum.
 
     The whole n x m map of one head at a time; class tokens count.

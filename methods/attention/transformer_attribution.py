@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...probe.attribution import pass_method
+from ...probe.attribution import Natural, pass_method
 from ...probe.errors import MethodError
 from ...probe.probe import Probe
 from ...probe.relevance import preset, ratio
@@ -33,7 +33,7 @@ def generic_attention(runner: Any, x: Tensor, target: Any) -> Tensor:
 
 
 @pass_method("transformer_attribution")
-def transformer_attribution(runner: Any, x: Tensor, target: Any, *, start: int = 0) -> Tensor:
+def transformer_attribution(runner: Any, x: Tensor, target: Any, *, start: Natural = 0) -> Tensor:
     """(I + C_L) ... (I + C_start), C = mean over heads of max(0, dz/dA R_A), R_A by relevance.
 
     start  the first block that takes part

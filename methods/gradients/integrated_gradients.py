@@ -9,7 +9,13 @@ from typing import Literal
 import numpy as np
 from torch import Generator, Tensor
 
-from ...probe.attribution import Line, Path, TensorOption, path_method
+from ...probe.attribution import (
+    Count,
+    Line,
+    Path,
+    TensorOption,
+    path_method,
+)
 from ...probe.axes import Layout
 from ...probe.errors import OptionError
 from .baseline import Baseline, laid_out, reference
@@ -53,7 +59,7 @@ def quadrature(n: int, rule: QuadratureRule) -> tuple[list[float], list[float]]:
 @path_method("integrated_gradients")
 def integrated_gradients(
     *,
-    n: int = 50,
+    n: Count = 50,
     baseline: Baseline = "zero",
     rule: QuadratureRule = "gausslegendre",
     channels: bool = False,

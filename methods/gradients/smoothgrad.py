@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ...probe.attribution import Path, path_method
+from ...probe.attribution import Count, Path, Spread, path_method
 from ...probe.errors import OptionError
 
 
@@ -20,13 +20,6 @@ class Noise:
     count: int
     sigma: float
 
-    def __post_init__(self) -> None:
-        if self.count < 1 or self.sigma < 0:
-            raise OptionError(
-                f"noise takes n of 1 or more and sigma of 0 or more, not n={self.count}, "
-                f"sigma={self.sigma}"
-            )
-
     def __call__(self, x: Tensor, k: int, generator: Generator) -> Tensor:
         noise = torch.randn(x.shape, generator=generator, dtype=torch.float32)
         return x + noise.to(x) * (self.sigma * (x.max() - x.min()))
@@ -34,7 +27,7 @@ class Noise:
 
 @path_method("smoothgrad")
 def smoothgrad(
-    *, base: str = "gradient", n: int = 16, sigma: float = 0.1, channels: bool = False
+    *, base: str = "gradient", n: Count = 16, sigma: Spread = 0.1, channels: bool = False
 ) -> Path:
     """Mean of the map of `base` over n inputs x + noise, noise ~ N(0, (sigma (max x - min x))^2).
 
@@ -51,7 +44,7 @@ def smoothgrad(
 
 @path_method("squaregrad")
 def squaregrad(
-    *, base: str = "gradient", n: int = 16, sigma: float = 0.1, channels: bool = False
+    *, base: str = "gradient", n: Count = 16, sigma: Spread = 0.1, channels: bool = False
 ) -> Path:
     """Mean of the squared map of `base` over noisy inputs; options as in smoothgrad.
 
@@ -66,7 +59,7 @@ def squaregrad(
 
 @path_method("vargrad")
 def vargrad(
-    *, base: str = "gradient", n: int = 16, sigma: float = 0.1, channels: bool = False
+    *, base: str = "gradient", n: Count = 16, sigma: Spread = 0.1, channels: bool = False
 ) -> Path:
     """Variance (over n) of the map of `base` over noisy inputs; options as in smoothgrad.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ...probe.attribution import Count
 from ...probe.errors import OptionError
 from .neighbours import impute, patch_means
 from .perturbed_scores import Baseline, Scorer
@@ -69,8 +70,8 @@ def region_perturbation(
     saliency: Tensor,
     model: Scorer,
     *,
-    patch: int = 8,
-    regions: int = 100,
+    patch: Count = 8,
+    regions: Count = 100,
     baseline: Baseline = "uniform",
 ) -> float:
     """Mean drop of the probability over the most relevant patches, one after another (AOPC).
@@ -85,8 +86,8 @@ def region_drops(
     saliency: Tensor,
     model: Scorer,
     *,
-    patch: int = 8,
-    regions: int = 100,
+    patch: Count = 8,
+    regions: Count = 100,
     baseline: Baseline = "uniform",
 ) -> Tensor:
     """The drop of the probability after 1, 2, ... regions; empty for a constant map."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...probe.attribution import pass_method
+from ...probe.attribution import Count, pass_method
 from ...probe.engine import Runner
-from ...probe.errors import OptionError
 from ...probe.targets import Target
 from ..gradients import Baseline, laid_out, reference
 from .copies import own_layout
@@ -22,7 +21,7 @@ def occlusion(
     window: Size = None,
     stride: Size = None,
     baseline: Baseline = "zero",
-    batch: int = 64,
+    batch: Count = 64,
 ) -> Tensor:
     """Per place, the mean fall of the score over the windows that cover it; signed.
 
@@ -34,8 +33,6 @@ def occlusion(
     of the length.
     Source: Zeiler, Fergus, arXiv 1311.2901, section 4.2.
     """
-    if batch < 1:
-        raise OptionError(f"occlusion takes batch of 1 or more, not batch={batch}")
     layout = runner.layout
     sample = layout.canonical(x)[0]
     shape = sample.shape[1:]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
-from ...probe.attribution import pass_method
+from ...probe.attribution import Count, Range, pass_method
 from ...probe.engine import Runner
-from ...probe.errors import OptionError
 from ...probe.results import interpolate
 from ...probe.targets import Target
 from .copies import own_layout
@@ -22,10 +22,10 @@ def rise(
     x: Tensor,
     target: Target,
     *,
-    n: int = 1000,
-    cells: int = 7,
-    p: float = 0.5,
-    batch: int = 64,
+    n: Count = 1000,
+    cells: Count = 7,
+    p: Annotated[float, Range(0, 1, open=True)] = 0.5,
+    batch: Count = 64,
 ) -> Tensor:
     """sum_k score(x * m_k) m_k / (n p) over n masks, `cells` cells a side kept with chance p each.
 
@@ -33,11 +33,6 @@ def rise(
     probabilities: `target=label(..., of="probability")`. `batch` masks are held at a time.
     Source: Petsiuk, Das, Saenko, arXiv 1806.07421.
     """
-    if n < 1 or cells < 1 or batch < 1 or not 0 < p <= 1:
-        raise OptionError(
-            f"rise takes n, cells and batch of 1 or more and 0 < p <= 1, not n={n}, cells={cells}, "
-            f"batch={batch}, p={p}"
-        )
     layout, (generator,) = runner.layout, runner.generators()
     sample = layout.canonical(x)[0]
     shape = tuple(sample.shape[1:])

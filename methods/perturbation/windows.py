@@ -8,9 +8,10 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from ...probe.attribution import Count
 from ...probe.errors import OptionError
 
-Size = int | tuple[int, ...] | None
+Size = Count | tuple[Count, ...] | None
 Window = tuple[slice, ...]
 Sizes = tuple[int, ...]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ...probe.attribution import method
+from ...probe.attribution import Spread, method
 from ...probe.errors import OptionError
 from ...probe.relevance import Epsilon, Gamma, LinearRule, PositiveGamma, Preset, ZBox
 from ...probe.relevance import preset as preset_named
@@ -74,8 +74,8 @@ def lrp(
     *,
     preset: str | Preset = "auto",
     init: Literal["logit", "one", "softmax-contrast", "clrp"] = "logit",
-    epsilon: float | None = None,
-    gamma: float | None = None,
+    epsilon: Spread | None = None,
+    gamma: Spread | None = None,
     low: float | None = None,
     high: float | None = None,
     bias: bool = True,

@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...kernels.shared import wide
-from ...probe.attribution import BoundMethod, pass_method, use
+from ...probe.attribution import (
+    BoundMethod,
+    Count,
+    Positive,
+    Share,
+    Spread,
+    pass_method,
+    use,
+)
 from ...probe.engine import Runner
 from ...probe.errors import MethodError
 from ...probe.relevance import Epsilon, Preset, ZPlus
@@ -38,13 +46,13 @@ def salient_relevance(
     *,
     base: str = "paper",
     render: Literal["relevance-rgb", "relevance-gray", "positive"] = "relevance-rgb",
-    c: float = 3.0,
-    k: int = 64,
-    scales: tuple[float, ...] = (1.0, 0.8, 0.5, 0.3),
-    patch: int = 7,
-    stride: int = 3,
-    threshold: float = 0.8,
-    longest: int = 250,
+    c: Spread = 3.0,
+    k: Count = 64,
+    scales: tuple[Positive, ...] = (1.0, 0.8, 0.5, 0.3),
+    patch: Count = 7,
+    stride: Count = 3,
+    threshold: Share = 0.8,
+    longest: Count = 250,
     colour: Literal["lab", "rgb", "gray"] = "lab",
     neighbours: Literal["exact", "fast"] = "fast",
     focus: bool = True,

@@ -16,7 +16,20 @@ from .aliases import (
 )
 from .heads import Heads, asked_sites, heads_of, measured, token_ids, watched
 from .named import Bound, Named, Registry, listed
-from .options import TensorOption, bare_name, convert, options_of, positional, split_spec
+from .options import (
+    Count,
+    Natural,
+    Positive,
+    Range,
+    Share,
+    Spread,
+    TensorOption,
+    bare_name,
+    convert,
+    options_of,
+    positional,
+    split_spec,
+)
 from .path import Line, Path, Points
 from .registry import (
     METHODS,

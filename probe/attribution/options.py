@@ -8,12 +8,44 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from math import inf, isfinite
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
 import torch
 from torch import Tensor
 
 from ..errors import OptionError, near
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an option may be, as `Annotated[float, Range(0, 1)]` says it.
+
+    open  whether `low` itself is none of them
+    """
+
+    low: float
+    high: float = inf
+    open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.open else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        if self.high < inf:
+            return f"{self.low:g} {'<' if self.open else '<='} it <= {self.high:g}"
+        return f"more than {self.low:g}" if self.open else f"{self.low:g} or more"
+
+
+class OutOfRange(OptionError):
+    """A number that an option may not be, though it is one."""
+
+
+Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
+Spread = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, open=True)]
+Share = Annotated[float, Range(0, 1)]
 
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -68,6 +100,8 @@ def convert(owner: str, key: str, value: Any, hint: Any) -> Any:
     """A value checked against, and text read as, the type of an option. Raises OptionError."""
     if hint is None or hint is Any or hint is inspect.Parameter.empty:
         return value
+    if get_origin(hint) is Annotated:
+        return _in_range(owner, key, convert(owner, key, value, get_args(hint)[0]), hint)
     if get_origin(hint) is Literal:
         return _one_of(owner, key, value, get_args(hint))
     if get_origin(hint) in (Union, types.UnionType):
@@ -82,6 +116,14 @@ def convert(owner: str, key: str, value: Any, hint: Any) -> Any:
         return _number(owner, key, value, hint)
     if hint in (int, float, bool, str, Tensor) and not isinstance(value, hint):
         _refuse(owner, key, value, hint)
+    return value
+
+
+def _in_range(owner: str, key: str, value: Any, hint: Any) -> Any:
+    """A value that lies where the hint says. Raises OptionError."""
+    (span,) = (mark for mark in hint.__metadata__ if isinstance(mark, Range))
+    if value not in span:
+        raise OutOfRange(f"{owner} takes {key} of {span}, not {key}={value!r}")
     return value
 
 
@@ -112,12 +154,13 @@ def _one_of(owner: str, key: str, value: Any, choices: tuple[Any, ...]) -> Any:
 def _any_of(owner: str, key: str, value: Any, hints: tuple[Any, ...]) -> Any:
     if type(None) in hints and value in (None, "none", "None"):
         return None
-    for hint in hints:
-        if hint is not type(None):
-            try:
-                return convert(owner, key, value, hint)
-            except OptionError:
-                continue
+    some = [hint for hint in hints if hint is not type(None)]
+    for hint in some:
+        try:
+            return convert(owner, key, value, hint)
+        except OptionError as error:
+            if len(some) == 1 or isinstance(error, OutOfRange):
+                raise
     choices = [choice for hint in hints if get_origin(hint) is Literal for choice in get_args(hint)]
     if choices and isinstance(value, str):
         return _one_of(owner, key, value, tuple(choices))
@@ -129,6 +172,8 @@ def _number(owner: str, key: str, value: str | int | float, hint: type) -> int |
     try:
         if isinstance(value, bool) or (hint is int and not float(value).is_integer()):
             _refuse(owner, key, value, hint)
+        if not isfinite(float(value)):
+            raise OptionError(f"{owner}: {key} is a finite number, not {value!r}")
         return float(value) if hint is float else int(value)
     except (ValueError, OverflowError):
         _refuse(owner, key, value, hint)

@@ -258,6 +258,9 @@ def _prepare(
             f"method {circuits[0]!r} scores the heads of a circuit and makes no map: "
             "call limelight.circuit"
         )
+    for bound in bounds:
+        if bound.method.kind == "path":
+            bound()  # options that do not go together are refused before anything runs
     adapter = adapt(model)
     said = {**whole.axes, **(axes or {})}
     adapter = replace(adapter, axes=(*said.items(), *adapter.axes))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import limelight as ll
 from limelight.probe.attribution.registry import Method, list_methods
-from limelight.probe.errors import LimelightError, MethodError, SiteError
+from limelight.probe.errors import LimelightError, MethodError, OptionError, SiteError
 
 torch.set_num_threads(1)
 
@@ -100,6 +100,40 @@ def _is_a_part(net: nn.Module, method: Method, site: str, found: ll.Maps) -> Non
     if "channels" in method.options and "base" not in method.options and whole[0].axes != "c":
         each = ll.maps(net, X, asked(method, channels=True), sites=path, target=1, seed=3)
         torch.testing.assert_close(found[0].values, each[0].values[index])
+
+
+NUMBERS = [
+    (method.name, name)
+    for method in list_methods()
+    for name, option in method.options.items()
+    if method.function.__module__.startswith("limelight.methods") and "float" in str(option)
+]
+
+
+@pytest.mark.parametrize(("method", "option"), NUMBERS)
+def test_no_option_is_a_number_that_is_none(method: str, option: str) -> None:
+    for value in (float("nan"), float("inf"), "nan", "-inf"):
+        with pytest.raises(OptionError, match=option):
+            ll.use(method, **{option: value})
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "smoothgrad,n=-3", "vargrad,n=0", "squaregrad,sigma=-1", "integrated_gradients,n=0",
+        "integrated_gradients,n=1,rule=trapezoid", "rise,n=0", "rise,p=0", "rise,p=1.5",
+        "rise,cells=-1", "occlusion,window=-4", "occlusion,window=4x0", "occlusion,stride=0",
+        "occlusion,batch=-1", "meta,steps=0", "captum:saliency,n=0",
+        "captum:gradient_shap,sigma=-1", "lrp,epsilon=-1", "salient_relevance,k=0", "salient_relevance,scales=1x0",
+        "salient_relevance,threshold=2", "rollout,start=-1", "map_rank,share=2",
+        "attention_mass,radius=-1",
+    ],
+)  # fmt: skip
+def test_impossible_options_are_refused_before_anything_runs(spec: str) -> None:
+    net = Net()
+    net.register_forward_pre_hook(lambda module, given: pytest.fail("the model ran"))
+    with pytest.raises(OptionError, match=r"takes|needs"):
+        ll.maps(net, X, ["gradcam", spec], target=1)
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE))

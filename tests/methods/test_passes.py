@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import pytest
 import torch
@@ -131,7 +130,7 @@ def test_impossible_options() -> None:
     for spec in ("rise:0", "rise,p=0", "rise,p=1.5"):
         with pytest.raises(OptionError, match="rise takes"):
             run(spec, net, x, label(0))
-    for spec in ("occlusion:4,stride=5", "occlusion:4,stride=0"):
+    for spec in ("occlusion:4,stride=5", "occlusion:4x4,stride=4x5"):
         with pytest.raises(OptionError, match="1 <= stride <= window along y x, not stride="):
             run(spec, net, x, label(0))
     with pytest.raises(OptionError, match="window=4x4x4 was given, but the input has the places y"):
@@ -199,13 +198,11 @@ def test_meta_leaves_finite_numbers_with_a_word() -> None:
     net, x = prepared(9, 11)
     with pytest.raises(MethodError, match=r"meta with lr=1e\+39 left the finite numbers.*lower lr"):
         run(use("meta", lr=1e39), net, x, label(1), sites="2")
-    with pytest.raises(MethodError, match="lr=nan"):
-        run(use("meta", lr=math.nan), net, x, label(1), sites="2")
 
 
 def test_meta_wants_a_site_method_and_a_step() -> None:
     net, x = prepared(9, 11)
     with pytest.raises(OptionError, match="base is a site method"):
         run("meta:rise", net, x, label(1), sites="2")
-    with pytest.raises(OptionError, match="steps counts from 1"):
+    with pytest.raises(OptionError, match="meta takes steps of 1 or more"):
         run(use("meta", steps=0), net, x, label(1), sites="2")
