@@ -11,7 +11,7 @@ from ...probe.results import cautions_in
 from ..explanation import SCRIPTS, page_data, photo_uri, place_of, seen_beside, thumbnails
 from ..html import fill, nonempty, plural, significant
 from ..runs import FOLDER, Run, RunPlan
-from ..scoring import NAMES
+from ..scoring import NAMES, refresh
 from ..scoring import table as score_table
 from .depth import depths, gates
 from .galleries import MOST, Gallery, explanation_of, galleries, pool
@@ -68,7 +68,7 @@ def render_run(run: Run, against: Run | None = None) -> str:
 
 def _scores(run: Run, methods: Sequence[str]) -> pandas.DataFrame:
     """The scores of a run's maps and of baselines; numbers of heads are no maps."""
-    if not (run.folder / score_table.FILE).exists():
+    if not (run.folder / score_table.FILE).exists() or not refresh(run):
         return pandas.DataFrame()
     scores = score_table.load(run.folder)
     return scores[scores["method"].isin([*methods, *NAMES])]

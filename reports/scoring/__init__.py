@@ -2,4 +2,4 @@
 
 from .annotations import data_of
 from .baselines import NAMES, seen
-from .score import LEAST, PAIRED, score
+from .score import LEAST, PAIRED, refresh, score

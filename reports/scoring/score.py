@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from ..datasets import Size
 from ..runs import Row, Run
 from .annotations import Annotations, annotations_for
 from .baselines import NAMES, baselines, grey_of
+from .earlier import earlier_of
 from .maps_on_input import InputMap, maps_on_input
 from .model_scores import ModelScores
 from .object_places import ObjectPlace, place_of
@@ -57,21 +59,37 @@ def score(
     Maps are resized to the input first. One row a sample, target, method, site and metric; a score
     that cannot be had is NaN and its `note` says why, a whole metric too as long as others can.
     Beside localisation stand the baselines center, random and sobel. The file also keeps earlier
-    scores of other metrics. Raises MethodError, OptionError, LimelightError.
+    scores of other metrics; where the run has grown since, they are computed again, as far as data
+    and model are at hand. Raises MethodError, OptionError, LimelightError.
     """
     held = run if isinstance(run, Run) else Run(Path(run).expanduser())
     plan = held.plan
     held.check()
     single, paired = _asked(listed(metrics))
     names = [*(bound.name for bound in single), *(PAIRED if paired else ())]
+    earlier = earlier_of(held, names, PAIRED, data, model=model is not None)
+    if earlier.dropped:
+        warnings.warn(f"{earlier.told}ask for them again", stacklevel=3)
+    single, paired = [*single, *earlier.single], paired or earlier.paired
     judge = _judge(held, single, paired, data, model)
-    scores = keep(held, names)
+    scores = keep(held, [*(bound.name for bound in single), *(PAIRED if paired else ())])
     for done, (place, rows) in enumerate(_by_sample(held.rows()), 1):
         scores.add(judge.rows(place, rows))
         if progress is not None:
             progress(done, plan.samples, rows[0]["sample"])
     table = save(held, scores)
     return table[table["metric"].isin(names)].reset_index(drop=True)
+
+
+def refresh(run: Run) -> bool:
+    """Compute scores of an earlier state of the run again; False where none of them can be."""
+    earlier = earlier_of(run, (), PAIRED, None, model=False)
+    again = [*earlier.single, *(["class_sensitivity"] if earlier.paired else ())]
+    if again:
+        score(run, again)
+    elif earlier.dropped:
+        warnings.warn(f"{earlier.told}score the run again", stacklevel=3)
+    return bool(again) or not earlier.dropped
 
 
 def _judge(

@@ -79,6 +79,20 @@ def keep(run: Run, names: Sequence[str]) -> ScoreRows:
     return ScoreRows([old.filter(other).replace_schema_metadata(None)])
 
 
+def stale(run: Run) -> list[str]:
+    """The metrics in the run's folder whose scores are of other maps than it holds now."""
+    import pyarrow as pa
+    from pyarrow import compute, parquet
+
+    try:
+        old = parquet.read_table(run.folder / FILE, columns=["metric"])
+    except (OSError, pa.ArrowException):
+        return []
+    if (old.schema.metadata or {}).get(_KEY) == _state(run):
+        return []
+    return [str(name) for name in compute.unique(old["metric"]).to_pylist()]
+
+
 def save(run: Run, scores: ScoreRows) -> pandas.DataFrame:
     """Write all scores at once, or none; the table."""
     import pyarrow as pa

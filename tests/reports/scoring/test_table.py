@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import limelight as ll
+from limelight.reports.dataset_page.page import render_run
 from limelight.reports.datasets.samples import Sample, Samples
 from limelight.reports.runs.run import Run, run
 from limelight.reports.scoring.score import score
@@ -25,17 +26,21 @@ class StoppedError(Exception):
     """What ends a run after its first shard."""
 
 
+def inputs() -> Samples:
+    """Four inputs of noise."""
+    drawn = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    rows = [Sample(f"s{n}") for n in range(4)]
+    return Samples(rows, open=lambda place, row: (drawn[place], row), digest="noise")
+
+
 def noise(folder: Path, net: nn.Module, *, stop: bool = False) -> Run:
     """A run over four inputs of noise in two shards, or its first shard alone."""
-    inputs = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    rows = [Sample(f"s{n}") for n in range(4)]
-    data = Samples(rows, open=lambda place, row: (inputs[place], row), digest="noise")
 
     def progress(done: int, total: int, name: str) -> None:
         if stop:
             raise StoppedError
 
-    return run(folder, net, data, "gradcam", shard=2, workers=0, progress=progress)
+    return run(folder, net, inputs(), "gradcam", shard=2, workers=0, progress=progress)
 
 
 def test_other_scores_of_the_same_maps_are_kept(tmp_path, net):
@@ -46,11 +51,35 @@ def test_other_scores_of_the_same_maps_are_kept(tmp_path, net):
     assert dict(kept) == {"sparseness": 4, "complexity": 4}
 
 
-def test_scores_of_a_run_that_has_grown_since_are_dropped(tmp_path, net):
+def grown(folder: Path, net: nn.Module) -> Run:
+    """A run that was scored when it held half of its samples."""
     with pytest.raises(StoppedError):
-        noise(tmp_path, net, stop=True)
-    score(Run(tmp_path), "sparseness")
-    assert load(tmp_path)["sample"].nunique() == 2
-    score(noise(tmp_path, net), "complexity")
+        noise(folder, net, stop=True)
+    half = Run(folder)
+    score(half, "sparseness")
+    score(half, "deletion,steps=2", data=inputs(), model=net)
+    assert load(folder)["sample"].nunique() == 2
+    return noise(folder, net)
+
+
+def test_scores_of_a_run_that_has_grown_since_are_computed_again(tmp_path, net):
+    whole = grown(tmp_path, net)
+    with pytest.warns(UserWarning, match=r"left out \(deletion,steps=2\)"):
+        asked = score(whole, "complexity")
+    assert set(asked["metric"]) == {"complexity"}
     kept = load(tmp_path).groupby("metric")["sample"].nunique()
-    assert dict(kept) == {"complexity": 4}, "sparseness was of two samples only"
+    assert dict(kept) == {"complexity": 4, "sparseness": 4}
+
+
+def test_scores_that_need_the_model_are_computed_again_with_it(tmp_path, net):
+    score(grown(tmp_path, net), "complexity", data=inputs(), model=net)
+    kept = load(tmp_path).groupby("metric")["sample"].nunique()
+    assert dict(kept) == {"complexity": 4, "deletion,steps=2": 4, "sparseness": 4}
+
+
+def test_a_page_shows_no_scores_of_an_earlier_state(tmp_path, net):
+    whole = grown(tmp_path, net)
+    with pytest.warns(UserWarning, match=r"left out \(deletion,steps=2\)"):
+        render_run(whole)
+    kept = load(tmp_path).groupby("metric")["sample"].nunique()
+    assert dict(kept) == {"sparseness": 4}
