@@ -68,9 +68,11 @@ def render_run(run: Run, against: Run | None = None) -> str:
 
 def _scores(run: Run, methods: Sequence[str]) -> pandas.DataFrame:
     """The scores of a run's maps and of baselines; numbers of heads are no maps."""
-    if not (run.folder / score_table.FILE).exists() or not refresh(run):
+    if not (run.folder / score_table.FILE).exists():
         return pandas.DataFrame()
     scores = score_table.load(run.folder)
+    if score_table.stale(run):
+        scores = score_table.load(run.folder) if refresh(run) else scores[:0]
     return scores[scores["method"].isin([*methods, *NAMES])]
 
 

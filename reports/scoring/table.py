@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,14 +13,14 @@ import pandas
 
 from ...methods.metrics import interval
 from ...probe.errors import LimelightError
-from ...probe.results import parquet_bytes, write
-from ..runs import Row, Run
+from ...probe.results import write
+from ..runs import Row, Run, SealError, seal, unseal
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FILE = "scores.parquet"
-_KEY = b"limelight.scores"
+_KEY = "limelight.scores"
 _LARGE = 4096
 _BY = ("metric", "method", "site", "asked")
 _MEANS = ("mean", "low", "high", "count", "left_out", "class_mean", "hard_mean", "hard_count")
@@ -65,15 +66,18 @@ class ScoreRows:
 
 
 def keep(run: Run, names: Sequence[str]) -> ScoreRows:
-    """The scores that the run's folder holds, without those of some metrics."""
+    """The scores that the run's folder holds, without those of some metrics; lost ones are told."""
     import pyarrow as pa
-    from pyarrow import compute, parquet
+    from pyarrow import compute
 
     try:
-        old = parquet.read_table(run.folder / FILE)
-    except (OSError, pa.ArrowException):
+        old = _opened(run.folder / FILE)
+    except FileNotFoundError:
         return ScoreRows()
-    if (old.schema.metadata or {}).get(_KEY) != _state(run):
+    except LimelightError as error:
+        warnings.warn(f"{error}, as what it held is lost", stacklevel=4)
+        return ScoreRows()
+    if _state_in(old) != _state(run):
         return ScoreRows()
     other = compute.invert(compute.is_in(old["metric"], pa.array(list(names))))
     return ScoreRows([old.filter(other).replace_schema_metadata(None)])
@@ -81,16 +85,13 @@ def keep(run: Run, names: Sequence[str]) -> ScoreRows:
 
 def stale(run: Run) -> list[str]:
     """The metrics in the run's folder whose scores are of other maps than it holds now."""
-    import pyarrow as pa
-    from pyarrow import compute, parquet
-
     try:
-        old = parquet.read_table(run.folder / FILE, columns=["metric"])
-    except (OSError, pa.ArrowException):
+        old = _opened(run.folder / FILE)
+    except (FileNotFoundError, LimelightError):
         return []
-    if (old.schema.metadata or {}).get(_KEY) == _state(run):
+    if _state_in(old) in (None, _state(run)):
         return []
-    return [str(name) for name in compute.unique(old["metric"]).to_pylist()]
+    return [str(name) for name in old["metric"].unique().to_pylist()]
 
 
 def save(run: Run, scores: ScoreRows) -> pandas.DataFrame:
@@ -99,27 +100,46 @@ def save(run: Run, scores: ScoreRows) -> pandas.DataFrame:
 
     scores.pack()
     table = pa.concat_tables(scores.tables) if scores.tables else schema().empty_table()
-    marked = table.replace_schema_metadata({_KEY: _state(run)})
-    write(run.folder / FILE, parquet_bytes(marked))
+    write(run.folder / FILE, seal(table, {_KEY: _state(run)}))
     return table.to_pandas()
 
 
 def load(folder: Path) -> pandas.DataFrame:
     """The scores of a run's folder. Raises LimelightError where there are none."""
-    path = folder / FILE
-    if not path.exists():
+    try:
+        return _opened(folder / FILE).to_pandas()
+    except FileNotFoundError:
         raise LimelightError(
             f"{str(folder)!r} holds no scores: `limelight score` or limelight.score makes them"
-        )
+        ) from None
+
+
+def _opened(path: Path) -> pa.Table:
+    """The table of a file. Raises FileNotFoundError, LimelightError."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if not path.exists():
+        raise FileNotFoundError(path)
     try:
-        return pandas.read_parquet(path)
-    except Exception as error:
-        raise LimelightError(f"{str(path)!r} is damaged ({error}): score the run again") from error
+        table = parquet.read_table(pa.BufferReader(unseal(path).content))
+    except SealError as error:
+        text = f"{str(path)!r} is damaged: it {error}; score the run again"
+        raise LimelightError(text) from error
+    if not set(_BY) <= set(table.schema.names):
+        raise LimelightError(f"{str(path)!r} holds no scores: score the run again")
+    return table
 
 
-def _state(run: Run) -> bytes:
+def _state_in(table: pa.Table) -> str | None:
+    """Which maps a table of scores says that it is of."""
+    state = (table.schema.metadata or {}).get(_KEY.encode())
+    return None if state is None else state.decode("utf-8", "replace")
+
+
+def _state(run: Run) -> str:
     """Which maps the scores are of."""
-    return f"{run.plan.hash} {run.missing}".encode()
+    return f"{run.plan.hash} {run.missing}"
 
 
 def summary(scores: pandas.DataFrame) -> pandas.DataFrame:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import limelight as ll
+from limelight.probe.errors import LimelightError
 from limelight.reports.dataset_page.page import render_run
 from limelight.reports.datasets.samples import Sample, Samples
 from limelight.reports.runs.run import Run, run
@@ -83,3 +84,18 @@ def test_a_page_shows_no_scores_of_an_earlier_state(tmp_path, net):
         render_run(whole)
     kept = load(tmp_path).groupby("metric")["sample"].nunique()
     assert dict(kept) == {"sparseness": 4}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no table"])
+def test_damaged_scores_are_named_and_made_again(tmp_path, net, content):
+    whole = noise(tmp_path, net)
+    score(whole, "sparseness")
+    file = tmp_path / "scores.parquet"
+    raw = bytearray(file.read_bytes())
+    raw[40] ^= 0xFF
+    file.write_bytes(raw if content is None else content)
+    with pytest.raises(LimelightError, match=r"is damaged: it .*score the run again"):
+        load(tmp_path)
+    with pytest.warns(UserWarning, match=r"scores\.parquet' is damaged"):
+        score(whole, "complexity")
+    assert set(load(tmp_path)["metric"]) == {"complexity"}
