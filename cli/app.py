@@ -17,7 +17,7 @@ import typer
 from .. import __version__
 from ..probe.errors import LimelightError
 from . import circuit, explain, lists, run, sites, tiles
-from .terminal import FAILED, INTERRUPTED, USAGE, say
+from .terminal import FAILED, INTERRUPTED, USAGE, plain, say
 
 COMMANDS: dict[str, tuple[Callable[..., int | None], str]] = {
     "models": (lists.models, lists.MODELS_EPILOG),
@@ -78,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> int:
         except Exception as error:
             code = _report(error)
             if debug:
-                traceback.print_exception(error)
+                print(plain("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     return code
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..probe.errors import OptionError
-from .terminal import console_for, new_table, progress
+from .options import Force
+from .terminal import console_for, new_table, progress, say
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,7 @@ def circuit(
     ] = None,
     batch: Annotated[int, typer.Option(help="Pairs at a time.")] = 16,
     seed: Annotated[int, typer.Option(help="For the task and for methods that draw.")] = 0,
+    force: Force = False,
     save: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Also all scores, as Parquet files.")
     ] = None,
@@ -118,6 +120,7 @@ def circuit(
         settings=settings,
         device=device,
         save=save,
+        force=force,
         by=by,
         heads=heads,
         prompts=prompts,
@@ -150,6 +153,7 @@ def _run(
     settings: Sequence[str] | None,
     device: str | None,
     save: Path | None,
+    force: bool,
     by: str,
     heads: int,
     prompts: int,
@@ -159,10 +163,14 @@ def _run(
     """Score the heads of a model, write the page, print the figures."""
     from ..methods.circuits import circuit as scored
     from ..probe.attribution import convert
+    from ..probe.results import replaceable
     from ..reports.circuit_page import check_sizes, circuit_report
     from .inputs import hyper, model_of, writable
 
-    writable(out, "-o", (".html", ".htm"))
+    writable(out, "-o", (".html", ".htm"), force=force)
+    if save is not None:
+        for path in save.expanduser().glob("*.parquet"):
+            replaceable(path, force)
     check_sizes(heads, prompts, checked)
     exchanged = convert("circuit", "--by", by, Literal["mean", "zero", "resample"])
     judged = judged_by(truth)
@@ -171,13 +179,10 @@ def _run(
         tell(0, 1, task)
         pairs: Pairs | str = task if photos is None else photo_pairs(net, photos, options["count"])
         circuit = scored(net, pairs, methods or None, truth=judged, **options)
-        written = [
-            circuit_report(
-                circuit, out, heads=heads, prompts=prompts, by=exchanged, checked=checked
-            )
-        ]
+        shown: dict[str, Any] = {"heads": heads, "prompts": prompts, "checked": checked}
+        written = [circuit_report(circuit, out, by=exchanged, force=force, **shown)]
         if save is not None:
-            written.append(circuit.save(save.expanduser()))
+            written.append(circuit.save(save.expanduser(), force=force))
     _print_summary(circuit, written)
     return circuit
 
@@ -220,7 +225,7 @@ def _print_summary(circuit: Circuit, written: Sequence[Path]) -> None:
         size = f": {path.stat().st_size / 1e6:.1f} MB" if path.is_file() else ""
         console.print(f"{path}{size}", soft_wrap=True)
     for note in circuit.notes:
-        console_for(stderr=True).print(f"limelight: note: {note}", soft_wrap=True)
+        say(f"note: {note}")
 
 
 def _figures(circuit: Circuit) -> Any:

@@ -11,6 +11,7 @@ import typer
 from .options import (
     AxesWords,
     Device,
+    Force,
     Inputs,
     Interpolation,
     Labels,
@@ -85,6 +86,7 @@ def explain(
     maps: Annotated[
         Path | None, typer.Option(help="Also the maps: .parquet, .safetensors or a .png sheet.")
     ] = None,
+    force: Force = False,
 ) -> int:
     """Show what a model looks at in images or other samples, on one HTML page."""
     from ..models.inputs import class_names
@@ -101,9 +103,9 @@ def explain(
         writable,
     )
 
-    writable(out, "-o", (".html", ".htm"))
+    writable(out, "-o", (".html", ".htm"), force=force)
     if maps is not None:
-        writable(maps, "--maps", (".parquet", ".safetensors", ".png"))
+        writable(maps, "--maps", (".parquet", ".safetensors", ".png"), force=force)
 
     how = combine and convert("explain", "--combine", combine, Literal["product", "sum"])
     wanted = target or ("top",)
@@ -120,9 +122,9 @@ def explain(
         options |= {"ledger": ledger, "mixer": mixer, "labels": names, **prepare}
         options |= {"axes": known or None}
         explanation = run(net, files, bound, sites=site, target=what, **options)
-        written = [explanation.save(out)]
+        written = [explanation.save(out, force=force)]
         if maps is not None:
-            written.append(explanation.maps.save(maps))
+            written.append(explanation.maps.save(maps, force=force))
     print_summary(explanation, written)
     for caution in explanation.cautions:
         say(f"caution: {caution}")

@@ -14,20 +14,27 @@ from torch import nn
 from ..models import load
 from ..models.inputs import PreprocessingOptions, address_fault, images
 from ..probe.errors import ImageError, OptionError
+from ..probe.results import replaceable
 from ..probe.targets import value_in
 
 if TYPE_CHECKING:
     from ..reports.datasets import Samples
 
 
-def writable(path: Path, option: str, endings: tuple[str, ...]) -> None:
-    """Raise OptionError, before any work, where a result could not be written."""
+def writable(path: Path, option: str, endings: tuple[str, ...], *, force: bool = False) -> None:
+    """Raise OptionError, before any work, where a result could not be written, or is not to be.
+
+    force  also over a file that was not written here
+    """
     if path.suffix.lower() not in endings:
         allowed = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
         raise OptionError(f"{option} {str(path)!r} must end in {allowed}")
     if path.is_dir():
         raise OptionError(f"{option} {str(path)!r} is a folder: name a file in it")
-    folder = path.expanduser().parent
+    try:
+        folder = replaceable(path, force).parent
+    except OptionError as error:
+        raise OptionError(f"{option} {error}") from None
     if not folder.is_dir():
         raise OptionError(f"{option} {str(path)!r}: folder {str(folder)!r} does not exist; make it")
     if not os.access(folder, os.W_OK):

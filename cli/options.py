@@ -15,6 +15,9 @@ Model = Annotated[
         "hf:FOLDER, or module:function for anything that returns a torch.nn.Module.",
     ),
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="Also replace files that limelight did not write.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter of the model; repeatable."),

@@ -12,6 +12,7 @@ from .options import (
     AxesWords,
     Device,
     Folder,
+    Force,
     Inputs,
     Interpolation,
     Labels,
@@ -155,11 +156,12 @@ def report(
         Path | None,
         typer.Option(metavar="RUN", help="A run with other weights, to set its heads beside."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Show a run and its scores on one HTML page."""
     from .inputs import writable
 
-    writable(out, "-o", (".html", ".htm"))
+    writable(out, "-o", (".html", ".htm"), force=force)
     _write_page(folder, out, against)
 
 

@@ -6,17 +6,21 @@ rich is imported when something is drawn, so that `limelight --help` answers at 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 FAILED, USAGE, PARTLY, INTERRUPTED = 1, 2, 3, 130
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
 _ONE_LINE = 10_000  # a row stays a row where the output is no terminal
 
 
@@ -35,6 +39,7 @@ def progress(text: str, *, memory: bool = False) -> Iterator[Callable[[int, int,
         TimeRemainingColumn,
     )
 
+    text = plain(text)
     words = TextColumn("{task.description}", markup=False)
     rate = TextColumn("{task.fields[rate]}", markup=False)
     columns = (SpinnerColumn(), words, BarColumn(20), MofNCompleteColumn(), rate)
@@ -53,7 +58,7 @@ def progress(text: str, *, memory: bool = False) -> Iterator[Callable[[int, int,
             rate = f"{(done - began) / (now - at):.1f}/s" if now > at else ""
             if memory and not hidden:
                 rate = f"{rate} {_peak()}".strip()
-            short = name.rpartition("/")[2][-28:]
+            short = plain(name.rpartition("/")[2])[-28:]
             bar.update(task, description=short, completed=done, total=total, rate=rate)
 
         yield tell
@@ -72,11 +77,24 @@ def _peak() -> str:
     return f"peak {getrusage(RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MiB"
 
 
+def plain(text: str) -> str:
+    """A text whose control characters are written out, so that no file speaks to the terminal.
+
+    Escape sequences and marks that turn the direction of writing become `\\x1b`, `\\u202e`.
+    """
+    return _CONTROL.sub(lambda sign: ascii(sign[0])[1:-1], text)
+
+
 def console_for(*, stderr: bool = False) -> Console:
     """Plain text; on no terminal rows are not wrapped, unless COLUMNS asks for it."""
     from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    class PlainConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(plain(text), **options)
+
+    console = PlainConsole(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _ONE_LINE
     return console
@@ -94,4 +112,4 @@ def new_table(*heads: str) -> Table:
 
 def say(text: str) -> None:
     """One line to the person at the terminal, beside what the command prints."""
-    print(f"limelight: {' '.join(text.split())}", file=sys.stderr)
+    print(f"limelight: {plain(' '.join(text.split()))}", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..probe.errors import OptionError
+from .options import Force
 from .terminal import console_for, new_table
 
 EPILOG = (
@@ -33,12 +34,13 @@ def tiles(
         str | None, typer.Option(help="Tokens of a tile of keys. [default: as queries]")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("tiles.html"),
+    force: Force = False,
 ) -> None:
     """Count the tiles that a kernel visits for a neighbourhood, and draw which, on one page."""
     from ..reports.tiles_page import tile_visits
     from .inputs import writable
 
-    writable(out, "-o", (".html", ".htm"))
+    writable(out, "-o", (".html", ".htm"), force=force)
     sides = _numbers("GRID", grid)
     q = _numbers("--q-tile", q_tile or _USUAL.get(len(sides), "1"), len(sides))
     found = tile_visits(
@@ -50,7 +52,7 @@ def tiles(
         q_tile=q,
         kv_tile=q if kv_tile is None else _numbers("--kv-tile", kv_tile, len(sides)),
     )
-    written = found.save(out)
+    written = found.save(out, force=force)
     console, table = console_for(), new_table("figure", "value")
     for name, value in found.figures.items():
         table.add_row(name, value)

@@ -14,7 +14,7 @@ from ...probe.attribution import BoundMethod, MethodSpec, bound_methods
 from ...probe.capture import exclusive, keeps_model
 from ...probe.engine import about_model
 from ...probe.errors import MethodError, ModelError, OptionError
-from ...probe.results import About
+from ...probe.results import About, marked_parquet, replaceable, write
 from ...probe.sites import Tokenizer, tokenizer_of
 from .evidence import Evidence
 from .judging import CircuitCheck, Published, Truth, curve, evaluate, measured, truth, verify
@@ -142,12 +142,20 @@ class Circuit:
                 self._kept[key] = curve(self.evidence, self.score(method).values, **options)
         return self._kept[key]
 
-    def save(self, folder: str | Path) -> Path:
-        """Write scores.parquet and evaluation.parquet; the folder."""
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write scores.parquet and evaluation.parquet; the folder.
+
+        force  also over files that were not written here
+        Raises OptionError for a file that is to stay.
+        """
         target = Path(folder)
+        tables = {"scores": self.table(), "evaluation": self.evaluation}
+        files = {name: target / f"{name}.parquet" for name in tables}
+        for path in files.values():
+            replaceable(path, force)
         target.mkdir(parents=True, exist_ok=True)
-        self.table().to_parquet(target / "scores.parquet", index=False)
-        self.evaluation.to_parquet(target / "evaluation.parquet", index=False)
+        for name, table in tables.items():
+            write(files[name], marked_parquet(table, "circuit"))
         return target
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import LimelightError
 from ..sites import Site
+from .replacing import GENERATOR, replaceable
 from .rows import DTYPES, Precision, dtype_name, map_columns, map_of_row, parquet_bytes, row_of_map
 from .saliency_map import SaliencyMap, about_of
 
@@ -22,14 +23,16 @@ _KEY = "limelight.maps"
 Coder = TypeVar("Coder")
 
 
-def save(maps: Sequence[SaliencyMap], path: str | Path) -> Path:
+def save(maps: Sequence[SaliencyMap], path: str | Path, *, force: bool = False) -> Path:
     """Write the maps in the format that the ending names; whole or not at all.
 
+    force  also over a file that was not written here
     Raises LimelightError for another ending, for values that are no floats, for names that are no
-    text, and when the disk refuses.
+    text, and when the disk refuses; OptionError for a file that is not to be replaced.
     """
     path = Path(path)
     encode = _format(path, _ENCODERS)
+    replaceable(path, force)
     for m in maps:
         if m.values.dtype not in DTYPES.values():
             raise LimelightError(
@@ -72,7 +75,11 @@ def load(path: str | Path) -> list[SaliencyMap]:
 
 
 def write(path: Path, content: bytes) -> Path:
-    """Put `content` at `path` through a temporary neighbour: no reader sees half a file."""
+    """Put `content` at `path` through a temporary neighbour: no reader sees half a file.
+
+    A link stays one: its target is written.
+    """
+    given, path = path, path.resolve() if path.is_symlink() else path
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with part.open("wb") as file:
@@ -83,10 +90,10 @@ def write(path: Path, content: bytes) -> Path:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise LimelightError(
-            f"cannot write {str(path)!r}: {error.strerror or error}; "
+            f"cannot write {str(given)!r}: {error.strerror or error}; "
             "choose a folder that exists and may be written"
         ) from error
-    return path
+    return given
 
 
 def _format(path: Path, coders: Mapping[str, Coder]) -> Coder:
@@ -167,10 +174,13 @@ def _read_parquet(path: Path) -> list[SaliencyMap]:
 
 
 def _png(maps: Sequence[SaliencyMap]) -> bytes:
+    from PIL.PngImagePlugin import PngInfo
+
     from .sheet import png
 
-    sink = BytesIO()
-    png(maps).save(sink, "PNG", optimize=True)
+    sink, said = BytesIO(), PngInfo()
+    said.add_text("Software", GENERATOR)
+    png(maps).save(sink, "PNG", optimize=True, pnginfo=said)
     return sink.getvalue()
 
 

@@ -88,11 +88,14 @@ class Maps(Sequence[SaliencyMap]):
         rows = [row_of_map(m, "float32") for m in self._maps]
         return pandas.DataFrame(rows, columns=list(READABLE))
 
-    def save(self, path: str | Path) -> Path:
-        """Write `.safetensors` or `.parquet` (lossless, for `load`), or a `.png` sheet."""
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write `.safetensors` or `.parquet` (lossless, for `load`), or a `.png` sheet.
+
+        force  also over a file that was not written here
+        """
         from . import files
 
-        return files.save(self, Path(path))
+        return files.save(self, Path(path), force=force)
 
     @staticmethod
     def load(path: str | Path) -> Maps:

@@ -22,6 +22,7 @@ from .saliency_map import About, SaliencyMap, about_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pandas import DataFrame
 
 Precision = Literal["float16", "float32", "float64"]
 Row = dict[str, Any]
@@ -148,6 +149,16 @@ def _site(text: str) -> Site:
 def dtype_name(values: Tensor) -> str:
     """`float32`, `bfloat16`, ..."""
     return str(values.dtype).removeprefix("torch.")
+
+
+def marked_parquet(table: DataFrame, kind: str) -> bytes:
+    """A pandas table as a Parquet file in memory, which says that it was written here."""
+    import pyarrow as pa
+
+    made = pa.Table.from_pandas(table, preserve_index=False)
+    return parquet_bytes(
+        made.replace_schema_metadata({**(made.schema.metadata or {}), f"limelight.{kind}": "1"})
+    )
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -18,7 +18,7 @@ from ...methods.circuits.judging import CircuitCheck
 from ...models.weights import fingerprint
 from ...probe.attribution import list_methods
 from ...probe.errors import LimelightError, OptionError
-from ...probe.results import cautions_in, write
+from ...probe.results import cautions_in, replaceable, write
 from ..html import (
     fill,
     interval_text,
@@ -55,6 +55,7 @@ def circuit_report(
     by: By = "resample",
     methods: Sequence[str] | None = None,
     checked: int = CHECKED,
+    force: bool = False,
 ) -> Path:
     """Write the page of a circuit; its path.
 
@@ -63,10 +64,12 @@ def circuit_report(
     by       what stands for heads outside a circuit: zero, mean over corrupt inputs, resample
     methods  the methods to be shown, the first being the one that is verified; all by default
     checked  pairs that faithfulness is measured on, 0 for all
+    force    also over a file that was not written here
     Raises OptionError, MethodError.
     """
     check_sizes(heads, prompts, checked)
     target = Path(path).expanduser()
+    replaceable(target, force)
     page = render_circuit(chosen(circuit, methods), heads, prompts, by, checked)
     return write(target, page.encode("utf-8"))
 

@@ -16,9 +16,12 @@ _MOST_IN_A_NOTEBOOK = 4_000_000
 class Explanation(Contents):
     """What a model looks at in some samples; shown in a notebook, saved as one HTML page."""
 
-    def save(self, path: str | Path) -> Path:
-        """Write the page as `.html`; maps alone are kept with `.maps.save(...)`."""
-        from ...probe.results.files import write
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the page as `.html`; maps alone are kept with `.maps.save(...)`.
+
+        force  also over a file that was not written here
+        """
+        from ...probe.results import replaceable, write
         from .page import render
 
         path = Path(path)
@@ -27,6 +30,7 @@ class Explanation(Contents):
                 f"an explanation was to be saved as {path.name!r}, but it is an HTML page; "
                 "choose the ending .html, or save its maps with explanation.maps.save(...)"
             )
+        replaceable(path, force)
         return write(path, render(self).encode("utf-8"))
 
     def __repr__(self) -> str:

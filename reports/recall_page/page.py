@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...models.weights import fingerprint
 from ...probe.engine import about_model
 from ...probe.errors import OptionError
-from ...probe.results import SaliencyMap, write
+from ...probe.results import SaliencyMap, replaceable, write
 from ...probe.sites import Site
 from ..datasets import Recall
 from ..explanation import Curve, FigureRow, MixerFigure, Table, render_figures
@@ -35,14 +35,17 @@ def recall_report(
     *,
     examples: int = 32,
     seed: int = 0,
+    force: bool = False,
 ) -> Path:
     """Write the page of trained models by name; its path.
 
     recall    a set from `limelight.mqar`, or several, as of different numbers of pairs
     examples  sequences of each set whose maps are read and patched
     seed      of the values that patching puts in
-    Raises OptionError for no model, no set, a vocabulary that is too small, and another ending
-    than .html; what a model refuses, such as more tokens than it takes, it says itself.
+    force     also over a file that was not written here
+    Raises OptionError for no model, no set, a vocabulary that is too small, another ending than
+    .html, and a file that is to stay; what a model refuses, such as more tokens than it takes, it
+    says itself.
     """
     target = Path(path).expanduser()
     sets = [recall] if isinstance(recall, Recall) else list(recall)
@@ -50,6 +53,7 @@ def recall_report(
         raise OptionError("a page of recall needs one model, one set and one example or more")
     if target.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"{target.name!r} is to be an HTML page: choose the ending .html")
+    replaceable(target, force)
     found = {
         name: [recalled(model, one, examples=examples, seed=seed) for one in sets]
         for name, model in models.items()

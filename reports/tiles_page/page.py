@@ -24,7 +24,7 @@ from ...kernels.neighborhood import (
     tile_map,
 )
 from ...probe.errors import OptionError
-from ...probe.results import SaliencyMap, write
+from ...probe.results import SaliencyMap, replaceable, write
 from ...probe.sites import Site
 from ..explanation import FigureRow, MixerFigure, Table, render_figures
 from ..html import percent, significant
@@ -76,11 +76,16 @@ class TileVisits:
             "fully block sparse": "yes" if v.block_sparse else "no",
         }
 
-    def save(self, path: str | Path) -> Path:
-        """Write the page; its path. Raises OptionError for another ending than .html."""
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the page; its path.
+
+        force  also over a file that was not written here
+        Raises OptionError for another ending than .html, and for a file that is to stay.
+        """
         target = Path(path).expanduser()
         if target.suffix.lower() not in (".html", ".htm"):
             raise OptionError(f"{target.name!r} is to be an HTML page: choose the ending .html")
+        replaceable(target, force)
         return write(target, render_tiles(self).encode("utf-8"))
 
     @property

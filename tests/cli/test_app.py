@@ -18,7 +18,8 @@ from torch import nn
 import limelight as ll
 from limelight.cli.app import main
 from limelight.probe.attribution.scored_target import UNIFORM
-from limelight.probe.sites import RANDOM
+from limelight.probe.errors import OptionError
+from limelight.probe.sites import RANDOM, Site
 
 CAUTIONS = [f"caution: {RANDOM}", f"caution: {UNIFORM}"]
 SMALL = ("resnet18", "--weights", "none", "--set", "img_size=64")
@@ -160,6 +161,47 @@ def test_explain_writes_the_page_and_the_maps(here, capsys):
     assert "<html" in Path("a.html").read_text()
     assert out.splitlines()[-2].startswith("a.html: 50 maps")
     assert len(out.splitlines()) == 1 + 5 + 2
+
+
+def test_what_limelight_did_not_write_is_kept_and_links_stay_links(here, capsys):
+    asked = ("tiles", "64x48", "--window", "16x12", "-o")
+    Path("mine.html").write_text("my own page")
+    assert main([*asked, "mine.html"]) == 2
+    assert "was not written by limelight" in refused(capsys)
+    assert Path("mine.html").read_text() == "my own page"
+    assert main([*asked, "mine.html", "--force"]) == 0
+    assert main([*asked, "mine.html"]) == 0, "its own page it may replace"
+    Path("link.html").symlink_to("kept.html")
+    assert main([*asked, "link.html"]) == 0
+    assert main([*asked, "link.html"]) == 0
+    assert Path("link.html").is_symlink()
+    assert Path("kept.html").read_text().startswith("<!doctype html>")
+    Path("pipe.html").symlink_to("/dev/null")
+    capsys.readouterr()
+    assert main([*asked, "pipe.html"]) == 2
+    assert "is a pipe or a device" in refused(capsys)
+
+
+def test_maps_are_known_again_and_other_files_of_their_kind_are_not(here):
+    one = ll.SaliencyMap(torch.ones(2, 2), "y x", "a", "top", "gradient", Site("input"))
+    maps = ll.Maps([one])
+    for name in ("a.png", "a.parquet", "a.safetensors"):
+        maps.save(name)
+        maps.save(name)
+        Path(name).write_bytes(Path("rose.png").read_bytes())
+        with pytest.raises(OptionError, match="force=True"):
+            maps.save(name)
+        assert maps.save(name, force=True) == Path(name)
+
+
+def test_control_characters_of_names_are_written_out(here, capsys):
+    name = "a\x1b[31m\u202eb\x07.png"
+    Path("rose.png").rename(name)
+    assert main(["explain", SMALL[0], name, "empty\x1b]0;x.png", *SMALL[1:], "-o", "p.html"]) == 3
+    out, err = capsys.readouterr()
+    assert not {"\x1b", "\u202e", "\x07"} & set(out + err)
+    assert "a\\x1b[31m\\u202eb\\x07" in out
+    assert "\\x1b]0;x" in err
 
 
 def test_targets_of_every_kind_can_be_written(here, capsys):
