@@ -23,6 +23,7 @@ class LinearMap:
 
     outputs  a scale per output channel -> that scale in the weight's shape
     places   1 where x holds values, 0 where zeros were put around them; None without such zeros
+    y, grad  what the forward made of x, and the gradient g where all its relevance is y g
     record   called with what a rule absorbs: `bias` or `stabiliser`, and how much
     """
 
@@ -34,6 +35,8 @@ class LinearMap:
     outputs: Callable[[Tensor], Tensor] | None = None
     record: Callable[[str, Tensor], None] | None = None
     places: Tensor | None = None
+    y: Tensor | None = None
+    grad: Tensor | None = None
 
     @property
     def ones(self) -> Tensor:

@@ -56,9 +56,22 @@ def divided(
     return s
 
 
+def least_size(y: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The size below which a y tells rounding and nothing else: 2^-12 of its root mean square.
+
+    dims  what that is taken over, such as one sample or one token, so that others have no say
+    """
+    norm = torch.linalg.vector_norm(y, dim=dims, keepdim=True)
+    return norm * (2**-12 * (norm.numel() / max(y.numel(), 1)) ** 0.5)
+
+
 @dataclass(frozen=True)
 class Epsilon:
-    """x W'(R / stab(W x + b)). Keeps all but the bias share and what eps absorbs."""
+    """x W'(R / stab(W x + b)). Keeps all but the bias share and what eps absorbs.
+
+    Where R = y g is known, R / stab(y) is g |y| / (|y| + eps). An eps below the rounding of y would
+    let the order in which a sum was made decide: there |y| counts as no less than that rounding.
+    """
 
     eps: float = 1e-6
     bias: bool = True
@@ -67,12 +80,27 @@ class Epsilon:
 
     def __call__(self, a: LinearMap, r: Tensor) -> Tensor:
         bias = a.bias if self.bias else None
+        if self.signed and a.y is not None and a.grad is not None and bias is a.bias:
+            return a.transpose(self._known(a, a.y, a.grad), a.weight)
         z = a.forward(a.x, a.weight, bias)
         if self.signed:
             return a.transpose(divided(a, r, z, self.eps, bias), a.weight)
         s = r / (z + self.eps)
         a.absorb(s, z, z + self.eps, bias, 1.0)
         return a.transpose(s, a.weight)
+
+    def _known(self, a: LinearMap, y: Tensor, g: Tensor) -> Tensor:
+        """R / stab(y) of R = y g."""
+        if not self.eps:
+            a.absorb(g, y, y, a.bias, 1.0)
+            return g
+        dims = tuple(range(1, y.ndim)) if a.weight.ndim > 2 else (-1,)
+        size = torch.hypot(y, (least_size(y, dims) - self.eps).clamp_(min=0))
+        s = g * (size / (size + self.eps))
+        if a.record is not None:
+            sign = (y / size).nan_to_num_()  # 0 / 0 of a sample of zeros
+            a.absorb(s, y, y + self.eps * sign, a.bias, 1.0)
+        return s
 
 
 @dataclass(frozen=True)

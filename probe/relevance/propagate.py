@@ -183,6 +183,8 @@ class Propagation:
             self._pass_by(op, z, g, r)
         rule = self.preset.rule(assigned.kind, op, first=assigned.first, last=assigned.last)
         if rule is not None:
+            if r is None and g is not None and out.act.dtype == z.dtype:  # nothing was rounded away
+                a = replace(a, y=z, grad=wide(g))
             back = rule(a, _total(z, g, r))
             yield Message(x.edge, back.to(x.act.dtype), relevance=not rule.gradient)
             return

@@ -508,3 +508,31 @@ def test_a_recurrent_layer_is_refused() -> None:
     net = Net(lambda m, x: head(m.r(m.a(x))[0]), r=nn.LSTM(4, 3, batch_first=True), a=lin(4, 4))
     with pytest.raises(NoRule, match="'lstm'"):
         relevance(net, image(1, 5, 4))
+
+
+def shrinking(seed: int, norms: bool) -> nn.Module:
+    """Convolutions with batch norms of a trained net, or without and ever smaller values."""
+    torch.manual_seed(seed)
+    parts: list[nn.Module] = []
+    for i, channels in enumerate((8, 16, 16)):
+        parts += [nn.Conv2d((3, 8, 16)[i], channels, 3, padding=1, stride=1 + i % 2)]
+        if norms:
+            norm = nn.BatchNorm2d(channels)
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+            parts += [norm]
+        parts += [nn.ReLU()]
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)).eval()
+
+
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_stabiliser_lets_no_other_sample_decide(seed: int, norms: bool) -> None:
+    net = shrinking(seed, norms)
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    whole = ll.maps(net, x, "lrp:epsilon", target=1, batch=4).stack()
+    for batch in (1, 3):
+        other = ll.maps(net, x, "lrp:epsilon", target=1, batch=batch).stack()
+        assert (other - whole).abs().max() < 1e-5 * whole.abs().max()
+    wide = ll.maps(net.double(), x.double(), "lrp:epsilon", target=1).stack()
+    assert (wide - whole).abs().max() < 1e-5 * whole.abs().max()
