@@ -37,7 +37,7 @@ class Range:
         return f"more than {self.low:g}" if self.open else f"{self.low:g} or more"
 
 
-class OutOfRange(OptionError):
+class RangeError(OptionError):
     """A number that an option may not be, though it is one."""
 
 
@@ -123,7 +123,7 @@ def _in_range(owner: str, key: str, value: Any, hint: Any) -> Any:
     """A value that lies where the hint says. Raises OptionError."""
     (span,) = (mark for mark in hint.__metadata__ if isinstance(mark, Range))
     if value not in span:
-        raise OutOfRange(f"{owner} takes {key} of {span}, not {key}={value!r}")
+        raise RangeError(f"{owner} takes {key} of {span}, not {key}={value!r}")
     return value
 
 
@@ -159,7 +159,7 @@ def _any_of(owner: str, key: str, value: Any, hints: tuple[Any, ...]) -> Any:
         try:
             return convert(owner, key, value, hint)
         except OptionError as error:
-            if len(some) == 1 or isinstance(error, OutOfRange):
+            if len(some) == 1 or isinstance(error, RangeError):
                 raise
     choices = [choice for hint in hints if get_origin(hint) is Literal for choice in get_args(hint)]
     if choices and isinstance(value, str):

@@ -1,6 +1,7 @@
 """Many maps from few passes: batches, plan, runner, the calls of users."""
 
 from .batch import Batch, chunks, inputs
+from .foreign_errors import worded
 from .functional import ledger, maps, maps_and_output, patch, plan, trace
 from .membership import told_apart
 from .moved_inputs import MovedInput

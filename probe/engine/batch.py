@@ -167,6 +167,8 @@ def batch_of(
     Raises LimelightError where tensors and what was said of them do not fit.
     """
     tensors = input_tensors(args, kwargs)
+    if not tensors:
+        raise _no_tensor([*args, *kwargs.values()])
     for name in (*(shared or ()), *fixed, *filter(None, [explained])):
         if name not in tensors:
             raise LimelightError(
@@ -181,8 +183,9 @@ def batch_of(
     lengths = {n: tensors[n].shape[d] for n, d in rows.items() if n not in (shared or ())}
     count = lengths.get(main, next(iter(lengths.values()), 0))
     if not count:
+        shape = f" of shape {tuple(tensors[main].shape)}" if main else ""
         raise LimelightError(
-            "the input holds no sample; give tensors whose first dimension is the batch"
+            f"the input{shape} holds no sample; give tensors whose first dimension is the batch"
         )
     if shared is not None and (odd := [n for n, length in lengths.items() if length != count]):
         raise LimelightError(
@@ -198,6 +201,14 @@ def batch_of(
     still = (*fixed, *(shared or ()))
     movable = movable_inputs(tensors, fixed=still, names=names)
     return Batch(args, kwargs, tuple(range(count)), members, open_ones, main, known, ids, movable)
+
+
+def _no_tensor(given: Sequence[Any]) -> LimelightError:
+    """The error for inputs without a tensor, by what was given instead."""
+    words = ", ".join(type(value).__name__ for value in given) or "nothing"
+    arrays = any(type(value).__module__ == "numpy" for value in given)
+    what = "torch.from_numpy(x)" if arrays else "tensors whose first dimension is the batch"
+    return LimelightError(f"the input holds no sample, it is {words} and no tensor; give {what}")
 
 
 def _with_axes(batch: Batch, axes: Mapping[str, str]) -> Batch:

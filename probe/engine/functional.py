@@ -33,6 +33,7 @@ from ..sites import Adapter, AddressLike, adapt, addresses
 from ..targets import Target, by_name, targets, top
 from ..trace import Edit, Trace
 from .batch import Batch, chunks
+from .foreign_errors import worded
 from .membership import told_apart
 from .moved_inputs import reads_layers
 from .not_finite import with_causes
@@ -90,6 +91,7 @@ def maps(
     return saliency_maps
 
 
+@worded
 @keeps_model
 def maps_and_output(
     model: nn.Module,
@@ -136,6 +138,7 @@ def maps_and_output(
     return Maps(with_causes(by_sample, model, whole, place)), readings
 
 
+@worded
 @keeps_model
 def plan(
     model: nn.Module,
@@ -153,6 +156,7 @@ def plan(
     return make_plan(model, told_apart(model, whole), bounds, len(wanted), sites)
 
 
+@worded
 @keeps_model
 def trace(
     model: nn.Module,
@@ -178,6 +182,7 @@ def trace(
         return probe.trace
 
 
+@worded
 @keeps_model
 def ledger(
     model: nn.Module, x: Inputs | Batch, method: MethodLike = "lrp", *, target: Targets = None
@@ -201,6 +206,7 @@ def ledger(
         return probe.ledger()
 
 
+@worded
 @keeps_model
 def patch(
     model: nn.Module,

@@ -22,7 +22,7 @@ from ...models.inputs import (
 from ...models.weights import fingerprint
 from ...probe.attribution import Axes, Methods, Pictures, Sites, Targets, bound_methods
 from ...probe.capture import keeps_model
-from ...probe.engine import about_model, maps_and_output
+from ...probe.engine import about_model, maps_and_output, worded
 from ...probe.engine import ledger as ledger_of
 from ...probe.errors import OptionError
 from ...probe.relevance import Ledger, Preset
@@ -44,6 +44,7 @@ _ON_SCALE = "the output is drawn as a picture on the scale of the input"
 Progress = Callable[[int, int, str], None]
 
 
+@worded
 @keeps_model
 def explain(
     model: nn.Module,
