@@ -183,9 +183,9 @@ def batch_of(
     lengths = {n: tensors[n].shape[d] for n, d in rows.items() if n not in (shared or ())}
     count = lengths.get(main, next(iter(lengths.values()), 0))
     if not count:
-        shape = f" of shape {tuple(tensors[main].shape)}" if main else ""
         raise LimelightError(
-            f"the input{shape} holds no sample; give tensors whose first dimension is the batch"
+            "the input holds no sample; give tensors whose first dimension is the batch, not of "
+            f"shape {tuple(tensors[main].shape)}"
         )
     if shared is not None and (odd := [n for n, length in lengths.items() if length != count]):
         raise LimelightError(

@@ -327,12 +327,14 @@ class Runner:
     ) -> list[Owned]:
         """A straight path at layers."""
         moved = [self._moved(site) for site in sites]
-        about = noting_still(self.about, self.batch, [one.name for one in moved])
+        about, used = noting_still(self.about, self.batch, [one.name for one in moved]), []
 
         def reading(patterns: Sequence[Pattern]) -> Passes:
-            return Passes(self.probe(ops=False), [(BoundMethod(RAW), list(patterns))])
+            used.append(Passes(self.probe(ops=False), [(BoundMethod(RAW), list(patterns))]))
+            return used[-1]
 
         raw_maps = layer_maps(reading, own, others, self.batch, moved, scored.target)
+        about = replace(about, notes=about.notes + _holes(used[0].probe))
         return results(raw_maps, scored, samples, about)
 
     def _path(self, path: Path, site: Site) -> Path:

@@ -88,7 +88,7 @@ def test_errors_that_are_not_about_the_input_come_through() -> None:
     def broken(value: Tensor, site: ll.Site) -> Tensor:
         raise ValueError("of the edit")
 
-    with pytest.raises(ValueError, match="^of the edit$"):
+    with pytest.raises(ValueError, match=r"^of the edit$"):
         ll.patch(net(), X, {"0": broken})
     with pytest.raises(ZeroDivisionError):
         ll.maps(net(), X, "gradient", target=lambda out: out[:, 0] / (1 // 0))
