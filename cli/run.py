@@ -207,10 +207,13 @@ def _net(asked: dict[str, Any]) -> nn.Module:
     """The model; random weights are those of the seed, so that their run can go on."""
     import torch
 
+    from ..probe.engine import check_seed
     from .inputs import model_of
 
+    seed = asked.get("seed", 0)
+    check_seed(seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(asked.get("seed", 0))
+        torch.manual_seed(seed)
         return model_of(asked["model"], asked.get("weights"), asked["hyper"], asked.get("device"))
 
 

@@ -280,8 +280,7 @@ def _spell(entry: RegisteredModel, hyper: Mapping[str, object]) -> dict[str, obj
             raise OptionError(f"model {entry.card.name!r} has no hyper-parameter {word!r}{hint}")
         if name in asked:
             raise OptionError(f"{word!r} gives {name!r} of {entry.card.name!r} twice: keep one")
-        if name in COUNTS and isinstance(value, int) and value < 1:
-            raise OptionError(f"{word}={value} of {entry.card.name!r} must be at least 1")
+        _check_value(entry, name, word, value)
         if name in entry.fixed and value != entry.fixed[name]:
             raise OptionError(
                 f"{word}={value!r} was asked of {entry.card.name!r}, but the published model "
@@ -289,6 +288,24 @@ def _spell(entry: RegisteredModel, hyper: Mapping[str, object]) -> dict[str, obj
             )
         asked[name] = value
     return {name: value for name, value in asked.items() if name not in entry.fixed}
+
+
+def _check_value(entry: RegisteredModel, name: str, word: str, value: object) -> None:
+    """Raise OptionError for text where a number stands, and for numbers that no model has."""
+    what = f"{word}={value!r} of {entry.card.name!r}"
+    usual = {**_signature(entry.build), **entry.defaults, "img_size": 224, "crop_pct": 1.0}
+    known = usual.get(name)
+    counted = isinstance(known, (int, float)) and not isinstance(known, bool)
+    parts = value if isinstance(value, tuple | list) else (value,)
+    if counted and any(isinstance(part, str) for part in parts):
+        raise OptionError(f"{what} must be a number")
+    numbers = [part for part in parts if isinstance(part, int)]
+    if any(abs(number) >= 2**31 for number in numbers):
+        raise OptionError(f"{what} is beyond what a model can have")
+    if name in (*COUNTS, "img_size") and any(number < 1 for number in numbers):
+        raise OptionError(f"{what.replace(repr(value), str(value))} must be at least 1")
+    if name == "img_size" and len(parts) > 2:
+        raise OptionError(f"{what} must be one side, or height and width")
 
 
 def _synonym(word: str, names: Mapping[str, object]) -> str | None:
@@ -306,7 +323,16 @@ def _build(entry: RegisteredModel, hyper: dict[str, object], *, trained: bool) -
             return entry.build(**hyper)
     except LimelightError:
         raise
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError) as error:
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+        MemoryError,
+    ) as error:
         listing = ", ".join(f"{key}={value!r}" for key, value in hyper.items())
         raise ModelError(
             f"model {entry.card.name!r} cannot be built with {listing}: {error}"

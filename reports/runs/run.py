@@ -32,6 +32,7 @@ from ...probe.results import Maps, map_of_row, write
 from ...probe.sites import addresses, named
 from ..datasets import InputWords, preparation, samples, with_embeddings, with_names
 from . import store
+from .counts import check_counts
 from .folder import claim
 from .plan import (
     LABEL,
@@ -162,6 +163,7 @@ def run(
                        batch=batch, shard=shard, seed=seed, device=device, dtype=dtype,
                        limit=limit, labels=names, options=options, inputs=inputs, axes=axes,
                        hyper=hyper)  # fmt: skip
+    check_counts(seed, limit, workers)
     root = Path(folder).expanduser()
     with _mode_kept(model):
         work = prepare(asked)

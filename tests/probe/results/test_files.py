@@ -206,7 +206,7 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(storage.os, "fsync", full)
     with pytest.raises(LimelightError, match="No space left on device"):
-        Maps([one()]).save(path)
+        Maps([one()]).save(path, force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["m.parquet"]
     assert path.read_bytes() == b"before"
 
