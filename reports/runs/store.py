@@ -13,7 +13,7 @@ from ...probe.errors import LimelightError
 from ...probe.results import Row, SaliencyMap, map_columns, row_of_map
 from .loader import Loaded
 from .plan import RunPlan
-from .seal import SealError, seal, unseal
+from .sealing import SealError, seal, unseal
 
 if TYPE_CHECKING:
     import pyarrow as pa

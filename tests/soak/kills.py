@@ -27,7 +27,7 @@ def trial(count: int, seed: int) -> tuple[int, int]:
     kinds = (_alone, _beside, _against)
     for n in range(count):
         fault = kinds[n % len(kinds)](
-            home / f"run{n}-{draw.randrange(2)}", draw.uniform(0, seconds), whole
+            home / f"run{n}-{draw.randrange(2)}", draw.uniform(0.3 * seconds, seconds), whole
         )
         held += not fault
         if fault:
