@@ -286,7 +286,7 @@ def _attribute(
                 f"captum's {algorithm.name} cannot explain this model: {error}; "
                 "try another algorithm"
             ) from error
-    return [v[:1].detach() for v in values]
+    return [v[:1].detach().to(x.dtype) for v, x in zip(values, xs, strict=True)]
 
 
 def _refuse_in_place(algorithm: Algorithm, model: nn.Module) -> None:
@@ -309,16 +309,21 @@ def shuffle(x: Tensor, feature_mask: Tensor) -> Tensor:
 
 @contextmanager
 def seeded(generator: Generator, x: Tensor) -> Iterator[None]:
-    """torch's and numpy's global generators set from `generator`, and put back afterwards."""
+    """torch's and numpy's global generators set from `generator`, and put back afterwards.
+
+    Draws are of torch's default type, which is float32 meanwhile: another draws other numbers.
+    """
     seed = int(torch.randint(2**31, (1,), generator=generator))
     devices = [x.device] if x.is_cuda else []
-    kept = np.random.get_state()
+    kept, default = np.random.get_state(), torch.get_default_dtype()
     with torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(seed)
         if x.is_cuda:
             torch.cuda.manual_seed(seed)
         np.random.seed(seed)
+        torch.set_default_dtype(torch.float32)
         try:
             yield
         finally:
+            torch.set_default_dtype(default)
             np.random.set_state(kept)
