@@ -127,6 +127,7 @@ def methods_at(
     if not values:
         names = ", ".join(str(p) for p in patterns)
         raise SiteError(f"method {bound.name!r} was asked at {names}, where nothing was captured")
+    values = _placed(probe, bound, patterns, values)
     inner = next((site for site, _ in values if site.port != "out"), None)
     if "module" in bound.method.needs and inner is not None:
         raise SiteError(
@@ -134,6 +135,35 @@ def methods_at(
             "is not that; name the module alone"
         )
     return [MethodAtSite(bound, value, index) for (_, index), value in values.items()]
+
+
+Found = dict[tuple[Site, int | None], Value]
+
+
+def _placed(probe: Forward, bound: BoundMethod, patterns: Sequence[Pattern], found: Found) -> Found:
+    """What wildcards found, without that which a method can draw no map over, with a note."""
+    named = [p for p in patterns if p.concrete]
+    if len(named) == len(patterns):
+        return found
+    over = {
+        (site, index): value
+        for (site, index), value in found.items()
+        if not any(p.matches(site) for p in named) and not _readable(probe, bound, value)
+    }
+    if over and len(over) < len(found):
+        names = ", ".join(str(site) for site, _ in over)
+        probe.trace.notes.append(
+            f"{bound.name} passed over {names}, which have no positions for it"
+        )
+        return {key: value for key, value in found.items() if key not in over}
+    return found
+
+
+def _readable(probe: Forward, bound: BoundMethod, value: Value) -> bool:
+    try:
+        return bool(_read_as(bound, value, probe.layout(value)))
+    except SiteError:
+        return False
 
 
 def gather(
@@ -183,8 +213,8 @@ def _read(probe: Forward, source: MethodAtSite, grad: Tensor | None) -> RawMap:
     plan = probe.layout(value)
     plan = _read_as(bound, value, plan)
     part = source.part(plan)
-    given = [_need(need, probe, value, grad, plan, part) for need in bound.method.needs]
-    result = bound(*given)
+    wanted = [_need(need, probe, value, grad, plan, part) for need in bound.method.needs]
+    result = bound(*wanted)
     batch = plan.samples(value.act.shape)
     if not isinstance(result, Tensor) or result.shape[:1] != (batch,):
         given = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__

@@ -32,6 +32,7 @@ from ..results import About, Maps, SaliencyMap
 from ..sites import Adapter, AddressLike, adapt, addresses
 from ..targets import Target, by_name, targets, top
 from ..trace import Edit, Trace
+from .arguments import check_arguments
 from .batch import Batch, chunks
 from .foreign_errors import worded
 from .membership import told_apart
@@ -112,6 +113,7 @@ def maps_and_output(
 
     labels  class names in place of those that the model tells
     """
+    check_arguments(sites=sites, axes=axes, seed=seed)
     whole, bounds, wanted, adapter = _prepare(model, x, methods, target, axes, labels)
     if batch != "auto" or len(whole) > MANY or any(b.method.kind in ALONE for b in bounds):
         whole = told_apart(model, whole)
@@ -172,6 +174,7 @@ def trace(
 
     Without a target no graph is built, and the forward stops once all sites are known and found.
     """
+    check_arguments(axes=axes)
     batch = Batch.of(x, axes, model)
     with _probe(model, batch, axes, grad=target is not None) as probe:
         listed = addresses(sites) if sites is not None else []
@@ -217,6 +220,7 @@ def patch(
     axes: Axes = None,
 ) -> Output:
     """The model's output with some sites edited; with a target its score per sample instead."""
+    check_arguments(axes=axes)
     batch = Batch.of(x, axes, model)
     with _probe(model, batch, axes, grad=False) as probe:
         output = probe.edit(edits)(*batch.args, **batch.kwargs)

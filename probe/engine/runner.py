@@ -306,7 +306,8 @@ class Runner:
                 raw_maps = walk(
                     passes, group, self.batch, moved, target, self.generators(), self.limit
                 )
-                about = replace(about, notes=about.notes + _holes(passes.probe))
+                said = tuple(passes.probe.trace.notes) + _holes(passes.probe)
+                about = replace(about, notes=about.notes + said)
             saliency_maps += results(raw_maps, scored, samples, about)
         return sorted(saliency_maps, key=self._turn)
 

@@ -170,6 +170,32 @@ def test_integrated_gradients_of_layers_agree_with_captum(site: str) -> None:
     torch.testing.assert_close(found, want.detach(), rtol=1e-6, atol=1e-8)
 
 
+def test_wildcards_pass_over_what_has_no_positions_with_a_note() -> None:
+    for name in ("eigencam", "smoothgrad:eigencam,n=2"):
+        found = ll.maps(Net(), X[:1], name, sites="*", target=1)
+        assert [str(m.site) for m in found] == ["stem", "act", "body", "join"]
+        assert "eigencam passed over head" in " ".join(found[0].about.notes)
+        with pytest.raises(SiteError, match=r"head has shape .* and no positions"):
+            ll.maps(Net(), X[:1], name, sites=["stem", "head"], target=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seed": 1.5}, "seed is a whole number, not 1.5"),
+        ({"seed": "x"}, "seed is a whole number"),
+        ({"sites": []}, "names no site"),
+        ({"sites": ""}, "names no site"),
+        ({"axes": "b c"}, "axes names dimensions by site"),
+        ({"axes": {"input": 3}}, "axes names dimensions by site"),
+        ({"batch": -1}, "batch is 'auto' or"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(LimelightError, match=words):
+        ll.maps(Net(), X, "gradcam", target=1, **options)
+
+
 def test_sites_keep_their_order_in_every_method() -> None:
     sites = ["head", "input", "stem:out[1]", "stem"]
     for name in ("gradient", "integrated_gradients,n=2", "smoothgrad,n=2"):
