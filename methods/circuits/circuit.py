@@ -15,7 +15,7 @@ from ...probe.capture import exclusive, keeps_model
 from ...probe.engine import about_model
 from ...probe.errors import MethodError, ModelError, OptionError
 from ...probe.results import About, marked_parquet, replaceable, write
-from ...probe.sites import Tokenizer, tokenizer_of
+from ...probe.sites import Tokenizer, check_length, positions, tokenizer_of
 from .evidence import Evidence
 from .judging import CircuitCheck, Published, Truth, curve, evaluate, measured, truth, verify
 from .score import CircuitScore, Score, as_score
@@ -242,6 +242,8 @@ def _pairs(model: nn.Module, pairs: Pairs | str | Path, count: int, extra: int, 
     resolved = pairs
     if not isinstance(resolved, Pairs):
         resolved = task(resolved, _reader(model), count=count + extra, seed=seed)
+    tokens = max((len(one.clean) for one in resolved if one.clean.ndim == 1), default=0)
+    check_length(tokens, positions(model), "the longest prompt")
     if len(resolved) < extra + 2:
         raise OptionError(
             f"{len(resolved)} pairs were given, {extra} of which would measure the truth: give "

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...models.inputs import Preprocessing, PreprocessingOptions, fitted, preprocessing_of
 from ...probe.errors import ImageError, LimelightError, ModelError, OptionError
-from ...probe.sites import tokenizer_of
+from ...probe.sites import positions, tokenizer_of
 from .orders import batch_of, orders
 from .parts import Parts
 from .preparation import PICTURE, Preparation, is_ready, listed
@@ -102,6 +102,7 @@ def _without_orders(
         explained,
         tokenizer=_tokenizer(model) if "sentence" in kinds.values() else None,
         mean=mean,  # type: ignore[arg-type]  # tuples, once options are made
+        longest=positions(model),
         std=std,  # type: ignore[arg-type]
     )
 

@@ -24,6 +24,7 @@ from ...models.inputs import (
 from ...probe.engine import Batch
 from ...probe.errors import LimelightError, OptionError
 from ...probe.results import SaliencyMap
+from ...probe.sites import LONGEST, check_length
 from .orders import arranged, batch_of
 from .parts import Part, Parts
 from .signals import Signal, of_numbers
@@ -71,7 +72,7 @@ class Preparation:
     explained  the input whose maps are made at `input`
     names      of features or channels, by argument
     mean, std  of numbers, one for all channels or one each; () leaves them as they are
-    tokenizer  of sentences
+    tokenizer  of sentences, which hold `longest` tokens at most
     notes      what a reader must know
     """
 
@@ -86,6 +87,7 @@ class Preparation:
     std: tuple[float, ...] = ()
     tokenizer: Any = None
     notes: tuple[str, ...] = ()
+    longest: int = LONGEST
 
     def __call__(self, item: Any) -> Ready:
         """One sample, opened, as the model takes it. Raises LimelightError, ImageError."""
@@ -195,6 +197,7 @@ class Preparation:
         ids = self.tokenizer.encode(str(text)) if wrapped is None else wrapped.encode(str(text))
         if not ids:
             raise LimelightError("the sentence is empty")
+        check_length(len(ids), self.longest, "the sentence")
         return torch.tensor(ids), Seen(argument, tuple(self.tokenizer.words(ids)))
 
 

@@ -126,6 +126,8 @@ def test_failed_samples_give_three(here, capsys):
         ("mean = ['x']", "must be a whole number or a number or a list"),
         ("size = [2]", "size=[2] is no size"),
         ("labels = 'lost.txt'", "labels='lost.txt' cannot be read"),
+        ("seed = 12345678901234567890123", "is no whole number of 64 bits"),
+        ("limit = -1", "limit=-1: give at least 1 sample"),
         ("interpolation = 'cubic'", "did you mean 'bicubic'"),
     ],
 )

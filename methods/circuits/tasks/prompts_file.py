@@ -116,10 +116,16 @@ def _entries(path: Path, text: str) -> Iterator[Record]:
 def _value(text: str) -> object:
     """What the text says in JSON, or the error that it is none."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        return PromptError("characters that are no UTF-8, as half of a pair of surrogates is")
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, " if "\n" in text else ""
         return PromptError(f"no JSON ({error.msg} at {where}column {error.colno})")
+    except (ValueError, RecursionError):
+        return PromptError("JSON that is too deep, or whose numbers are too long")
 
 
 def _prompt(record: Mapping[str, Any]) -> Prompt:

@@ -27,6 +27,15 @@ def found():
     return ll.circuit(induction_model(), "induction", FAST, count=16, truth_pairs=8)
 
 
+def test_a_prompt_longer_than_the_model_takes_is_refused_before_any_pass(monkeypatch):
+    net = induction_model()
+    ids = torch.zeros(20_000, dtype=torch.long)
+    pairs = [ll.Pair(ids, ids + 1, (1,), (2,))] * 4
+    monkeypatch.setattr(net, "forward", None)
+    with pytest.raises(OptionError, match=r"20,000 tokens, but the model is given 8,192 at most"):
+        ll.circuit(net, ll.Pairs("long", tuple(pairs)), ["norm"], truth=None)
+
+
 def test_every_method_scores_every_head(found):
     table = found.table()
     assert list(found.scores) == ["attribution", "code_attr,codes=8", *FAST[2:]]

@@ -133,6 +133,15 @@ def test_a_record_is_told_what_is_wrong_with_it(tmp_path, record, told):
         read_prompts(path, Words())
 
 
+@pytest.mark.parametrize("line", ['{"clean": "\\ud800"}', "[" * 99_999 + "]"], ids=["half", "deep"])
+def test_what_json_cannot_hold_is_told_with_its_line(tmp_path, line):
+    path = tmp_path / "a.jsonl"
+    good = json.dumps({**GOOD, "answer": " Ann", "wrong": " Bo"})
+    path.write_text("\n".join(["", good, "{}", line]))
+    with pytest.raises(OptionError, match=r"2 of 3 records .* line 4: (characters|JSON)"):
+        read_prompts(path, Words())
+
+
 def test_files_that_hold_nothing_are_refused(tmp_path):
     with pytest.raises(OptionError, match="holds no prompts"):
         task(write(tmp_path / "a.jsonl", ""), Words())
