@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from .capture import (
     prepare,
     release,
     take,
+    undoes,
 )
 from .errors import ProbeError
 from .ops import OpRecord
@@ -116,7 +116,7 @@ class Probe:
         self._undo: Undo | None = None
         self._claim = Claim(())
         self._in_order = True
-        self._busy = Lock()
+        self._running: dict[str, object] = {}  # who runs it: one at a time
 
     @property
     def capture(self) -> ForwardCapture:
@@ -258,6 +258,7 @@ class Probe:
         """Run the model under the probe and return its output (None after an early stop)."""
         return self.run(self.model, *args, **kwargs)
 
+    @undoes
     def run(self, function: Callable[..., Output], *args: object, **kwargs: object) -> Output:
         """Run any function that uses the model as the forward: `p.run(model.generate, ids)`.
 
@@ -266,21 +267,24 @@ class Probe:
         """
         if self._undo is None:
             raise ProbeError("a probe runs only inside its `with`: `with Probe(model) as p: p(x)`")
-        if not self._busy.acquire(blocking=False):
+        turn = object()
+        Undo().note(self._leave, turn)  # with this call
+        if self._running.setdefault("turn", turn) is not turn:
             raise ProbeError(
                 "this probe is already running; it cannot run itself from inside a forward, or in "
                 "two threads at once"
             )
-        try:
-            self._drop_graph()
-            if not self.options.grad and self.capture.wants_axes:
-                self._learn_axes(function, args, kwargs)
-            output, confirmed = self._run(function, args, kwargs)
-            if not confirmed:  # the model went another way than it did before
-                output, _ = self._run(function, args, kwargs)
-            return output
-        finally:
-            self._busy.release()
+        self._drop_graph()
+        if not self.options.grad and self.capture.wants_axes:
+            self._learn_axes(function, args, kwargs)
+        output, confirmed = self._run(function, args, kwargs)
+        if not confirmed:  # the model went another way than it did before
+            output, _ = self._run(function, args, kwargs)
+        return output
+
+    def _leave(self, turn: object) -> None:
+        if self._running.get("turn") is turn:
+            del self._running["turn"]
 
     def _run(self, function: Callable[..., Output], args: Any, kwargs: Any) -> tuple[Output, bool]:
         """One forward; whether what was believed of it has been confirmed."""
@@ -365,6 +369,7 @@ class Probe:
             if v.held is not None and any(p.matches(s) for p in patterns)
         ]
 
+    @undoes
     def differentiate(
         self,
         target: Target,
@@ -399,6 +404,7 @@ class Probe:
             )
         return self._ledger
 
+    @undoes
     def maps(
         self,
         methods: Methods,

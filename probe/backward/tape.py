@@ -209,7 +209,7 @@ class Tape:
             warnings.warn(
                 f"regime {regime.name!r} changes ReLU-like ops, but this network has none: "
                 "the maps equal the plain gradient",
-                stacklevel=7,
+                stacklevel=8,
             )
         for op, rule in ruled:
             _install(op, rule, regime, hooks)

@@ -14,7 +14,8 @@ from typing import ParamSpec, TypeVar
 from torch import nn
 
 from ..errors import ProbeError
-from ..sites import tree_of, unchanged
+from ..sites import UNCHANGED, tree_of
+from .undo import Undo, gather_undos, keep_modes, undoes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,7 +40,8 @@ class Claim:
 
 _held: list[Claim] = []  # all claims, the last one taken at the end; empty when no probe is open
 _waiting: dict[threading.Thread, Claim] = {}
-_changed = threading.Condition()
+_lock = threading.RLock()  # entered in C, where no interrupt comes between lock and `with`
+_changed = threading.Condition(_lock)
 
 # What this task or thread has claimed. An immutable value: tasks and `asyncio.to_thread` start
 # with a copy of the context, and must not see what is added to it later.
@@ -52,7 +54,7 @@ def take(claim: Claim, *, wait: bool = False) -> None:
     Modules that another thread has claimed are refused with ProbeError, or waited for. Those of
     another task of this thread are refused in any case, and so is a wait that could never end.
     """
-    with _changed:
+    with _lock:
         while (other := _others(claim)) is not None:
             _refuse(other, claim, wait)
             _wait(other, claim)
@@ -62,7 +64,7 @@ def take(claim: Claim, *, wait: bool = False) -> None:
 
 def release(claim: Claim) -> bool:
     """Give back what was taken. Whether no claim on it was taken later and is still held."""
-    with _changed:
+    with _lock:
         later = _held[_held.index(claim) + 1 :] if claim in _held else []
         last = all(c.ids.isdisjoint(claim.ids) for c in later)
         _held[:] = [c for c in _held if c is not claim]
@@ -129,34 +131,48 @@ def _wait(other: Claim, claim: Claim) -> None:
 @contextmanager
 def exclusive(model: nn.Module) -> Iterator[None]:
     """Keep a model to this thread, waiting while another one probes it."""
-    claim = Claim(tree_of(model).modules)
+    undo = Undo()
     try:
-        take(claim, wait=True)
-        with unchanged(tree_of(model)):  # walked again: another thread may have changed it so far
-            yield
+        keep_modes(undo)
+        gather_undos(undo)
+        _keep(model, undo)
+        yield
     finally:
-        release(claim)
+        try:
+            undo.close()
+        finally:
+            undo.close()
+
+
+def _keep(model: nn.Module, undo: Undo) -> None:
+    claim = Claim(tree_of(model).modules)
+    undo.note(release, claim)
+    take(claim, wait=True)
+    before = UNCHANGED.get()
+    undo.note(UNCHANGED.set, before)
+    UNCHANGED.set((tree_of(model), *before))  # walked again: another thread may have changed it
 
 
 def keeps_model(function: Callable[P, R]) -> Callable[P, R]:
     """A call that keeps the network among its arguments to this thread until it returns."""
 
     @wraps(function)
+    @undoes
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         given = (*args, kwargs.get("model"))
         model = next((x for x in given if isinstance(x, nn.Module)), None)
-        if model is None:
-            return function(*args, **kwargs)
-        with exclusive(model):
-            return function(*args, **kwargs)
+        if model is not None:
+            _keep(model, Undo())  # closed with the call that it is begun in
+        return function(*args, **kwargs)
 
     return call
 
 
 def _forget_other_threads() -> None:
     """In a forked process the other threads are gone, and nobody releases what they claimed."""
-    global _changed
-    _changed = threading.Condition()
+    global _changed, _lock
+    _lock = threading.RLock()
+    _changed = threading.Condition(_lock)
     _waiting.clear()
     _held[:] = [c for c in _held if c.thread is threading.current_thread()]
 

@@ -20,13 +20,14 @@ from .inputs import explained_input, input_tensors, is_tokens, is_whole, lift
 from .kernels import mixer
 from .learnt import Learnt, learnt_of
 from .model_modules import ModelModules
-from .model_state import Undo, eager
+from .model_state import run_eagerly
 from .module_hooks import ActiveForward, ModuleHooks
 from .op_mode import OpHandler, OpMode
 from .recording import Recording, Stop
 from .recurrent import recurrent
 from .replay import Replay
 from .requests import Place, Requests
+from .undo import Undo
 
 # Ops that are more than one value to see: what runs in their place, by op name.
 OP_HANDLERS: dict[str, OpHandler] = {
@@ -148,7 +149,9 @@ class ForwardCapture:
         self, recording: Recording, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         """Run the function; its output, None where the forward stopped early."""
-        with torch.inference_mode(False), torch.set_grad_enabled(recording.grad), eager():
+        grad = recording.grad
+        with Undo() as undo, torch.inference_mode(False), torch.set_grad_enabled(grad):
+            run_eagerly(undo)
             args, kwargs = lift(recording, args, kwargs)
             if self.replay is None:
                 output = self._record(recording, function, args, kwargs)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from threading import Lock
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from ..errors import ProbeError
 from ..sites import tree_of
+from .undo import Undo
 
 _CHECKPOINT_SWITCHES = (
     "grad_checkpointing",
@@ -23,50 +22,6 @@ _CHECKPOINT_SWITCHES = (
     "use_checkpoint",
     "with_cp",
 )
-
-
-class Undo:
-    """How to put back what was changed: all of it, last change first, whatever interrupts.
-
-    A step is noted before the change it undoes, and may run twice.
-    """
-
-    def __init__(self) -> None:
-        self._steps: list[Callable[[], object]] = []
-
-    def note(self, step: Callable[..., object], *args: object) -> None:
-        """Undo a change by `step(*args)`."""
-        self._steps.append(partial(step, *args))
-
-    def close(self, failed: object = None) -> None:
-        """Undo everything; what was raised meanwhile, a KeyboardInterrupt say, is raised after.
-
-        failed: a step that was broken off once, and is given up when it is again.
-        """
-        try:  # the whole of it, for an interrupt can come between any two lines
-            while self._steps:
-                self._steps[-1]()
-                self._steps.pop()
-        except BaseException:
-            broken = self._steps[-1] if self._steps else None
-            if broken is not None and broken is failed:
-                self._steps.pop()
-            self.close(broken)
-            raise
-
-    def __enter__(self) -> Undo:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        try:
-            self.close()
-        finally:
-            self.close()  # nothing is left, but for an interrupt on the way into the first
 
 
 def guarded(model: nn.Module, *, grad: bool, evaluate: bool) -> Undo:
@@ -151,38 +106,33 @@ def refuse_reentrant(place: str) -> None:
 
 
 class _EagerForwards:
-    """How many forwards want compiled code run as written: the switch is the whole process's.
+    """The forwards that want compiled code run as written: the switch is the whole process's.
 
     The first turns it and the last one turns it back, in whatever order threads leave.
     """
 
     def __init__(self) -> None:
-        self.lock, self.count, self.stance = Lock(), 0, ExitStack()
+        self.lock, self.stance = Lock(), ExitStack()
+        self.running: set[object] = set()
 
-    def enter(self) -> None:
+    def enter(self, forward: object) -> None:
         with self.lock:
-            if not self.count:
+            if not self.running:
                 self.stance.enter_context(torch.compiler.set_stance("force_eager"))
-            self.count += 1
+            self.running.add(forward)
 
-    def leave(self) -> None:
+    def leave(self, forward: object) -> None:
         with self.lock:
-            self.count -= 1
-            if not self.count:
+            self.running.discard(forward)
+            if not self.running:
                 self.stance.close()
 
 
 _forwards = _EagerForwards()
 
 
-@contextmanager
-def eager() -> Iterator[None]:
+def run_eagerly(undo: Undo) -> None:
     """Run compiled code as written, so that hooks and marks inside it fire."""
-    if "torch._dynamo" not in sys.modules:
-        yield  # nothing can have been compiled
-        return
-    _forwards.enter()
-    try:
-        yield
-    finally:
-        _forwards.leave()
+    if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
+        undo.note(_forwards.leave, undo)
+        _forwards.enter(undo)

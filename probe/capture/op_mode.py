@@ -37,6 +37,16 @@ class OpMode(TorchFunctionMode):
         self.lean = recording.lean
         self.hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
 
+    def __enter__(self) -> OpMode:
+        self.depth = torch._C._len_torch_function_stack()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Off the stack, also where an interrupt left torch without it while it handled an op."""
+        while torch._C._len_torch_function_stack() > self.depth:
+            torch._C._pop_torch_function_stack()
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         op: Any = _ops.get(func, _NEW)
         if op is _NEW:

@@ -15,7 +15,7 @@ from ..errors import ProbeError, SiteError, near
 from ..sites import parse
 from ..trace import Held, Trace, exchange
 from .model_modules import ModelModules
-from .model_state import Undo
+from .undo import Undo
 from .recording import Recording
 
 _ABSENT = object()

@@ -2,7 +2,7 @@
 
 from .adapter import Adapter, adapt, adapter
 from .initial_weights import RANDOM, has_initial_weights, remember_initial
-from .module_tree import ModuleTree, modules_by_path, tree_of, unchanged
+from .module_tree import UNCHANGED, ModuleTree, modules_by_path, tree_of
 from .positions import LONGEST, check_length, positions
 from .resolve import Address, AddressLike, addresses, named, resolve
 from .scripted import ScriptShell, hookable, is_script, sealed

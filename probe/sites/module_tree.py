@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -84,7 +83,9 @@ class _Remembered:
 
 
 _remembered: WeakKeyDictionary[nn.Module, _Remembered] = WeakKeyDictionary()
-_unchanged: ContextVar[tuple[ModuleTree, ...]] = ContextVar("limelight_trees", default=())
+
+# Trees of models that nobody adds a module to or takes one away from, until this is set back.
+UNCHANGED: ContextVar[tuple[ModuleTree, ...]] = ContextVar("limelight_trees", default=())
 
 
 def _facts(tree: ModuleTree) -> dict[object, object]:
@@ -96,18 +97,8 @@ def _facts(tree: ModuleTree) -> dict[object, object]:
 
 
 def tree_of(model: nn.Module) -> ModuleTree:
-    """The tree of a model, walked anew but inside `unchanged`."""
-    return next((t for t in _unchanged.get() if t.modules[0] is model), None) or ModuleTree(model)
-
-
-@contextmanager
-def unchanged(tree: ModuleTree) -> Iterator[None]:
-    """While this is open, nobody adds a module to a model or takes one away."""
-    token = _unchanged.set((tree, *_unchanged.get()))
-    try:
-        yield
-    finally:
-        _unchanged.reset(token)
+    """The tree of a model, walked anew unless nobody changes it meanwhile."""
+    return next((t for t in UNCHANGED.get() if t.modules[0] is model), None) or ModuleTree(model)
 
 
 def of_structure(
