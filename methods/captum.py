@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..probe.attribution import Count, Spread, pass_method
-from ..probe.capture import guarded
+from ..probe.capture import guarded, keep_hooks
 from ..probe.engine import MovedInput, Runner
 from ..probe.errors import MethodError, OptionError, near
 from ..probe.sites import is_script, sealed
@@ -263,12 +263,13 @@ def _attribute(
 
     kind = getattr(attr, algorithm.name)
     with (
-        guarded(scored, grad=True, evaluate=True),
+        guarded(scored, grad=True, evaluate=True) as undo,
         seeded(generator, xs[0]),
         warnings.catch_warnings(),
         torch.enable_grad(),
     ):
         warnings.simplefilter("ignore")
+        keep_hooks(scored.modules(), undo)
         asked = [algorithm.arguments(x, s) for x, s in zip(xs, settings, strict=True)]
         arguments = {
             name: tuple(a[name] for a in asked) if name in _OF_EACH else asked[0][name]

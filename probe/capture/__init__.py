@@ -4,7 +4,7 @@ from .claims import Claim, exclusive, keeps_model, release, take
 from .forward import ForwardCapture, ForwardOptions
 from .inputs import explained_input, input_name, input_tensors, is_tokens, movable_inputs
 from .model_modules import ModelModules, argument_names, takes_ids
-from .model_state import guarded, prepare
+from .model_state import guarded, keep_hooks, prepare
 from .recording import Recording
 from .replay import Replay
 from .requests import Keep, Requests

@@ -55,6 +55,19 @@ def prepare(
                 setattr(module, switch, False)
 
 
+def keep_hooks(modules: Iterable[nn.Module], undo: Undo) -> None:
+    """Take off what is hooked to modules from now on, by whomever."""
+    for module in modules:
+        for name, table in vars(module).items():
+            if isinstance(table, dict) and "_hooks" in name:
+                undo.note(_put_back, table, dict(table))
+
+
+def _put_back(table: dict[object, object], before: dict[object, object]) -> None:
+    table.clear()
+    table.update(before)
+
+
 def _weights(model: nn.Module, modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     """The parameters that are trained. Raises ProbeError where gradients cannot take part."""
     trained: dict[nn.Parameter, None] = {}

@@ -15,8 +15,8 @@ from ..errors import ProbeError, SiteError, near
 from ..sites import parse
 from ..trace import Held, Trace, exchange
 from .model_modules import ModelModules
-from .undo import Undo
 from .recording import Recording
+from .undo import Undo
 
 _ABSENT = object()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..capture import guarded, input_tensors
+from ..capture import guarded, input_tensors, keep_hooks
 from ..results import SaliencyMap
 from ..sites import hookable
 from ..trace import leaves
@@ -55,18 +55,13 @@ def _first_site(model: nn.Module, one: Batch) -> str:
         if words and not found:
             found.append(f"{path or 'the output'} gives {words[0]}")
 
-    hooks = [
-        module.register_forward_hook(lambda _, __, out, path=path: look(path, out))
-        for path, module in model.named_modules()
-        if hookable(module)
-    ]
-    try:
-        one = one.copied()
-        with torch.no_grad(), guarded(model, grad=False, evaluate=True):
-            model(*one.args, **one.kwargs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    one = one.copied()
+    with torch.no_grad(), guarded(model, grad=False, evaluate=True) as undo:
+        keep_hooks(model.modules(), undo)
+        for path, module in model.named_modules():
+            if hookable(module):
+                module.register_forward_hook(lambda _, __, out, path=path: look(path, out))
+        model(*one.args, **one.kwargs)
     return found[0] if found else "the target itself gives it"
 
 

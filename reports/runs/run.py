@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from ...models.inputs import (
     class_names,
 )
 from ...probe.attribution import Axes, BoundMethod, Data, Methods, Sites, Targets, bound_methods
-from ...probe.capture import keeps_model
+from ...probe.capture import Undo, keeps_model
 from ...probe.errors import OptionError
 from ...probe.results import Maps, map_of_row, write
 from ...probe.sites import addresses, named
@@ -165,23 +164,19 @@ def run(
                        hyper=hyper)  # fmt: skip
     check_counts(seed, limit, workers)
     root = Path(folder).expanduser()
-    with _mode_kept(model):
+    with Undo() as undo:
+        _keep_mode(model, undo)
         work = prepare(asked)
         done = claim(root, work.plan, repair=repair)
         _finish(root, work, done, compute, workers, progress)
     return Run(root)
 
 
-@contextmanager
-def _mode_kept(model: str | nn.Module) -> Iterator[None]:
+def _keep_mode(model: str | nn.Module, undo: Undo) -> None:
     """Modules of the caller's network that train, train again afterwards."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    training = [module for module in modules if module.training]
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        if module.training:
+            undo.note(setattr, module, "training", True)
 
 
 def _is_at(p: Tensor, device: str | None, dtype: torch.dtype | None) -> bool:
@@ -201,7 +196,8 @@ def _finish(
     """Compute and write the shards that are not done; an interrupt waits for the open one."""
     shards = work.plan.shards
     todo = [number for number in range(len(shards)) if number not in done]
-    with _interrupts() as stop:
+    with Undo() as undo:
+        stop = _hear_interrupts(undo)
         for number, part in compute(work, todo, workers):
             write(store.part_path(root, number), part)
             done.add(number)
@@ -296,21 +292,17 @@ def _with_paths(net: nn.Module, bound: BoundMethod) -> BoundMethod:
     return replace(bound, sites=paths if len(paths) > 1 else paths[0])
 
 
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
+def _hear_interrupts(undo: Undo) -> threading.Event:
     """The first interrupt sets the event, so that the open shard is finished; the second stops."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
+        return stop
 
     def ask(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
 
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
+    undo.note(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT) or signal.SIG_DFL)
+    signal.signal(signal.SIGINT, ask)
+    return stop
