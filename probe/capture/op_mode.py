@@ -39,7 +39,7 @@ class OpMode(TorchFunctionMode):
 
     def __enter__(self) -> OpMode:
         self.depth = torch._C._len_torch_function_stack()
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -61,7 +61,7 @@ def least_size(y: Tensor, dims: tuple[int, ...]) -> Tensor:
 
     dims  what that is taken over, such as one sample or one token, so that others have no say
     """
-    norm = torch.linalg.vector_norm(y, dim=dims, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(y, dim=dims, keepdim=True)
     return norm * (2**-12 * (norm.numel() / max(y.numel(), 1)) ** 0.5)
 
 

@@ -283,7 +283,7 @@ def _renormalised(c: RuleContext, varying: Mapping[Edge, OpInput]) -> Iterator[M
     if any(len(share) != len(whole) for share in shares.values()):  # one for all samples
         shares, whole = {e: share[None] for e, share in shares.items()}, whole.sum(0, True)
     totals = {edge: share.flatten(1).sum(1) for edge, share in shares.items()}
-    sizes = sum(total.abs() for total in totals.values())
+    sizes = torch.stack([total.abs() for total in totals.values()]).sum(0)
     if len(totals) == 1:
         sizes = sizes + (whole - sum(totals.values())).abs()
     for edge, total in totals.items():

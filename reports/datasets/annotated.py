@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -31,7 +32,7 @@ def coco(path: Path, root: Path) -> Samples:
         if fault:
             lost.append(Sample(where, str(path), fault=fault))
         else:
-            made = marked_or_fault(lambda i=instance: _instance(i, names), where)
+            made = marked_or_fault(partial(_instance, instance, names), where)
             marked[_key(instance["image_id"])].append(made)
     listed = list(_images(raw["images"], marked, path, root))
     return with_faults([*listed, *lost])
@@ -134,7 +135,7 @@ def _voc_row(path: Path, root: Path) -> Sample:
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         return Sample(path.stem, str(path), fault=f"{path.name!r} cannot be read: {error}")
     annotations = tuple(
-        marked_or_fault(lambda m=marked: _voc_object(m), f"object {n} of {path.name!r}")
+        marked_or_fault(partial(_voc_object, marked), f"object {n} of {path.name!r}")
         for n, marked in enumerate(tree.iter("object"), 1)
     )
     name = (tree.findtext("filename") or "").strip() or path.stem + ".jpg"
