@@ -62,7 +62,8 @@ def least_size(y: Tensor, dims: tuple[int, ...]) -> Tensor:
     dims  what that is taken over, such as one sample or one token, so that others have no say
     """
     norm: Tensor = torch.linalg.vector_norm(y, dim=dims, keepdim=True)
-    return norm * (2**-12 * (norm.numel() / max(y.numel(), 1)) ** 0.5)
+    least: float = 2**-12 * (norm.numel() / max(y.numel(), 1)) ** 0.5
+    return norm * least
 
 
 @dataclass(frozen=True)
