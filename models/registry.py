@@ -84,6 +84,7 @@ SPELLINGS = (
     ("head", "ffnet_head_type"),
 )
 PREPROCESSING = ("img_size", "resize", "crop_pct", "interpolation", "mean", "std")
+_NUMBERS = ("int", "float")
 COUNTS = ("num_classes", "in_channels", "embed_dim", "num_heads", "patch_size")
 
 
@@ -293,9 +294,10 @@ def _spell(entry: RegisteredModel, hyper: Mapping[str, object]) -> dict[str, obj
 def _check_value(entry: RegisteredModel, name: str, word: str, value: object) -> None:
     """Raise OptionError for text where a number stands, and for numbers that no model has."""
     what = f"{word}={value!r} of {entry.card.name!r}"
-    usual = {**_signature(entry.build), **entry.defaults, "img_size": 224, "crop_pct": 1.0}
-    known = usual.get(name)
-    counted = isinstance(known, (int, float)) and not isinstance(known, bool)
+    parameter = inspect.signature(entry.build).parameters.get(name)
+    written = str(parameter.annotation) if parameter else ""
+    counted = name in ("img_size", "resize", "crop_pct") or written.partition(" |")[0] in _NUMBERS
+    counted = counted and "str" not in written
     parts = value if isinstance(value, tuple | list) else (value,)
     if counted and any(isinstance(part, str) for part in parts):
         raise OptionError(f"{what} must be a number")
