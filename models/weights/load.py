@@ -181,6 +181,11 @@ def _compare(
         "missing": [name for name in model_state if name not in state],
         "unexpected": [name for name in state if name not in model_state],
         "of another shape": shapes,
+        "of another kind of number": [
+            f"{name} {state[name].dtype} for {there.dtype}"
+            for name, there in model_state.items()
+            if name in state and there.is_floating_point() > state[name].is_floating_point()
+        ],
     }
     problems = [f"{len(names)} {kind} ({_first(names)})" for kind, names in groups.items() if names]
     if problems:

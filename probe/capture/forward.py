@@ -22,9 +22,8 @@ from .learnt import Learnt, learnt_of
 from .model_modules import ModelModules
 from .model_state import run_eagerly
 from .module_hooks import ActiveForward, ModuleHooks
-from .op_mode import OpHandler, OpMode
+from .op_mode import OpHandler, OpMode, recurrent
 from .recording import Recording, Stop
-from .recurrent import recurrent
 from .replay import Replay
 from .requests import Place, Requests
 from .undo import Undo

@@ -20,6 +20,7 @@ from .recording import Recording, Stop
 
 _ops: dict[Any, Op | None] = {}
 _NEW = object()
+_UNPACKED = 9  # arguments of a recurrent layer on padded sequences, batch_first the last of them
 _transforms = torch._C._functorch.peek_interpreter_stack
 
 OpHandler = Callable[["OpMode", Op, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -184,3 +185,15 @@ class OpMode(TorchFunctionMode):
         recording = self.recording
         path = recording.frames[-1].path
         return recording.visit(path, name, recording.count(path, name), x)
+
+
+def recurrent(mode: OpMode, op: Op, func: Any, args: Any, kwargs: Any) -> Any:
+    """Run a recurrent layer, whose arguments say which dimensions are time and batch."""
+    out = mode.call(op, func, args, kwargs)
+    if len(args) == _UNPACKED and isinstance(args[-1], bool):
+        axes = "b t c" if args[-1] else "t b c"
+        result = out[0] if isinstance(out, tuple) else out
+        for x in (args[0], result):
+            if isinstance(x, Tensor):
+                mode.tell(x, axes, "a recurrent layer")
+    return out
