@@ -314,12 +314,12 @@ def test_loading_is_quiet(small, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
 def test_numbers_that_are_no_floats_are_refused_by_name(tmp_path, dtype):
     """Copied, they would be zeros, ones or real parts without a word; half precision is fine."""
-    state = ll.load("resnet18", weights=None, num_classes=3).state_dict()
+    state = load("resnet18", weights=None, num_classes=3).state_dict()
     for kind, fits in ((torch.bfloat16, True), (dtype, False)):
         state["fc.weight"] = state["fc.weight"].to(kind)
         torch.save(state, tmp_path / "net.pt")
         if fits:
-            ll.load("resnet18", weights=tmp_path / "net.pt", num_classes=3)
+            load("resnet18", weights=tmp_path / "net.pt", num_classes=3)
             continue
-        with pytest.raises(ll.LimelightError, match=rf"fc.weight {dtype} for torch.float32"):
-            ll.load("resnet18", weights=tmp_path / "net.pt", num_classes=3)
+        with pytest.raises(WeightsError, match=rf"fc.weight {dtype} for torch.float32"):
+            load("resnet18", weights=tmp_path / "net.pt", num_classes=3)
