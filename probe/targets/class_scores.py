@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Names = Callable[[str], int]
 Which: TypeAlias = "int | str | np.integer | Sequence[int | str] | np.ndarray | Tensor"
+_LAST = 2**31  # no model has more classes
 
 
 def scores(output: Any, given: Given | None = None) -> Tensor:
@@ -47,6 +48,8 @@ def read_classes(which: Which) -> tuple[Tensor, tuple[str, ...]]:
     valid = [isinstance(w, str) or (_counts(w) and int(w) >= 0) for w in listed]
     if not listed or not all(valid):
         raise TargetError(f"classes are named or counted from 0, not {which!r}")
+    if big := [w for w in listed if not isinstance(w, str) and int(w) > _LAST]:
+        raise TargetError(f"class {big[0]} was asked, which no model has: count classes from 0")
     words = tuple(w for w in listed if isinstance(w, str))
     return torch.tensor([-1 if isinstance(w, str) else int(w) for w in listed]), words
 

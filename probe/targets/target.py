@@ -15,6 +15,8 @@ from .reading import Reading
 from .scalar import Target, given_classes, of_part
 from .scale import Of
 
+_MOST = 10_000
+
 
 def label(
     which: Which,
@@ -53,10 +55,12 @@ def top(
 ) -> Target | tuple[Target, ...]:
     """The most probable class of each sample; with k > 1 the k most probable, one target each.
 
-    Keywords as for `label`. Raises TargetError for k below 1.
+    Keywords as for `label`. Raises TargetError for k below 1 or above 10,000.
     """
     if k < 1:
         raise TargetError(f"top(k) counts from 1, not {k}")
+    if k > _MOST:
+        raise TargetError(f"top({k}) asks for a map of each of them: {_MOST} is the most")
     by_rank = tuple(ranked(rank, of=of, at=at, dense=dense, position=position) for rank in range(k))
     return by_rank[0] if k == 1 else by_rank
 

@@ -48,6 +48,8 @@ def read_plan(path: Path) -> dict[str, Any]:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LimelightError(f"plan {str(path)!r} does not exist; check the path") from None
+    except RecursionError:
+        raise LimelightError(f"plan {str(path)!r} is nested too deep: write it flat") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise LimelightError(f"plan {str(path)!r} cannot be read: {error}") from error
     for name, value in raw.items():

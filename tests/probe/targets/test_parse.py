@@ -57,6 +57,8 @@ def test_a_target_of_a_class_reads_its_score(text, index):
 def test_a_number_below_zero_and_an_unknown_name_are_refused():
     with pytest.raises(TargetError, match="counted from 0, not -2"):
         target_in("-2")
+    with pytest.raises(TargetError, match="10000 is the most"):
+        target_in("top:99999999999999999999999")
     with pytest.raises(TargetError, match="class name '²²' is unknown"):
         target_in("²²").resolve(NAMES)
 
