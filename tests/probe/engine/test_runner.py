@@ -260,3 +260,10 @@ def test_a_seed_decides_random_methods():
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("method", ["smoothgrad,n=1", "rise,n=2"])
+def test_no_sample_of_one_seed_draws_what_another_draws_of_another(method):
+    net, same = Net().eval(), X[:1].expand(3, -1, -1, -1)
+    maps = [m for seed in range(3) for m in ll.maps(net, same, method, target=1, seed=seed)]
+    assert len(maps) == len({m.values.numpy().tobytes() for m in maps}) == 9
