@@ -172,11 +172,12 @@ def _number(owner: str, key: str, value: str | int | float, hint: type) -> int |
     try:
         if isinstance(value, bool) or (hint is int and not float(value).is_integer()):
             _refuse(owner, key, value, hint)
-        if not isfinite(float(value)):
-            raise OptionError(f"{owner}: {key} is a finite number, not {value!r}")
-        return float(value) if hint is float else int(value)
+        number = float(value) if hint is float else int(value)
     except (ValueError, OverflowError):
         _refuse(owner, key, value, hint)
+    if not isfinite(number):
+        raise OptionError(f"{owner}: {key} is a finite number, not {value!r}")
+    return number
 
 
 def _refuse(owner: str, key: str, value: Any, hint: type) -> NoReturn:
