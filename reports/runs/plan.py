@@ -99,10 +99,10 @@ def _plan_in(raw: Any) -> RunPlan:
     if not isinstance(raw, dict):
         raise TypeError("it is no table of names and values")
     names = {f.name for f in fields(RunPlan)}
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in names
     }
-    plan = RunPlan(**given)
+    plan = RunPlan(**values)
     for name, kind in get_type_hints(RunPlan).items():
         value, wanted = getattr(plan, name), get_origin(kind) or kind
         words = all(isinstance(word, str) for word in value) if wanted is tuple else True

@@ -153,7 +153,11 @@ def test_names_say_which_part_is_read():
             "class name 'dg' is unknown; did you mean 'dog'?",
         ),
         (lambda: ll.label(3), LOGITS, "class 3 was asked, but the model has 3 classes"),
-        (lambda: ll.label(10**23), LOGITS, "which no model has"),
+        (
+            lambda: ll.label(10**10),
+            LOGITS,
+            "class 10000000000 was asked, which no model has: count classes from 0",
+        ),
         (lambda: ll.label(-1), LOGITS, "classes are named or counted from 0, not -1"),
         (lambda: ll.label(1.5), LOGITS, "classes are named or counted from 0, not 1.5"),
         (lambda: ll.label([]), LOGITS, "classes are named or counted from 0, not []"),
