@@ -57,7 +57,7 @@ def divided(
 
 
 def least_size(y: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """The size below which a y tells rounding and nothing else: 2^-12 of its root mean square.
+    """The least size of a y that says more than its rounding: 2^-12 of its root mean square.
 
     dims  what that is taken over, such as one sample or one token, so that others have no say
     """
@@ -70,8 +70,8 @@ def least_size(y: Tensor, dims: tuple[int, ...]) -> Tensor:
 class Epsilon:
     """x W'(R / stab(W x + b)). Keeps all but the bias share and what eps absorbs.
 
-    Where R = y g is known, R / stab(y) is g |y| / (|y| + eps). An eps below the rounding of y would
-    let the order in which a sum was made decide: there |y| counts as no less than that rounding.
+    Where R = y g is known, R / stab(y) is g |y| / (|y| + eps). Rounding of y moves that by as much
+    over eps; below an eps of `least_size` it would decide it, and |y| counts as no less than that.
     """
 
     eps: float = 1e-6

@@ -277,18 +277,21 @@ def _renormalised(c: RuleContext, varying: Mapping[Edge, OpInput]) -> Iterator[M
     A constant summand, as a position embedding is one, has a share too, which nobody receives:
     what the others leave of the whole, be it a tensor or a number, added or subtracted.
     """
-    plain, g = c.plain_gradients(), wide(c.g)
+    plain = c.plain_gradients()
     shares = {edge: _booked(x.act, plain[edge]) for edge, x in varying.items()}
-    whole = _booked(c.out.act, g).flatten(1).sum(1)
-    if any(len(share) != len(whole) for share in shares.values()):  # one for all samples
-        shares, whole = {e: share[None] for e, share in shares.items()}, whole.sum(0, True)
-    totals = {edge: share.flatten(1).sum(1) for edge, share in shares.items()}
-    sizes = torch.stack([total.abs() for total in totals.values()]).sum(0)
+    kept = _booked(c.out.act, c.g)
+    apart = all(share.shape[:1] == kept.shape[:1] for share in shares.values())
+    # A summand without a row a sample has one share for all of them.
+    rows = kept.shape[0] if apart and kept.ndim else 1
+    totals = {edge: share.reshape(rows, -1).sum(1) for edge, share in shares.items()}
+    whole, parts = kept.reshape(rows, -1).sum(1), torch.stack([*totals.values()])
+    sizes = parts.abs().sum(0)
     if len(totals) == 1:
-        sizes = sizes + (whole - sum(totals.values())).abs()
+        sizes = sizes + (whole - parts.sum(0)).abs()
     for edge, total in totals.items():
         factor = ratio(total.abs() * ratio(whole, sizes, 0), total, 1e-9)
-        yield c.to(varying[edge], plain[edge] * factor.reshape(-1, *[1] * (plain[edge].ndim - 1)))
+        share = plain[edge] * factor.reshape(-1, *[1] * (plain[edge].ndim - 1))
+        yield c.to(varying[edge], _summed(share, plain[edge]))
 
 
 def _booked(x: Tensor, g: Tensor) -> Tensor:

@@ -122,13 +122,10 @@ class SaliencyMap:
         wanted = self._size(size)
         values = self.values.to(torch.promote_types(self.values.dtype, torch.float32))
         lead = (None,) * (2 + len(self.places) - values.ndim)
-        large = interpolate(values[lead], wanted, mode).reshape(
-            *values.shape[: -len(shape)], *wanted
-        )
+        large = interpolate(values[lead], wanted, mode)
         if values.numel() and bool((values == values.flatten()[0]).all()):
-            large = torch.full_like(
-                large, float(values.flatten()[0])
-            )  # weights may sum to 1 + 1e-7
+            large = torch.full_like(large, float(values.flatten()[0]))  # no place apart by rounding
+        large = large.reshape(*values.shape[: -len(shape)], *wanted)
         return replace(self, values=large)
 
     def on_input(self) -> Tensor:

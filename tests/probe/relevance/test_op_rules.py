@@ -140,3 +140,23 @@ def test_a_constant_summand_has_its_share_however_a_sum_is_written(
     found = ll.maps(net, x, lrp, target=0, sites="input", axes=places)
     totals = torch.stack([m.values.sum() for m in found])
     torch.testing.assert_close(totals.double(), want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["b", "", "1 c"])
+def test_summands_of_any_shape_are_shared_by_their_totals(shape: str) -> None:
+    class Odd(Sum):
+        def forward(self, x: Tensor) -> Tensor:
+            y = (x * self.weigh).sum(1)
+            if shape == "b":
+                return (y + 0.5)[:, None]
+            return y[:, None] + (y.mean() if shape == "" else y.mean()[None, None])
+
+    x = torch.tensor([[2.0, -1, 1], [0.5, 1, 4]]).double()
+    residual = ll.use("lrp", preset=replace(preset("lrp0"), residual="renormalised"), channels=True)
+    found = ll.maps(
+        Odd("x + c", 0.0).eval(), x, residual, target=0, sites="input", axes={"input": "b n"}
+    )
+    y = (x * torch.tensor([1.0, -2, 0.5]).double()).sum(1)
+    beside = (y + 0.5) * y.abs() / (y.abs() + 0.5)  # the constant has a share of its own
+    want = beside.sum() if shape == "b" else 2 * y.sum()
+    assert sum(float(m.values.sum()) for m in found) == pytest.approx(float(want), rel=1e-6)
