@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping
+from dis import opname
 from functools import wraps
 from itertools import chain
+from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ _BUILT_IN = (
 def worded(call: Callable[P, R]) -> Callable[P, R]:
     """A call `(model, x, ...)` whose errors from inside the model say what the model was given.
 
-    Errors of the model's own classes, of full memory and of edits come through as they are.
+    Errors that the model's own code raises, of full memory and of edits come through as they are.
     """
 
     @wraps(call)
@@ -53,14 +54,22 @@ def _without_values(model: nn.Module) -> bool:
 
 
 def _raised_inside(error: BaseException, model: nn.Module) -> bool:
-    """Whether an error was raised while the model ran, and by no edit of the caller's."""
-    inside = False
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        module = frame.f_globals.get("__name__", "")
+    """Whether torch or Python raised an error while the model ran, and no edit of the caller's."""
+    inside, step = False, error.__traceback__
+    while step is not None:
+        frame, module = step.tb_frame, step.tb_frame.f_globals.get("__name__", "")
         if module.endswith("probe.trace.edits"):
             return False
         inside |= module == "torch.nn.modules.module" and frame.f_locals.get("self") is model
-    return inside
+        last, step = step, step.tb_next
+    return inside and not _meant(last)
+
+
+def _meant(step: TracebackType) -> bool:
+    """Whether the code of a model says itself what is wrong, by a `raise`."""
+    code, module = step.tb_frame.f_code, step.tb_frame.f_globals.get("__name__", "")
+    raised = opname[code.co_code[step.tb_lasti]] == "RAISE_VARARGS"
+    return raised and module.partition(".")[0] != "torch"
 
 
 def _sentence(model: nn.Module, x: object, error: BaseException) -> LimelightError:
