@@ -13,21 +13,37 @@ def principal(values: Tensor, orient: bool) -> Tensor:
     """Centred values, positions x channels, projected on their first right singular vector.
 
     The decomposition leaves the sign open. `orient` makes the map grow with the sum over the
-    channels; else it is the sign that numpy's decomposition of the sample alone gives, which is
-    pytorch-grad-cam's, has no meaning and depends on no other sample. float64, on the CPU, so that
-    the network's rounding turns none around.
+    channels; else it is the sign that numpy's decomposition gives, which is pytorch-grad-cam's and
+    has no meaning. float64, on the CPU.
     """
     flat = values.detach().flatten(2).mT.cpu().double()
     lost = ~flat.flatten(1).isfinite().all(1)
     flat = flat.masked_fill(lost[:, None, None], 0)  # such a sample takes no other with it
     centred = flat - flat.mean(1, keepdim=True)
-    rows = torch.from_numpy(np.linalg.svd(centred.numpy(), full_matrices=False)[2])
-    projection = (centred @ rows[:, 0, :, None])[..., 0]
-    if orient:
-        turn = (projection * centred.sum(2)).sum(1, keepdim=True) < 0
-        projection = torch.where(turn, -projection, projection)
+    direction = _first(centred)
+    projection = (centred @ direction[..., None])[..., 0]
+    along = (projection * centred.sum(2)).sum(1) if orient else _votes(centred, direction)
+    projection = torch.where(along[:, None] < 0, -projection, projection)
     projection[lost] = torch.nan
     return projection.to(values).reshape(values.shape[0], *values.shape[2:])
+
+
+def _first(centred: Tensor) -> Tensor:
+    """The first right singular vector of each sample, `b c`."""
+    return torch.from_numpy(np.linalg.svd(centred.numpy(), full_matrices=False)[2])[:, 0]
+
+
+def _votes(centred: Tensor, direction: Tensor) -> Tensor:
+    """Whether most decompositions of nearly the same values point the same way, `b`.
+
+    numpy's sign is decided by rounding here and there: two forwards of one picture, alone and in a
+    batch, could turn its map around. Values moved by a little more than a forward's rounding vote.
+    """
+    draw = torch.Generator().manual_seed(0)
+    moved = 2**-18 * torch.randn(3, *centred.shape[1:], generator=draw, dtype=centred.dtype)
+    return sum(
+        ((_first(centred * (1 + m)) * direction).sum(1).sign() for m in moved), 0 * direction[:, 0]
+    )
 
 
 @method("eigencam", sites="last", places="several")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, count
@@ -177,8 +177,10 @@ def file_size(source: str | Path) -> int:
 def _named(rows: Iterable[Sample]) -> list[Sample]:
     """Rows with names made unique: a second `dog` becomes `dog (2)`."""
     named: dict[str, Sample] = {}
+    turns: dict[str, Iterator[int]] = {}
     for row in rows:
-        others = (f"{row.name} ({n})" for n in count(2))
-        name = row.name if row.name not in named else next(n for n in others if n not in named)
+        name = row.name
+        while name in named:
+            name = f"{row.name} ({next(turns.setdefault(row.name, count(2)))})"
         named[name] = row if name == row.name else replace(row, name=name)
     return list(named.values())

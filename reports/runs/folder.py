@@ -7,6 +7,7 @@ from dataclasses import fields
 from itertools import count
 from pathlib import Path
 
+from ...models.inputs import missing
 from ...probe.errors import LimelightError
 from .plan import FILE, RunPlan
 from .store import FOLDER, parts_of
@@ -18,6 +19,8 @@ def claim(folder: Path, plan: RunPlan, *, repair: bool = False) -> set[int]:
     repair  put broken parts aside, so that they are computed anew, and write a lost plan again
     Raises LimelightError when the folder is another run's, or a part is broken.
     """
+    if folder.is_symlink() and not folder.exists():
+        raise LimelightError(f"run folder {str(folder)!r} {missing(folder)}")
     parts = parts_of(folder, plan)
     owned = _is_owned(folder, plan, len(parts.done) - len(parts.unsealed), repair=repair)
     if not owned:
@@ -27,10 +30,10 @@ def claim(folder: Path, plan: RunPlan, *, repair: bool = False) -> set[int]:
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         for error in parts.bad:
-            kept = _put_aside(error.path)
+            kept = put_aside(error.path)
             warnings.warn(f"{error.path.name} {error.reason}: it is kept as {kept}", stacklevel=5)
         if not owned and (folder / FILE).exists():
-            _put_aside(folder / FILE)
+            put_aside(folder / FILE)
     except OSError as error:
         raise LimelightError(
             f"run folder {str(folder)!r} cannot be made: {error.strerror or error}"
@@ -79,7 +82,7 @@ def _short(value: object) -> str:
     return text if len(text) < 60 else text[:57] + "..."
 
 
-def _put_aside(path: Path) -> str:
+def put_aside(path: Path) -> str:
     """Give a file a name that no reader of the folder takes; that name."""
     names = (f"_{path.name}" + (f".{n}" if n else "") for n in count())
     kept = next(place for name in names if not (place := path.with_name(name)).exists())

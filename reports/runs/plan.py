@@ -13,7 +13,7 @@ from typing import Any, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from ...models.inputs import Preprocessing, transform_name
+from ...models.inputs import Preprocessing, missing, transform_name
 from ...models.weights import fingerprint
 from ...probe.attribution import BoundMethod
 from ...probe.engine import about_model
@@ -73,6 +73,8 @@ class RunPlan:
     def load(folder: Path) -> RunPlan:
         """Read the plan of a run's folder. Raises LimelightError where there is none."""
         path = folder / FILE
+        if not folder.exists():
+            raise LimelightError(f"run folder {str(folder)!r} {missing(folder)}")
         if not path.exists():
             raise LimelightError(
                 f"{str(folder)!r} holds no run: there is no {FILE} in it; give a folder that "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -74,8 +75,20 @@ class Run:
         return sum(len(s) for n, s in enumerate(plan.shards) if n not in done)
 
     def check(self) -> None:
-        """Hold every part against plan and checksum. Raises LimelightError for broken ones."""
-        store.parts_of(self.folder, self.plan).check()
+        """Hold every part against plan and checksum; say what is not computed yet.
+
+        Raises LimelightError for broken ones.
+        """
+        plan = self.plan
+        parts = store.parts_of(self.folder, plan)
+        parts.check()
+        left = sum(len(s) for n, s in enumerate(plan.shards) if n not in parts.done)
+        if left and parts.done:
+            warnings.warn(
+                f"{left} of {plan.samples} samples of {str(self.folder)!r} are not computed: run "
+                "it again to finish it",
+                stacklevel=3,
+            )
 
     def table(self, columns: list[str] | None = None) -> DataFrame:
         """The rows of all finished shards as a pandas table."""

@@ -14,7 +14,7 @@ import pandas
 from ...methods.metrics import interval
 from ...probe.errors import LimelightError
 from ...probe.results import write
-from ..runs import Row, Run, SealError, seal, unseal
+from ..runs import Row, Run, SealError, put_aside, seal, unseal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,7 +75,8 @@ def keep(run: Run, names: Sequence[str]) -> ScoreRows:
     except FileNotFoundError:
         return ScoreRows()
     except LimelightError as error:
-        warnings.warn(f"{error}, as what it held is lost", stacklevel=4)
+        kept = put_aside(run.folder / FILE)
+        warnings.warn(f"{error}; it is kept as {kept}", stacklevel=4)
         return ScoreRows()
     if _state_in(old) != _state(run):
         return ScoreRows()

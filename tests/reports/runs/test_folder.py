@@ -176,3 +176,29 @@ def test_parts_of_an_earlier_version_are_read_with_a_note(tmp_path, whole):
     (folder / "plan.json").unlink()
     with pytest.raises(LimelightError, match="does not say of which run it is"):
         noise(folder, "input_x_gradient")
+
+
+def test_a_part_that_is_gone_is_told_and_computed_again(whole, tmp_path):
+    folder = copytree(whole, tmp_path / "run")
+    part_path(folder, 1).unlink()
+    with pytest.warns(UserWarning, match=r"2 of 6 samples of '.*' are not computed: run it again"):
+        Run(folder).check()
+    noise(folder)
+    Run(folder).check()
+    assert contents(folder) == contents(whole)
+
+
+def test_folders_that_are_not_there_are_called_so(tmp_path):
+    with pytest.raises(LimelightError, match="run folder '.*' does not exist"):
+        _ = Run(tmp_path / "nothing").plan
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(LimelightError, match="is a link to 'gone', which does not exist"):
+        noise(tmp_path / "link")
+
+
+def test_scores_that_are_no_scores_are_put_aside(whole, tmp_path):
+    folder = copytree(whole, tmp_path / "run")
+    (folder / "scores.parquet").write_bytes(b"mine")
+    with pytest.warns(UserWarning, match="it is kept as _scores.parquet"):
+        ll.score(folder, "sparseness")
+    assert (folder / "_scores.parquet").read_bytes() == b"mine"

@@ -388,7 +388,7 @@ def test_the_plan_is_readable(tmp_path, net, folder):
     raw = json.loads((tmp_path / "plan.json").read_text())
     assert raw["methods"] == ["gradcam", "normgrad", "smoothgrad,n=2"]
     assert raw["told"]["versions"]["torch"] == str(torch.__version__)
-    with pytest.raises(LimelightError, match="holds no run"):
+    with pytest.raises(LimelightError, match="does not exist"):
         _ = Run(tmp_path / "nothing").plan
 
 

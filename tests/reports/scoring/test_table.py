@@ -16,6 +16,9 @@ from limelight.reports.runs.run import Run, run
 from limelight.reports.scoring.score import score
 from limelight.reports.scoring.table import load
 
+HALF = pytest.mark.filterwarnings("ignore:.*are not computed")  # the run is of two halves
+
+
 
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
@@ -63,6 +66,7 @@ def grown(folder: Path, net: nn.Module) -> Run:
     return noise(folder, net)
 
 
+@HALF
 def test_scores_of_a_run_that_has_grown_since_are_computed_again(tmp_path, net):
     whole = grown(tmp_path, net)
     with pytest.warns(UserWarning, match=r"left out \(deletion,steps=2\)"):
@@ -72,12 +76,14 @@ def test_scores_of_a_run_that_has_grown_since_are_computed_again(tmp_path, net):
     assert dict(kept) == {"complexity": 4, "sparseness": 4}
 
 
+@HALF
 def test_scores_that_need_the_model_are_computed_again_with_it(tmp_path, net):
     score(grown(tmp_path, net), "complexity", data=inputs(), model=net)
     kept = load(tmp_path).groupby("metric")["sample"].nunique()
     assert dict(kept) == {"complexity": 4, "deletion,steps=2": 4, "sparseness": 4}
 
 
+@HALF
 def test_a_page_shows_no_scores_of_an_earlier_state(tmp_path, net):
     whole = grown(tmp_path, net)
     with pytest.warns(UserWarning, match=r"left out \(deletion,steps=2\)"):
