@@ -56,22 +56,12 @@ def divided(
     return s
 
 
-def least_size(y: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """The least size of a y that says more than its rounding: 2^-12 of its root mean square.
-
-    dims  what that is taken over, such as one sample or one token, so that others have no say
-    """
-    norm: Tensor = torch.linalg.vector_norm(y, dim=dims, keepdim=True)
-    least: float = 2**-12 * (norm.numel() / max(y.numel(), 1)) ** 0.5
-    return norm * least
-
-
 @dataclass(frozen=True)
 class Epsilon:
     """x W'(R / stab(W x + b)). Keeps all but the bias share and what eps absorbs.
 
-    Where R = y g is known, R / stab(y) is g |y| / (|y| + eps). Rounding of y moves that by as much
-    over eps; below an eps of `least_size` it would decide it, and |y| counts as no less than that.
+    Where R = y g is known, R / stab(y) is g |y| / (|y| + eps): no quotient of two small sums, which
+    rounding would decide.
     """
 
     eps: float = 1e-6
@@ -95,12 +85,10 @@ class Epsilon:
         if not self.eps:
             a.absorb(g, y, y, a.bias, 1.0)
             return g
-        dims = tuple(range(1, y.ndim)) if a.weight.ndim > 2 else (-1,)
-        size = torch.hypot(y, (least_size(y, dims) - self.eps).clamp_(min=0))
+        size = y.abs()
         s = g * (size / (size + self.eps))
         if a.record is not None:
-            sign = (y / size).nan_to_num_()  # 0 / 0 of a sample of zeros
-            a.absorb(s, y, y + self.eps * sign, a.bias, 1.0)
+            a.absorb(s, y, y + self.eps * y.sign(), a.bias, 1.0)
         return s
 
 
