@@ -238,7 +238,7 @@ def test_sanity_checks_of_series() -> None:
     x = torch.randn(2, 2, 20)
     assert [c.layer for c in cascade(net, x, "gradient")] == ["4", "0"]
     assert random_logit(net, x, "gradient").spearman < 0.99
-    with pytest.raises(OptionError, match="but 4 came for 2 samples; name one method at one site"):
+    with pytest.raises(OptionError, match="but 4 came for 2; name one method at one site"):
         random_logit(net, x, ["gradient", "input_x_gradient"])
 
 

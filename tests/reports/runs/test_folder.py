@@ -189,7 +189,7 @@ def test_a_part_that_is_gone_is_told_and_computed_again(whole, tmp_path):
 
 
 def test_folders_that_are_not_there_are_called_so(tmp_path):
-    with pytest.raises(LimelightError, match="run folder '.*' does not exist"):
+    with pytest.raises(LimelightError, match=r"run folder '.*' does not exist"):
         _ = Run(tmp_path / "nothing").plan
     (tmp_path / "link").symlink_to("gone")
     with pytest.raises(LimelightError, match="is a link to 'gone', which does not exist"):
