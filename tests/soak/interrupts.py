@@ -56,7 +56,8 @@ def interrupted(call: Callable[[], object], after: float) -> bool:
         if open_:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    before, told = signal.signal(signal.SIGALRM, interrupt), sys.unraisablehook
+    sys.unraisablehook = lambda _: None  # Python drops what a destructor raises; asked again
     try:
         signal.setitimer(signal.ITIMER_REAL, max(after, 1e-6))
         call()
@@ -66,6 +67,7 @@ def interrupted(call: Callable[[], object], after: float) -> bool:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = told
     return False
 
 
