@@ -19,7 +19,6 @@ from limelight.reports.scoring.table import load
 HALF = pytest.mark.filterwarnings("ignore:.*are not computed")  # the run is of two halves
 
 
-
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
     torch.manual_seed(0)
