@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PHOTO = $$($(BIN)/python -c 'from importlib.resources import files; print(files("sklearn.datasets.images") / "flower.jpg")')
+SOAK = $(CURDIR)/tests:$(CURDIR)/tests/support:$(CURDIR)/tests/parity:$(CURDIR)/tests/soak
 export HF_HUB_OFFLINE = 1
 
 .PHONY: demo test lint types sweep census signals bench matrix mixers tasks planted recall soak mutations study clean
@@ -63,11 +64,11 @@ recall: .venv/dev
 
 # Leaks, interrupts, hostile files, killed runs, in numbers: under half an hour.
 soak: .venv/dev
-	PYTHONPATH=tests:tests/support $(BIN)/python -m soak
+	PYTHONPATH=$(SOAK) $(BIN)/python -m soak
 
 # Fifty lines broken by hand, and whether the nearest tests notice: half an hour on one core.
 mutations: .venv/dev
-	PYTHONPATH=tests $(BIN)/python -m soak mutations
+	PYTHONPATH=$(SOAK) $(BIN)/python -m soak mutations
 
 clean:
 	rm -rf study .venv .typing demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -11,7 +11,6 @@ import argparse
 import sys
 import time
 from importlib import import_module
-from pathlib import Path
 
 import torch
 
@@ -51,5 +50,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
     sys.exit(main())
