@@ -14,7 +14,7 @@ demo: .venv/demo
 
 # One process a core, each with one thread.
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not sweep" -q -n auto --dist worksteal
+	$(BIN)/python -m pytest -m "not sweep" -q -n logical --dist worksteal
 
 lint: .venv/dev
 	$(BIN)/ruff check .
