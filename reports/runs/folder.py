@@ -40,6 +40,7 @@ def claim(folder: Path, plan: RunPlan, *, repair: bool = False) -> set[int]:
         ) from error
     if not owned:
         plan.save(folder)
+        _is_owned(folder, plan, 0, repair=False)  # refuses where another run was faster
     return parts.done
 
 

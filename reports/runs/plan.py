@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -66,8 +67,18 @@ class RunPlan:
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
     def save(self, folder: Path) -> None:
-        text = json.dumps({**asdict(self), "hash": self.hash}, indent=2)
-        write(folder / FILE, text.encode())
+        """Write the plan, unless another process has just written one: the first has the folder."""
+        text = json.dumps({**asdict(self), "hash": self.hash}, indent=2).encode()
+        own = folder / f".{FILE}.{os.getpid()}"
+        write(own, text)
+        try:
+            os.link(own, folder / FILE)
+        except FileExistsError:
+            return
+        except OSError:  # this file system has no second names for files
+            write(folder / FILE, text)
+        finally:
+            own.unlink(missing_ok=True)
 
     @staticmethod
     def load(folder: Path) -> RunPlan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
@@ -202,3 +203,11 @@ def test_scores_that_are_no_scores_are_put_aside(whole, tmp_path):
     with pytest.warns(UserWarning, match="it is kept as _scores.parquet"):
         ll.score(folder, "sparseness")
     assert (folder / "_scores.parquet").read_bytes() == b"mine"
+
+
+def test_the_first_of_two_plans_has_the_folder(whole, tmp_path):
+    mine = RunPlan.load(whole)
+    mine.save(tmp_path)
+    replace(mine, methods=("normgrad",)).save(tmp_path)  # it saw no plan, and comes too late
+    assert RunPlan.load(tmp_path) == mine
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
