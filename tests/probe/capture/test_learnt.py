@@ -206,3 +206,20 @@ def test_axes_are_those_of_the_forward_that_ran(x):
         net.order = order
         found = ours(net, x, "gradcam", sites="seen")
         assert all(map(torch.equal, found, first)), order
+
+
+def test_a_module_under_another_name_is_another_tree(net, x):
+    ours(net, x, "gradcam", sites="head")
+    net.end = net.head
+    del net.head
+    assert dict(tree_of(net).paths()).keys() == {"", "stem", "body", "end"}
+    net.head = net.end
+    assert {"head", "end"} <= dict(tree_of(net).paths()).keys()
+
+
+def test_the_callers_tensor_stays_as_it_was(net, x):
+    ll.maps(net, x, ["gradient", "smoothgrad,n=2", "lrp"], target=3)
+    ll.trace(net, x, "stem", target=3)
+    assert not x.requires_grad
+    assert x.grad_fn is None
+    assert x.grad is None
