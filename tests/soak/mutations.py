@@ -62,7 +62,7 @@ MUTATIONS = (
     ("models/zoo/oat/shelf.py", ".cummax(1)", ".cumsum(1)", "tests/reports/explanation/test_mixer.py"),
     ("reports/html/formatting.py", "< 1e-6", "< 1e-1", "tests/reports/html"),
     ("reports/runs/plan.py", "sort_keys=True", "sort_keys=False", "tests/reports/runs/test_run.py"),
-    ("reports/runs/seal.py", "return state.hexdigest().encode()", "return b\"0\" * 64", "tests/reports/runs/test_folder.py"),
+    ("reports/runs/sealing.py", "return state.hexdigest().encode()", "return b\"0\" * 64", "tests/reports/runs/test_folder.py"),
     ("reports/scoring/table.py", "old.filter(other)", "old", "tests/reports/scoring"),
     ("cli/terminal.py", "ascii(sign[0])[1:-1]", "sign[0]", "tests/cli"),
 )  # fmt: skip
