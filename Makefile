@@ -5,7 +5,7 @@ PHOTO = $$($(BIN)/python -c 'from importlib.resources import files; print(files(
 SOAK = $(CURDIR)/tests:$(CURDIR)/tests/support:$(CURDIR)/tests/parity:$(CURDIR)/tests/soak
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types sweep census signals bench matrix mixers tasks planted recall soak mutations study clean
+.PHONY: demo test lint types docs notebooks pictures sweep census signals bench matrix mixers tasks planted recall soak mutations study clean
 
 demo: .venv/demo
 	@mkdir -p demo
@@ -34,12 +34,24 @@ census: .venv/dev
 signals: .venv/dev
 	$(BIN)/python -m pytest tests/methods/test_signals.py -q
 
+# The docs as a site, in site/; stops at a link that leads nowhere.
+docs: .venv/docs
+	$(BIN)/python tests/support/notebooks.py pages docs/notebooks
+	$(BIN)/zensical build --strict --clean
+
+# The notebooks run anew, and the pictures of the README and the docs.
+notebooks: .venv/dev .venv/docs
+	$(BIN)/python tests/support/notebooks.py run docs/notebooks
+
+pictures: .venv/dev
+	PYTHONPATH=tests/support $(BIN)/python tests/support/pictures.py docs/pictures
+
 bench: .venv/bench
 	$(BIN)/python benchmarks/one_pass.py
 
-# What every model can do, checked and written into the README.
+# What every model can do, checked and written into the docs.
 matrix: .venv/dev
-	$(BIN)/python tests/support/matrix.py README.md
+	$(BIN)/python tests/support/matrix.py docs/models.md
 
 # The claims of NormGrad and ConViT on real photos: make study DATA=folder
 study: .venv/dev
@@ -71,7 +83,7 @@ mutations: .venv/dev
 	PYTHONPATH=$(SOAK) $(BIN)/python -m soak mutations
 
 clean:
-	rm -rf study .venv .typing demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf study .venv .typing demo build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

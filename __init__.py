@@ -22,7 +22,7 @@ _HOMES = {
     "methods.circuits": "Circuit circuit circuit_method",
     "methods.circuits.tasks": "Pair Pairs list_tasks picture_pairs task task_maker",
     "methods.metrics": "list_metrics metric",
-    "models": "images list_models load preprocess read",
+    "models": "example images list_models load preprocess read",
     "reports.explanation": "explain",
     "reports.circuit_page": "circuit_report",
     "reports.runs": "run",
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .methods.circuits import Circuit, circuit, circuit_method
     from .methods.circuits.tasks import Pair, Pairs, list_tasks, picture_pairs, task, task_maker
     from .methods.metrics import list_metrics, metric
-    from .models import images, list_models, load, preprocess, read
+    from .models import example, images, list_models, load, preprocess, read
     from .probe.attribution import (
         head_method,
         list_methods,

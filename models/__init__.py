@@ -1,7 +1,7 @@
 """The zoo: models by name with their weights, photos as inputs, class names."""
 
 from .card import Card
-from .inputs import images, labels, preprocess, read
+from .inputs import example, images, labels, preprocess, read
 from .registry import list_models, load
 from .zoo import (
     activator,
@@ -62,6 +62,7 @@ __all__ = [
     "biformer_nchw",
     "convit",
     "efficientnet_lite",
+    "example",
     "ffnet",
     "garnet",
     "garnet_discriminators",

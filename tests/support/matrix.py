@@ -1,6 +1,6 @@
-"""Models x capabilities: what every model of the zoo can do, checked; printed into the README.
+"""Models x capabilities: what every model of the zoo can do, checked; printed into the docs.
 
-`make matrix` writes the table between its marks in the README.
+`make matrix` writes the table between its marks in docs/models.md.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from ....probe.errors import OptionError
 from ....probe.targets import Given, Of, Target, contrast
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pair:
     """One clean input and its corrupt counterpart, of equal shape.
 
@@ -38,8 +38,13 @@ class Pair:
         if not self.good or not self.bad:
             raise OptionError("a pair needs at least one good and one bad answer")
 
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.clean.shape))
+        said = repr("".join(self.words)) if self.words else f"inputs of {shape}"
+        return f"Pair({said}, good={self.good}, bad={self.bad})"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Pairs(Sequence[Pair]):
     """The pairs of a task.
 
@@ -56,6 +61,9 @@ class Pairs(Sequence[Pair]):
     def __post_init__(self) -> None:
         if self.of not in ("logit", "probability"):
             raise OptionError(f"pairs are compared by 'logit' or 'probability', not {self.of!r}")
+
+    def __repr__(self) -> str:
+        return f"Pairs({self.name!r}, {len(self)} pairs, of={self.of!r})"
 
     @overload
     def __getitem__(self, place: int) -> Pair: ...
