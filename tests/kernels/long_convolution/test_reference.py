@@ -21,6 +21,18 @@ def test_direct_form_and_transform_agree(named, monkeypatch):
     torch.testing.assert_close(long_convolution(**named), direct, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("circular", [False, True])
+def test_the_map_of_an_impulse_is_the_filter_with_the_skip_at_its_own_place(circular):
+    named = filtered(6, 3, h=1, b=1, without=("gate_in", "gate_out"), circular=circular)
+    found = reference.convolution_map(slice(None), **named)[0, 0]
+    taps, skip = named["filter"][0], named["skip"][0]
+    for i in range(6):
+        for j in range(6):
+            lag = (i - j) % 6 if circular else i - j
+            want = (float(taps[lag]) if 0 <= lag < 3 else 0.0) + (float(skip) if i == j else 0.0)
+            assert float(found[i, j]) == pytest.approx(want, abs=1e-6)
+
+
 def test_a_causal_spectrum_is_that_of_the_padded_taps():
     named = filtered(20, 20, without=("skip",))
     waves = torch.fft.rfft(named["filter"], n=40)
