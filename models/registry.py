@@ -213,6 +213,11 @@ def load(
     entry = _find(name)
     asked = _spell(entry, hyper)
     chosen = _chosen(entry.card, weights)
+    if chosen is not None and torch.get_default_device().type == "meta":
+        raise WeightsError(
+            f"{name} was asked with weights where torch's default device is 'meta', which holds no "
+            "values: load it outside of `with torch.device(...)`, or with weights=None"
+        )
     known = _signature(entry.build)
     given = {key: value for key, value in asked.items() if key in known}
     in_file = {

@@ -26,6 +26,7 @@ from .capture import (
     Replay,
     Requests,
     Undo,
+    check_devices,
     prepare,
     release,
     take,
@@ -162,6 +163,7 @@ class Probe:
             raise
 
     def _open(self, undo: Undo) -> None:
+        check_devices(self.model)
         tree = tree_of(self.model)
         self._claim = Claim(tree.modules)
         undo.note(self._release)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...probe.capture import exclusive, guarded
+from ...probe.capture import check_devices, exclusive, guarded
 from ...probe.errors import ImageError
 
 _SIDES = (32, 28, 64, 96, 128, 299, 384, 512, 16, 48, 112, 160, 192, 227, 240, 256, 260, 300, 320,
@@ -35,6 +35,7 @@ def accepted(model: nn.Module, channels: Sequence[int], sizes: Sequence[Size]) -
 
     It runs in eval mode and without gradients, on one sample of zeros.
     """
+    check_devices(model)
     refusals: dict[tuple[int, Size], Exception] = {}
     with exclusive(model), guarded(model, grad=False, evaluate=True):
         for count in channels:

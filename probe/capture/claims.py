@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import ProbeError
 from ..sites import UNCHANGED, tree_of
+from .devices import check_devices
 from .undo import Undo, gather_undos, keep_modes, undoes
 
 P = ParamSpec("P")
@@ -162,6 +163,7 @@ def keeps_model(function: Callable[P, R]) -> Callable[P, R]:
         given = (*args, kwargs.get("model"))
         model = next((x for x in given if isinstance(x, nn.Module)), None)
         if model is not None:
+            check_devices(model)
             _keep(model, Undo())  # closed with the call that it is begun in
         return function(*args, **kwargs)
 

@@ -41,16 +41,12 @@ def worded(call: Callable[P, R]) -> Callable[P, R]:
         except _BUILT_IN as error:
             if type(error) not in _BUILT_IN or is_out_of_memory(error):
                 raise
-            if not (_without_values(model) or _raised_inside(error, model)):
+            if not _raised_inside(error, model):
                 raise
             x = kwargs.get("inputs", args[1] if len(args) > 1 else kwargs.get("x"))
             raise _sentence(model, x, error) from error
 
     return checked
-
-
-def _without_values(model: nn.Module) -> bool:
-    return any(t.is_meta for t in chain(model.parameters(), model.buffers()))
 
 
 def _raised_inside(error: BaseException, model: nn.Module) -> bool:
@@ -108,8 +104,6 @@ def _advice(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     weight = next((p for p in chain(model.parameters(), model.buffers())), None)
     tensors = list(input_tensors(args, dict(kwargs)).values())
     names = argument_names(model)
-    if _without_values(model):
-        return "the model is on the meta device and holds no values: load its weights first"
     strange = [name for name in kwargs if names and name not in names]
     if strange or (names and len(args) + len(kwargs) > len(names)):
         return f"its forward takes {', '.join(names)}"

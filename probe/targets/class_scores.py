@@ -51,7 +51,8 @@ def read_classes(which: Which) -> tuple[Tensor, tuple[str, ...]]:
     if big := [w for w in listed if not isinstance(w, str) and int(w) > _LAST]:
         raise TargetError(f"class {big[0]} was asked, which no model has: count classes from 0")
     words = tuple(w for w in listed if isinstance(w, str))
-    return torch.tensor([-1 if isinstance(w, str) else int(w) for w in listed]), words
+    rows = [-1 if isinstance(w, str) else int(w) for w in listed]
+    return torch.tensor(rows, device="cpu"), words
 
 
 def _listed(which: Any) -> list[Any]:

@@ -43,7 +43,7 @@ class Recall:
     @cached_property
     def values(self) -> Tensor:
         """The place of each pair's value, `k`: where a map should look from the query."""
-        return 2 * torch.arange(self.num_kv_pairs) + 1
+        return 2 * torch.arange(self.num_kv_pairs, device="cpu") + 1
 
     @cached_property
     def gaps(self) -> Tensor:
@@ -131,8 +131,8 @@ def mqar(
     np.put_along_axis(labels, queries, values, 1)
     ids = torch.from_numpy(inputs)
     if random_non_queries:
-        draw = None if torch_seed is None else torch.Generator().manual_seed(torch_seed)
-        other = torch.randint(vocab_size, ids.shape, generator=draw)
+        draw = None if torch_seed is None else torch.Generator("cpu").manual_seed(torch_seed)
+        other = torch.randint(vocab_size, ids.shape, generator=draw, device="cpu")
         ids = torch.where(ids == 0, other, ids)
     return Recall(ids, torch.from_numpy(labels), torch.from_numpy(queries))
 

@@ -54,7 +54,7 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
         (Masked(), {"x": X, "maks": X}, "maks=float32 of shape .*its forward takes x, mask"),
         (Masked(), {"x": X, "mask": "all"}, "mask=str .*its forward takes x, mask"),
         (Masked(), X, "missing .*its forward takes x, mask"),
-        (net().to("meta"), X, "holds no values: load its weights"),
+        (net().to("meta"), X, "without values: load its weights"),
         (net(), X.to("meta"), "its weights are on cpu"),
         (lambda x: x, X, "needs a torch.nn.Module, not function"),
     ],
