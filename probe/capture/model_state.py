@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from threading import Lock
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,22 @@ def guarded(model: nn.Module, *, grad: bool, evaluate: bool) -> Undo:
     return undo
 
 
+class NotCopied:
+    """What lies in a module while a probe holds it, so that no copy of its state is made."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> NoReturn:
+        """Raise ProbeError: this is copied and pickled with the module."""
+        raise ProbeError(
+            "this model cannot be copied or pickled inside a probe: the copy would keep frozen "
+            "weights, eval mode and the probe's hooks; leave the `with` first, then copy it"
+        )
+
+
+_MARK, _NOT_COPIED = "_open_probe", NotCopied()
+
+
 def prepare(
     model: nn.Module, modules: Iterable[nn.Module], undo: Undo, *, grad: bool, evaluate: bool
 ) -> None:
@@ -45,10 +62,14 @@ def prepare(
     if grad:
         _freeze(model, _weights(model, modules), undo)
     for module in modules:
-        if evaluate and getattr(module, "training", False):  # a frozen script has no mode
+        state = vars(module)
+        trains = evaluate and getattr(module, "training", False)  # a frozen script has no mode
+        if _MARK not in state and (trains or (grad and module._parameters)):
+            undo.note(state.pop, _MARK, None)
+            state[_MARK] = _NOT_COPIED
+        if trains:
             undo.note(setattr, module, "training", True)
             module.training = False
-        state = vars(module)
         for switch in () if state.keys().isdisjoint(_CHECKPOINT_SWITCHES) else _CHECKPOINT_SWITCHES:
             if state.get(switch) is True:
                 undo.note(setattr, module, switch, True)

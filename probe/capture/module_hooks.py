@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from threading import get_ident
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import ProbeError
 from ..trace import exchange, leaves
+from .model_state import NotCopied
 from .recording import Recording, is_wrapped
 
 
-class ActiveForward:
+class ActiveForward(NotCopied):
     """What the hooks of a probe look at: the forward now recorded, and modules that are framed.
 
     Hooks refer to this and not to their probe, so that a probe and its values die together.
@@ -32,13 +32,6 @@ class ActiveForward:
         """The forward recorded in this thread."""
         recording = self.recording
         return recording if recording is not None and recording.thread == get_ident() else None
-
-    def __reduce__(self) -> NoReturn:
-        """Raise ProbeError: hooks, and so this, are copied with the modules they sit on."""
-        raise ProbeError(
-            "this model cannot be copied or pickled inside a probe: the copy would keep frozen "
-            "weights, eval mode and the probe's hooks; leave the `with` first, then copy it"
-        )
 
 
 class ModuleHooks:

@@ -28,7 +28,7 @@ MUTATIONS = (
     ("probe/axes/shape_rules.py", "tuple(x[signed(d)] for d in node._saved_dims)", "tuple(x)", "tests/probe/axes"),
     ("probe/backward/fingerprint.py", "tell(getattr(node, setting))", "pass", "tests/probe/capture/test_learnt.py"),
     ("probe/backward/regimes.py", "g.clamp(min=0) for g in grads", "g.abs() for g in grads", "tests/probe/backward"),
-    ("probe/backward/tape.py", "n.name().endswith(\"NotImplemented\")", "False", "tests/probe/backward"),
+    ("probe/backward/tape.py", "n.name().endswith(\"NotImplemented\")", "False", "tests/probe/sites/test_scripted.py"),
     ("probe/capture/inputs.py", "x.detach().requires_grad_().clone()", "x.requires_grad_().clone()", "tests/probe/capture"),
     ("probe/capture/learnt.py", "self.restless or recording.touched or heard", "self.restless or heard", "tests/probe/capture/test_learnt.py"),
     ("probe/capture/model_state.py", "    \"use_checkpoint\",\n", "", "tests/probe/capture"),

@@ -311,18 +311,23 @@ def test_one_probe_is_not_run_by_two_threads_at_once():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps])
-def test_a_model_is_not_copied_inside_a_probe(copied):
+@pytest.mark.parametrize("run", [False, True])
+@pytest.mark.parametrize("part", [lambda net: net, lambda net: net[0]])
+def test_a_model_is_not_copied_inside_a_probe(copied, run, part):
     net = make_net()
+    before = [vars(module).keys() for module in net.modules()]
     with ll.Probe(net) as p:
-        p.watch("0")
-        p(inputs(0))
+        if run:
+            p.watch("0")
+            p(inputs(0))
         with pytest.raises(ProbeError) as error:
-            copied(net)
+            copied(part(net))
     assert str(error.value) == (
         "this model cannot be copied or pickled inside a probe: the copy would keep frozen "
         "weights, eval mode and the probe's hooks; leave the `with` first, then copy it"
     )
-    copied(net)
+    assert [vars(module).keys() for module in net.modules()] == before
+    copied(part(net))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

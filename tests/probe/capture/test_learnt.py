@@ -223,3 +223,12 @@ def test_the_callers_tensor_stays_as_it_was(net, x):
     assert not x.requires_grad
     assert x.grad_fn is None
     assert x.grad is None
+
+
+def test_a_forward_that_overwrites_what_is_watched_is_not_tried_with_its_ops_unseen(net, x):
+    net.inplace, runs = True, []
+    net.register_forward_hook(lambda *_: runs.append(1))
+    first = ours(net, x, "normgrad", sites="stem")[0]
+    before = len(runs)
+    assert torch.equal(ours(net, x, "normgrad", sites="stem")[0], first)
+    assert len(runs) == before + 1
