@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ...probe.attribution import BoundMethod, MethodSpec, bound_methods
+from ...probe.attribution import (
+    BoundMethod,
+    Count,
+    MethodSpec,
+    Natural,
+    bound_methods,
+    convert,
+    in_range,
+)
 from ...probe.capture import exclusive, keeps_model
 from ...probe.engine import about_model
 from ...probe.errors import MethodError, ModelError, OptionError
@@ -112,17 +120,18 @@ class Circuit:
 
     def top(self, count: int = 10, method: str = "") -> list[tuple[int, int]]:
         """The heads (layer, number) that a method ranks first."""
-        order = self.score(method).values.argsort(descending=True, stable=True)[:count]
+        most = convert("top", "count", count, Natural)
+        order = self.score(method).values.argsort(descending=True, stable=True)[:most]
         return [self.names[i] for i in order.tolist()]
 
     def edges(self, method: str = "edge_attribution", *, count: int = 100) -> DataFrame:
         """The largest edges of a method: from_layer, from_head, to_layer, to_head, score."""
         import pandas
 
-        edges = self.score(method).edges
+        most, edges = convert("edges", "count", count, Natural), self.score(method).edges
         if edges is None:
             raise MethodError(f"method {method!r} scores heads only, no edges")
-        best = edges.flatten().argsort(descending=True)[: min(count, int((edges > 0).sum()))]
+        best = edges.flatten().argsort(descending=True)[: min(most, int((edges > 0).sum()))]
         pairs = [divmod(i, len(edges)) for i in best.tolist()]
         rows = [(*self.names[u], *self.names[v], float(edges[u, v])) for u, v in pairs]
         names = ["from_layer", "from_head", "to_layer", "to_head", "score"]
@@ -130,7 +139,7 @@ class Circuit:
 
     def verify(self, heads: Iterable[tuple[int, int]] | int = 10, **options: Any) -> CircuitCheck:
         """Faithfulness, completeness, minimality of heads, or of the first method's top ones."""
-        chosen = self.top(heads) if isinstance(heads, int) else list(heads)
+        chosen = self.top(heads) if isinstance(heads, int) else heads
         with exclusive(self.evidence.model):
             return verify(self.evidence, chosen, **options)
 
@@ -159,6 +168,7 @@ class Circuit:
         return target
 
 
+@in_range
 @keeps_model
 def circuit(
     model: nn.Module,
@@ -166,10 +176,10 @@ def circuit(
     methods: MethodSpec | Sequence[MethodSpec] | None = None,
     *,
     truth: str | Published | Truth | Iterable[tuple[int, int]] | None = "measured",
-    count: int = 64,
-    truth_pairs: int = TRUTH_PAIRS,
+    count: Count = 64,
+    truth_pairs: Count = TRUTH_PAIRS,
     seed: int = 0,
-    batch: int = 16,
+    batch: Count = 16,
 ) -> Circuit:
     """Score every attention head of a model for a task, controls beside methods.
 

@@ -26,6 +26,7 @@ from .options import (
     TensorOption,
     bare_name,
     convert,
+    in_range,
     options_of,
     positional,
     split_spec,

@@ -7,14 +7,28 @@ import inspect
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, wraps
 from math import inf, isfinite
-from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
+from numbers import Real
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 import torch
 from torch import Tensor
 
 from ..errors import OptionError, near
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,11 @@ Natural = Annotated[int, Range(0)]
 Spread = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, open=True)]
 Share = Annotated[float, Range(0, 1)]
+_SPANS: Mapping[str, Any] = {
+    "Count": Count, "Natural": Natural, "Spread": Spread, "Positive": Positive, "Share": Share
+}  # fmt: skip
 
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -75,6 +93,23 @@ def options_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     parameters = inspect.signature(function, eval_str=True).parameters
     keywords = {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     return types.MappingProxyType(keywords)
+
+
+def in_range(function: Callable[P, R]) -> Callable[P, R]:
+    """A call whose keywords of types such as `Count` lie where these say. Raises OptionError."""
+    spans = {
+        name: _SPANS[hint]
+        for name, hint in function.__annotations__.items()
+        if isinstance(hint, str) and hint in _SPANS
+    }
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for key in spans.keys() & kwargs.keys():
+            kwargs[key] = convert(function.__name__, key, kwargs[key], spans[key])
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def positional(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -112,7 +147,7 @@ def convert(owner: str, key: str, value: Any, hint: Any) -> Any:
         return _several(owner, key, value, get_args(hint)[0])
     if hint is bool and isinstance(value, str) and value.lower() in _TRUTH:
         return _TRUTH[value.lower()]
-    if hint in (int, float) and isinstance(value, (str, int, float)):
+    if hint in (int, float) and isinstance(value, (str, Real)):
         return _number(owner, key, value, hint)
     if hint in (int, float, bool, str, Tensor) and not isinstance(value, hint):
         _refuse(owner, key, value, hint)
@@ -167,7 +202,7 @@ def _any_of(owner: str, key: str, value: Any, hints: tuple[Any, ...]) -> Any:
     raise OptionError(f"{owner}: {key} cannot be {value!r}")
 
 
-def _number(owner: str, key: str, value: str | int | float, hint: type) -> int | float:
+def _number(owner: str, key: str, value: Any, hint: type) -> int | float:
     """Text or a number as an int or a float; no bool, and no int of what has a fraction."""
     try:
         if isinstance(value, bool) or (hint is int and not float(value).is_integer()):
@@ -181,4 +216,4 @@ def _number(owner: str, key: str, value: str | int | float, hint: type) -> int |
 
 
 def _refuse(owner: str, key: str, value: Any, hint: type) -> NoReturn:
-    raise OptionError(f"{owner}: {key} is a {hint.__name__}, not {value!r}")
+    raise OptionError(f"{owner}: {key} is {_KINDS.get(hint, hint.__name__)}, not {value!r}")

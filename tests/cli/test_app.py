@@ -271,7 +271,7 @@ SENTENCES = {
     "resnet18 rose.png -w imagnet": "no published weights 'imagnet'",
     "resnet18 rose.png -w none -m gardcam": "method 'gardcam' is unknown; did you mean 'gradcam'",
     "resnet18 rose.png -w none -m gradcam,rel=1": "no option 'rel' (it has: relu)",
-    "resnet18 rose.png -w none -m rise,n=many": "rise: n is a int, not 'many'",
+    "resnet18 rose.png -w none -m rise,n=many": "rise: n is a whole number, not 'many'",
     "resnet18 rose.png -w none -s lyer1": "site 'lyer1' matched nothing in this model; did you",
     "resnet18 rose.png -w none -t daisey": "class name 'daisey' is unknown; did you mean 'daisy'",
     "resnet18 rose.png -w none -t 5000": "class 5000 was asked, but the model has 1000",

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ....probe.attribution import Count, Natural, in_range
 from ....probe.errors import OptionError
 from ....probe.probe import Probe
 from ..evidence import Evidence, feed
 from ..interventions import By, replacement
+from .truth import as_heads
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -41,13 +43,14 @@ class CircuitCheck:
     random: tuple[float, float]
 
 
+@in_range
 def verify(
     evidence: Evidence,
     circuit: Iterable[tuple[int, int]],
     *,
     by: By = "resample",
-    draws: int = 20,
-    pairs: int = 0,
+    draws: Count = 20,
+    pairs: Natural = 0,
     seed: int = 0,
 ) -> CircuitCheck:
     """Faithfulness, completeness and minimality of the heads (layer, number).
@@ -56,7 +59,7 @@ def verify(
            mean over corrupt inputs, or zero; what is far from usual moves later norms as well
     draws  random circuits; pairs: how many pairs are run, 0 for all
     """
-    places = [evidence.outputs.place(*head) for head in circuit]
+    places = [evidence.outputs.place(*head) for head in as_heads(circuit)]
     if not places:
         raise OptionError("a circuit of no heads was to be verified; give some (layer, head)")
     inside = torch.zeros(evidence.heads, dtype=torch.bool)
@@ -139,14 +142,15 @@ def _held(kept: Tensor, new: Tensor) -> Callable[[Tensor], Tensor]:
     return change
 
 
+@in_range
 def curve(
     evidence: Evidence,
     ranking: Tensor,
     *,
     by: By = "resample",
     sizes: Sequence[int] = SIZES,
-    pairs: int = 0,
-    draws: int = 5,
+    pairs: Natural = 0,
+    draws: Count = 5,
     seed: int = 0,
 ) -> DataFrame:
     """Faithfulness and completeness of the k heads that rank first, for growing k.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....probe.attribution import Count, Natural, Spread, in_range
 from ....probe.errors import OptionError, near
 from ..evidence import Evidence
 from ..head_outputs import Outputs
@@ -113,6 +114,14 @@ class Truth:
     groups: Mapping[str, Heads] = field(default_factory=dict)
 
 
+def as_heads(given: object) -> list[tuple[int, int]]:
+    """Heads (layer, number) as a list. Raises OptionError for anything else."""
+    heads = list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(head, tuple | list) and len(head) == 2 for head in heads):
+        raise OptionError(f"heads are (layer, number), as [(0, 1), (2, 3)], not {given!r}")
+    return [(layer, number) for layer, number in heads]
+
+
 def truth(spec: str | Published | Iterable[tuple[int, int]], outputs: Outputs) -> Truth:
     """A truth for a model's heads: `ioi:sae`, `ioi:acdc`, ... , or heads (layer, number).
 
@@ -125,7 +134,7 @@ def truth(spec: str | Published | Iterable[tuple[int, int]], outputs: Outputs) -
                 f"truth {spec!r} is unknown (there are {names}){near(spec, PUBLISHED)}"
             )
         spec = PUBLISHED[spec]
-    listed = spec.heads if isinstance(spec, Published) else tuple(spec)
+    listed = spec.heads if isinstance(spec, Published) else as_heads(spec)
     inside = torch.zeros(len(outputs), dtype=torch.bool)
     for layer, head in listed:
         inside[outputs.place(layer, head)] = True
@@ -134,7 +143,10 @@ def truth(spec: str | Published | Iterable[tuple[int, int]], outputs: Outputs) -
     return Truth("given heads", "given by the caller", inside)
 
 
-def measured(evidence: Evidence, *, most: int = 20, least: float = 0.01, pairs: int = 0) -> Truth:
+@in_range
+def measured(
+    evidence: Evidence, *, most: Count = 20, least: Spread = 0.01, pairs: Natural = 0
+) -> Truth:
     """The truth by exact patching: the `most` heads of the largest |effect| of at least `least`.
 
     effect = the share of the metric's fall that resample ablation of the head alone brings about.

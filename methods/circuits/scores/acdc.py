@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ....probe.attribution import Count, Natural, Spread
 from ....probe.probe import Probe
 from ....probe.sites import Pattern, Site
 from ....probe.targets import scores
@@ -23,10 +24,10 @@ from .attribution_patching import attribution
 def acdc(
     evidence: Evidence,
     *,
-    threshold: float = 0.01,
+    threshold: Spread = 0.01,
     by: Literal["kl", "metric"] = "kl",
-    heads: int = 12,
-    pairs: int = 8,
+    heads: Count = 12,
+    pairs: Natural = 8,
 ) -> Score:
     """Automatic circuit discovery (arXiv 2304.14997) on a graph of heads.
 

@@ -6,13 +6,14 @@ the exchanged layer is not computed again: its layers answer with what they gave
 
 from __future__ import annotations
 
+from ....probe.attribution import Natural
 from ..evidence import Evidence
 from ..interventions import By, exchanged_score, replacement
 from ..score import Score, circuit_method
 
 
 @circuit_method("ablation", needs=("activations", "model"))
-def ablation(evidence: Evidence, *, by: By = "resample", pairs: int = 0) -> Score:
+def ablation(evidence: Evidence, *, by: By = "resample", pairs: Natural = 0) -> Score:
     """The metric that is lost when one head's output is exchanged on the clean input.
 
     by     zero; mean over all tokens of the corrupt inputs; or resample, the head's output on the
@@ -26,7 +27,7 @@ def ablation(evidence: Evidence, *, by: By = "resample", pairs: int = 0) -> Scor
 
 
 @circuit_method("activation_patching", needs=("activations", "model"))
-def activation_patching(evidence: Evidence, *, pairs: int = 0) -> Score:
+def activation_patching(evidence: Evidence, *, pairs: Natural = 0) -> Score:
     """The metric that comes back when one head's clean output enters the corrupt run.
 
     (metric patched - metric corrupt) / (mean metric clean - mean metric corrupt), by pair; the

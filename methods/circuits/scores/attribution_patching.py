@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ....probe.attribution import Count
 from ....probe.probe import Probe
 from ....probe.sites import Site, parse
 from ....probe.trace import Edit
@@ -20,7 +21,7 @@ def effects(evidence: Evidence, slope: Tensor, change: Tensor) -> Tensor:
 
 
 @circuit_method("attribution", needs=("activations", "gradient"))
-def attribution(evidence: Evidence, *, steps: int = 1) -> Score:
+def attribution(evidence: Evidence, *, steps: Count = 1) -> Score:
     """Attribution patching: gradient . (corrupt z - clean z), summed over positions.
 
     |mean over pairs|; the sign in `signed` says whether the corrupt output raises the metric. To

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ....probe.attribution import Count
 from ....probe.errors import OptionError
 from ..codes import Kind, centroids, coder, residual_coordinates
 from ..evidence import Evidence
@@ -16,10 +17,10 @@ from .attribution_patching import slope
 def code_attribution(
     evidence: Evidence,
     *,
-    codes: int = 64,
+    codes: Count = 64,
     kind: Kind = "kmeans",
     cross: bool = True,
-    steps: int = 1,
+    steps: Count = 1,
     seed: int = 0,
 ) -> Score:
     """Attribution patching through a dictionary: how much of it a head's discrete codes carry.

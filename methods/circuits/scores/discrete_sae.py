@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ....probe.attribution import Count, Natural, Spread
 from ..codes import (
     Dead,
     Options,
@@ -33,15 +34,15 @@ def discrete_sae(
     evidence: Evidence,
     *,
     by: By = "sae",
-    codes: int = 200,
-    l1: float = 0.02,
-    steps: int = 500,
-    examples: int = 10,
-    seeds: int = 5,
+    codes: Count = 200,
+    l1: Spread = 0.02,
+    steps: Natural = 500,
+    examples: Count = 10,
+    seeds: Count = 5,
     at: Literal["mean", "last"] = "mean",
     dead: Dead = "zero",
     normalise: bool = False,
-    nulls: int = 20,
+    nulls: Count = 20,
 ) -> Score:
     """The published score: codes that a head uses for positives and never for negatives.
 
@@ -61,14 +62,19 @@ def discrete_sae(
 
 
 @circuit_method("untrained_sae")
-def untrained_sae(evidence: Evidence, *, codes: int = 200, seeds: int = 5) -> Score:
+def untrained_sae(evidence: Evidence, *, codes: Count = 200, seeds: Count = 5) -> Score:
     """Control: the published score with an autoencoder that was never trained."""
     return discrete_sae(evidence, codes=codes, seeds=seeds, steps=0)
 
 
 @circuit_method("discrete_sae_edge")
 def discrete_sae_edge(
-    evidence: Evidence, *, codes: int = 200, seeds: int = 5, normalise: bool = False, nulls: int = 5
+    evidence: Evidence,
+    *,
+    codes: Count = 200,
+    seeds: Count = 5,
+    normalise: bool = False,
+    nulls: Count = 5,
 ) -> Score:
     """The published edge score: code pairs of two heads met in positives and never in negatives.
 
@@ -90,7 +96,9 @@ def discrete_sae_edge(
 
 
 @circuit_method("null_split")
-def null_split(evidence: Evidence, *, codes: int = 200, seeds: int = 5, splits: int = 20) -> Score:
+def null_split(
+    evidence: Evidence, *, codes: Count = 200, seeds: Count = 5, splits: Count = 20
+) -> Score:
     """Control: the published score of one half of the positives against the other half.
 
     Mean over random splits; a score that finds a task cannot be larger on the task than here.
@@ -104,7 +112,7 @@ def null_split(evidence: Evidence, *, codes: int = 200, seeds: int = 5, splits: 
 
 
 @circuit_method("diversity")
-def code_diversity(evidence: Evidence, *, codes: int = 200, seeds: int = 5) -> Score:
+def code_diversity(evidence: Evidence, *, codes: Count = 200, seeds: Count = 5) -> Score:
     """Control: how many distinct codes a head uses, labels ignored."""
     encoded = _codes(evidence, "sae", codes, 0.02, 500, 10, seeds, "mean", "zero")
     scores = diversity(encoded).float()
@@ -112,7 +120,7 @@ def code_diversity(evidence: Evidence, *, codes: int = 200, seeds: int = 5) -> S
 
 
 @circuit_method("negative_codes")
-def negative_codes(evidence: Evidence, *, codes: int = 200, seeds: int = 5) -> Score:
+def negative_codes(evidence: Evidence, *, codes: Count = 200, seeds: Count = 5) -> Score:
     """Control: codes for negatives that are never used for positives."""
     encoded = _codes(evidence, "sae", codes, 0.02, 500, 10, seeds, "mean", "zero")
     scores = unique_to_negative(encoded, evidence.labels).float()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ....probe.attribution import Count, Natural
 from ....probe.probe import Probe
 from ....probe.sites import Site
 from ....probe.trace import Edit
@@ -23,7 +24,7 @@ from .attribution_patching import attribution, entered, placed
 
 
 @circuit_method("edge_attribution", needs=("activations", "model"))
-def edge_attribution(evidence: Evidence, *, steps: int = 1) -> Score:
+def edge_attribution(evidence: Evidence, *, steps: Count = 1) -> Score:
     """Edge attribution patching between heads: (result_u corrupt - result_u clean) . slope_v.
 
     slope_v is the metric's gradient at v's z, pulled back through v's own attention and norm to
@@ -126,7 +127,7 @@ def _pulled(o: HeadOutput, z: Tensor, entry: Tensor, slope: Tensor, tokens: int)
 
 
 @circuit_method("path_patching", needs=("activations", "gradient", "model"))
-def path_patching(evidence: Evidence, *, heads: int = 8, pairs: int = 8) -> Score:
+def path_patching(evidence: Evidence, *, heads: Count = 8, pairs: Natural = 8) -> Score:
     """Path patching between the heads that attribution ranks first: exact effects of edges.
 
     For u -> v: on the clean input u gives its corrupt output, all other heads keep theirs, layers

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from ....probe.attribution import Count, Range, Spread
 from ..codes import Kind, coder, compact, residual_coordinates
 from ..evidence import Evidence
 from ..score import Score, circuit_method, permuted
@@ -19,7 +22,7 @@ def norm(evidence: Evidence) -> Tensor:
 
 @circuit_method("mean_difference")
 def mean_difference(
-    evidence: Evidence, *, at: str = "mean", seed: int = 0, nulls: int = 100
+    evidence: Evidence, *, at: str = "mean", seed: int = 0, nulls: Count = 100
 ) -> Score:
     """The norm of mean(clean) - mean(corrupt) of what a head writes.
 
@@ -41,11 +44,11 @@ def mean_difference(
 def mutual_information(
     evidence: Evidence,
     *,
-    codes: int = 20,
+    codes: Count = 20,
     kind: Kind = "kmeans",
     at: str = "mean",
     seed: int = 0,
-    nulls: int = 20,
+    nulls: Count = 20,
 ) -> Score:
     """Mutual information of code and label in nats, minus its mean under permuted labels.
 
@@ -84,10 +87,10 @@ def linear_probe(
     evidence: Evidence,
     *,
     at: str = "mean",
-    ridge: float = 1.0,
-    folds: int = 5,
+    ridge: Spread = 1.0,
+    folds: Annotated[int, Range(2)] = 5,
     seed: int = 0,
-    nulls: int = 20,
+    nulls: Count = 20,
 ) -> Score:
     """R^2 of a ridge regression of the label (+1, -1) on a head's output, on pairs left out.
 

@@ -212,3 +212,40 @@ def test_the_published_scores_and_their_controls_come_by_default():
     assert (edges[layer[:, None] >= layer[None]] == 0).all()
     other = ll.circuit(net, "induction", ["discrete_sae:kmeans,codes=6"], count=12, truth=None)
     assert other.score().spread.shape == (5, 8)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"count": 0}, "circuit takes count of 1 or more, not count=0"),
+        ({"count": 1.5}, "circuit: count is a whole number, not 1.5"),
+        ({"batch": -1}, "circuit takes batch of 1 or more, not batch=-1"),
+        ({"truth_pairs": 0}, "circuit takes truth_pairs of 1 or more, not truth_pairs=0"),
+        ({"truth": 0}, r"heads are \(layer, number\), as \[\(0, 1\), \(2, 3\)\], not 0"),
+        ({"truth": "ab"}, "truth 'ab' is unknown"),
+        ({"methods": "attribution,steps=0"}, "attribution takes steps of 1 or more, not steps=0"),
+        ({"methods": "acdc,threshold=-1"}, "acdc takes threshold of 0 or more"),
+        ({"methods": "acdc,threshold=nan"}, "acdc: threshold is a finite number, not 'nan'"),
+        ({"methods": "linear_probe,folds=1"}, "linear_probe takes folds of 2 or more"),
+        ({"methods": "code_attr,codes=0"}, "code_attr takes codes of 1 or more"),
+        ({"methods": "discrete_sae,steps=-1"}, "discrete_sae takes steps of 0 or more"),
+        ({"methods": "path_patching,heads=0"}, "path_patching takes heads of 1 or more"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(asked, words):
+    with pytest.raises(OptionError, match=words):
+        ll.circuit(**{"model": ll.load("induction_2l"), "pairs": "induction", "count": 4, **asked})
+
+
+def test_questions_that_cannot_be_meant_are_refused():
+    found = ll.circuit(ll.load("induction_2l"), "induction", "norm", truth=None, count=4)
+    for ask, words in (
+        (lambda: found.top(-1), "top takes count of 0 or more"),
+        (lambda: found.top(1.5), "top: count is a whole number"),
+        (lambda: found.edges(count=-1), "edges takes count of 0 or more"),
+        (lambda: found.verify("ab"), r"heads are \(layer, number\)"),
+        (lambda: found.verify([(0, 1)], draws=0), "verify takes draws of 1 or more"),
+        (lambda: found.curve(pairs=-1), "curve takes pairs of 0 or more"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            ask()

@@ -106,15 +106,15 @@ def test_options_on_top_of_a_bound_method_and_sites():
         ("test-method,site=0", "method 'test-method' has no option 'site' (it has: kind, power, "),
         ("test-method,n=1,n=2", "method 'test-method' is given 'n' twice: keep one"),
         ("test-method:soft,kind=hard", "method 'test-method' is given 'kind' twice: keep one"),
-        ("test-method,n=inf", "test-method: n is a int, not 'inf'"),
+        ("test-method,n=inf", "test-method: n is a whole number, not 'inf'"),
         ("gradcam,relux=1", "method 'gradcam' has no option 'relux' (it has: relu); did you mean"),
         (
             "test-method:sotf",
             "test-method: kind is one of soft, hard, not 'sotf'; did you mean 'soft'?",
         ),
-        ("test-method,n=2.5", "test-method: n is a int, not '2.5'"),
-        ("test-method,power=x", "test-method: power is a float, not 'x'"),
-        ("test-method,flag=perhaps", "test-method: flag is a bool, not 'perhaps'"),
+        ("test-method,n=2.5", "test-method: n is a whole number, not '2.5'"),
+        ("test-method,power=x", "test-method: power is a number, not 'x'"),
+        ("test-method,flag=perhaps", "test-method: flag is true or false, not 'perhaps'"),
     ],
 )
 def test_wrong_options(spec, error):
