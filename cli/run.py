@@ -102,6 +102,9 @@ def run(
         bool,
         typer.Option("--repair", help="Compute broken parts anew, and write a lost plan.json."),
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin also in a folder that holds other files.")
+    ] = False,
 ) -> int:
     """Compute maps of a whole data set; run again, it goes on where it stopped.
 
@@ -118,7 +121,7 @@ def run(
         "device": device, "dtype": dtype, "batch": batch, "workers": workers, "engine": engine,
         "address": address, "labels": labels, "inputs": inputs, "axes": axes_in(axes) or None,
         **preparing(size, resize, interpolation, mean, std),
-    }, trust=trust, repair=repair)  # fmt: skip
+    }, trust=trust, repair=repair, force=force)  # fmt: skip
     failed = list(print_run(finished))
     for text in failed:
         say(text)
@@ -166,7 +169,7 @@ def report(
 
 
 def _compute(
-    what: str, out: Path, options: dict[str, Any], *, trust: bool, repair: bool = False
+    what: str, out: Path, options: dict[str, Any], *, trust: bool, repair: bool, force: bool
 ) -> Run:
     """Compute what a plan file, or a model and options, ask for."""
     from ..reports.datasets import samples
@@ -185,7 +188,9 @@ def _compute(
         net = _net(asked)
         methods = asked.get("methods") or ["gradcam", "normgrad"]
         size = int(batch) if batch.isdecimal() else batch
-        return run_all(out, net, data, methods, batch=size, repair=repair, progress=tell, **rest)
+        return run_all(
+            out, net, data, methods, batch=size, progress=tell, repair=repair, force=force, **rest
+        )
 
 
 def _check_code(plan: str, model: str, trust: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from ...probe.errors import ImageError, near
@@ -26,4 +26,7 @@ def example(name: str = "flower") -> Path:
         raise ImageError(
             f"no example is called {name!r}: there are {' and '.join(PHOTOS)}{near(name, PHOTOS)}"
         )
-    return Path(str(files("sklearn.datasets.images") / f"{name}.jpg"))
+    found = find_spec("sklearn")  # found and not imported, which would take a second
+    if found is None or found.origin is None:
+        raise ImageError("examples are photos of scikit-learn, which is not installed")
+    return Path(found.origin).parent / "datasets" / "images" / f"{name}.jpg"

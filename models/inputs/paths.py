@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -12,10 +13,25 @@ _ADDRESS = re.compile(r"(https?|ftp|s3|gs|hdfs|file)://?", re.IGNORECASE)
 
 
 def address_fault(source: str | Path, what: str) -> str:
-    """Why an address is no path; nothing for what may be one."""
-    if not _ADDRESS.match(str(source)):
+    """Why an address, or a name without end, is no path; nothing for what may be one."""
+    if _ADDRESS.match(str(source)):
+        why = "is an address, and nothing is fetched: give a file of this disk"
+    elif is_too_long(source):
+        why = "is longer than the name of a file may be: check the path"
+    else:
         return ""
-    return f"{what} {str(source)!r} is an address, and nothing is fetched: give a file of this disk"
+    return f"{what} {str(source)!r} {why}"
+
+
+def is_too_long(source: str | Path) -> bool:
+    """Whether no file can have this path."""
+    try:
+        Path(source).expanduser().exists()
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    except (ValueError, RuntimeError):  # a zero byte, no home
+        return False
+    return False
 
 
 def missing(path: Path) -> str:

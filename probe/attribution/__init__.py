@@ -52,7 +52,9 @@ from .site_maps import (
     RawMap,
     ScoredTarget,
     gather,
+    mappable,
     methods_at,
     needed,
+    passed_over,
     results,
 )

@@ -151,12 +151,14 @@ def _placed(probe: Forward, bound: BoundMethod, patterns: Sequence[Pattern], fou
         if not any(p.matches(site) for p in named) and not _readable(probe, bound, value)
     }
     if over and len(over) < len(found):
-        names = ", ".join(str(site) for site, _ in over)
-        probe.trace.notes.append(
-            f"{bound.name} passed over {names}, which have no positions for it"
-        )
+        probe.trace.notes.append(passed_over(bound.name, [site for site, _ in over]))
         return {key: value for key, value in found.items() if key not in over}
     return found
+
+
+def passed_over(name: str, sites: Sequence[Site]) -> str:
+    """The note on a method that can draw no map over some of what wildcards found."""
+    return f"{name} passed over {', '.join(map(str, sites))}, which have no positions for it"
 
 
 def _readable(probe: Forward, bound: BoundMethod, value: Value) -> bool:
@@ -347,7 +349,7 @@ def probe_maps(probe: Forward, methods: Any, target: Any, sites: Any, *, retain:
         asked = _patterns(probe, bound.sites) if bound.sites is not None else patterns
         sources += methods_at(probe, bound, asked)
     if sites is None:
-        sources = [source for source in sources if _mappable(probe, source.value)] or sources
+        sources = [source for source in sources if mappable(probe, source.value)] or sources
     labels, output = probe.adapter.labels, probe.trace.output
     wanted = [t.resolve(by_name(labels)) for t in targets(top() if target is None else target)]
     about = About(versions=(("torch", torch.__version__),), notes=probe.adapter.notes)
@@ -371,7 +373,7 @@ def _everywhere(probe: Forward) -> list[Pattern]:
     return [*whole, *parts] if parts else [parse("**"), parse("**:**")]
 
 
-def _mappable(probe: Forward, value: Value) -> bool:
+def mappable(probe: Forward, value: Value) -> bool:
     """Whether a value has positions; sites without any are passed over when none were named."""
     try:
         plan = probe.layout(value)

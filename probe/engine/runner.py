@@ -22,7 +22,9 @@ from ..attribution import (
     asked_sites,
     gather,
     heads_of,
+    mappable,
     measured,
+    passed_over,
     results,
     token_ids,
     watched,
@@ -79,6 +81,7 @@ class Runner:
     _unseen: list[str] = field(default_factory=list, repr=False)
     _prepared: dict[Any, Passes] = field(default_factory=dict, repr=False)
     _of_inputs: dict[Site, Runner] = field(default_factory=dict, repr=False)
+    _wild: dict[Any, tuple[list[Site], list[Site]]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self, known: Adapter | None) -> None:
         self.adapter = known or adapt(self.model)
@@ -359,18 +362,20 @@ class Runner:
         return inputs_among(self._patterns(asked), self.batch) if asked else ([], [])
 
     def unread(self, bound: BoundMethod) -> list[str]:
-        """What to say of a method that reads inputs alone and was asked for other things.
+        """What to say of a method that reads inputs alone and was asked for other things, or that
+        wildcards led where nothing has positions.
 
         Raises MethodError where nobody reads them.
         """
-        method = bound.method
+        method, asked = bound.method, tuple(self._read_by(bound))
         if reads_layers(method):
-            return []
+            over = self._wild.get(asked, ([], []))[1]
+            return [passed_over(bound.name, over)] if over else []
         named, others = self._named(bound)
         strange = [s for s in named if s.index is not None or (s != INPUT and not method.perturbs)]
-        asked = [*strange, *others]
+        unread_sites = [*strange, *others]
         shared = self.shared and bound.sites is None
-        return [unread(bound.name, asked, shared=shared)] if asked else []
+        return [unread(bound.name, unread_sites, shared=shared)] if unread_sites else []
 
     def _input_sites(self, bound: BoundMethod) -> list[Site]:
         """The inputs that a method perturbs."""
@@ -438,7 +443,7 @@ class Runner:
         name = name_at(site, self.batch)
         about = noting_still(self.about, self.batch, [name], together=False)
         if name == self.batch.explained:
-            other = replace(self, about=about, known=self.adapter)
+            other = replace(self, about=about, known=self.adapter, _of_inputs={})
         else:
             other = replace(
                 self,
@@ -451,6 +456,7 @@ class Runner:
                 _layouts={},
                 _sizes={},
                 _prepared={},
+                _wild={},
                 _of_inputs={},
             )
         self._of_inputs[site] = other
@@ -521,12 +527,27 @@ class Runner:
             return [INPUT]
         asked = self._read_by(bound)
         patterns, modules = self._patterns(asked), self.probe(grad=False).modules
+        if not all(p.concrete for p in patterns):
+            return self._met(asked)[0]
         return [
             Site(path, p.port, p.call or 0, p.index)
             for p in patterns
             for path in modules
             if p.matches(Site(path, p.port, p.call or 0))
         ]
+
+    def _met(self, asked: Sequence[Address]) -> tuple[list[Site], list[Site]]:
+        """What one forward has where wildcards lead: sites with positions, and those without."""
+        key = tuple(asked)
+        if key not in self._wild:
+            with self.probe() as probe:
+                probe.watch(*asked)
+                probe(*self.batch.args, **self.batch.kwargs)
+                values = probe.values(asked)
+                over = [v.site for v in values if not mappable(probe, v)]
+            sites = [v.site for v in values if v.site not in over]
+            self._wild[key] = (sites, over) if sites else (over, [])
+        return self._wild[key]
 
 
 def _remarks(probe: Probe) -> tuple[str, ...]:

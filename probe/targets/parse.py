@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ _OPTION = re.compile(r"\s*(\w+)\s*=(.*)", re.DOTALL)
 def target_in(text: str) -> Target | tuple[Target, ...]:
     """A target as it is written: a class, `207` or `daisy`, or a word, its values and options.
 
-    `top:3`, `ranked:-1`, `margin:daisy,bee`, `contrast:1+2,0`, `label:3,of=probability`,
+    `top:3`, `least`, `ranked:-1`, `margin:daisy,bee`, `contrast:1+2,0`, `label:3,of=probability`,
     `token:Paris,-1`, `choice:2,5`, `pixel:12,7,daisy`, `region:mask.png,2`, `box:0,12,7,3`,
     `peak:5`, `similar:query.jpg`, `difference:reference.png,mask.png`; options are the keywords of
     the function: `label:3,at=up5`. A reference is a picture, grey `1 y x` or RGB `3 y x` on the
@@ -54,8 +55,8 @@ def _words(text: str) -> tuple[str, list[str]]:
     word, colon, rest = text.partition(":")
     if colon:
         return word.strip(), rest.split(",")
-    first, *words = text.split(",")  # `top` needs no value
-    return ("top", words) if first.strip() == "top" else ("", [])
+    first, *words = text.split(",")  # `top` and `least` need no value
+    return (first.strip(), words) if first.strip() in ("top", "least") else ("", [])
 
 
 def _split(words: list[str], make: Callable[..., Any]) -> tuple[list[str], dict[str, Any]]:
@@ -85,6 +86,12 @@ def _top(words: list[str]) -> tuple[int, ...]:
     if not count.strip().isdecimal():
         raise ValueError(count)
     return (int(count),)
+
+
+def _nothing(words: list[str]) -> tuple[()]:
+    if words:
+        raise ValueError(words)
+    return ()
 
 
 def _rank(words: list[str]) -> tuple[int]:
@@ -196,6 +203,7 @@ def _from_file(what: str, path: str, convert: Callable[[Any], Any]) -> Tensor:
 
 _FORMS: dict[str, tuple[Callable[..., Any], Callable[[list[str]], tuple[Any, ...]], str]] = {
     "top": (top, _top, "top:3 for the three best"),
+    "least": (partial(ranked, -1), _nothing, "least, the least probable"),
     "ranked": (ranked, _rank, "ranked:-1 for the least probable"),
     "label": (label, _label, "label:daisy"),
     "margin": (margin, _pair, "margin:daisy,bee"),

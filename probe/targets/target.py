@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import LimelightError, TargetError
-from .class_scores import Which, interleave, is_class, picked, read_classes, said
+from ..errors import TargetError
+from .class_scores import Which, interleave, picked, read_classes, said
 from .reading import Reading
 from .scalar import Target, given_classes, of_part
 from .scale import Of
@@ -222,44 +221,3 @@ def _at_positions(which: Which, position: Sequence[int] | Tensor, of: Of, at: st
 
 def _spoken(which: Which) -> str:
     return repr(which) if isinstance(which, str) else said(which)
-
-
-def targets(spec: Any) -> tuple[Target, ...]:
-    """Any way of naming targets as a tuple: a Target, a class, a callable, or several of them.
-
-    A class is a number of Python, numpy or torch, or a name; a tensor or array of integers is a
-    class per sample; a list is several targets.
-    """
-    if isinstance(spec, Target):
-        return (spec,)
-    if is_class(spec):
-        return (label(spec),)
-    if isinstance(spec, (list, tuple)) and spec:
-        return tuple(t for item in spec for t in targets(item))
-    if callable(spec):
-        return (_function(spec),)
-    raise TargetError(
-        f"{spec!r} is no target: give a class, limelight.top(), or a function of the output"
-    )
-
-
-def _function(spec: Callable[[Any], Tensor]) -> Target:
-    name = getattr(spec, "__name__", type(spec).__name__)
-
-    def read(output: Any, rows: Tensor | None) -> Tensor:
-        try:
-            return spec(output)
-        except (IndexError, RuntimeError) as error:
-            if isinstance(error, (LimelightError, torch.OutOfMemoryError)) or _full(error):
-                raise
-            raise TargetError(
-                f"target {name!r} fails on this output ({error}); samples may pass a few or one at "
-                "a time: a function must find what it needs of each in the output"
-            ) from error
-
-    return Target(name, read)
-
-
-def _full(error: Exception) -> bool:
-    """Whether memory ran out, which on the CPU is a plain RuntimeError."""
-    return "allocate memory" in str(error)

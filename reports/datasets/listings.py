@@ -74,26 +74,37 @@ def _said_by_names(table: Table, path: Path) -> tuple[InputColumn, ...]:
 
 
 def _of_pictures(table: Table, source: str, root: Path, path: Path) -> Samples:
-    groups: dict[str, list[Sample]] = defaultdict(list)
+    groups: dict[str, list[tuple[str, Sample]]] = defaultdict(list)
     label = next((word for word in LABELS if word in table.header), "")
     for row in table.rows:
         fault = row.fault or _odd_path(row, source) or _odd_label(row, label)
         if fault:
-            groups[f"\0{row.where}"] = [Sample(row.where, str(path), fault=fault)]
+            groups[f"\0{row.where}"] = [(row.where, Sample(row.where, str(path), fault=fault))]
             continue
         name = str(row.cells[source])
         marked = tuple(_annotation(row, label, root))
-        groups[name].append(Sample(name, str(root / name), label_in(row.cells.get(label)), marked))
+        sample = Sample(name, str(root / name), label_in(row.cells.get(label)), marked)
+        groups[name].append((row.where, sample))
     return with_faults(sample for group in groups.values() for sample in _joined(group))
 
 
-def _joined(group: Sequence[Sample]) -> Iterator[Sample]:
-    """Rows of one picture as one sample, and those of other labels that mark nothing."""
-    first = group[0]
-    yield replace(first, annotations=tuple(a for row in group for a in row.annotations))
-    held = {first.label, None, *(a.label for row in group for a in row.annotations)}
-    others = {row.label: row for row in group if not row.annotations and row.label not in held}
-    yield from others.values()
+def _joined(group: Sequence[tuple[str, Sample]]) -> Iterator[Sample]:
+    """Rows of one picture as one sample, and those of other labels that mark nothing.
+
+    A row that adds nothing to those above it is left out, and says so.
+    """
+    (line, first), *rest = group
+    yield replace(first, annotations=tuple(a for _, row in group for a in row.annotations))
+    held = {first.label, *(a.label for _, row in group for a in row.annotations)}
+    for where, row in rest:
+        if row.annotations:
+            continue
+        if row.label is None or row.label in held:
+            again = f"{where} says of {row.name!r} what {line} says: it is left out"
+            yield Sample(where, first.source, fault=again)
+        else:
+            held.add(row.label)
+            yield row
 
 
 def _odd_path(row: TableRow, source: str) -> str:

@@ -82,18 +82,25 @@ def _cells(path: Path) -> Iterator[TableRow]:
     lines = csv.reader(text, delimiter="\t" if tabs else ",", strict=True)
     header: list[str] = []
     while True:
-        where = f"line {lines.line_num + 1} of {path.name!r}"
+        before = lines.line_num
+        where = f"line {before + 1} of {path.name!r}"
         try:
             cells = next(lines)
         except StopIteration:
             return
         except csv.Error as error:
-            yield TableRow(where, fault=f"{where} cannot be read: {error}")
+            yield TableRow(where, fault=f"{where} cannot be read: {error}{_lost(lines, before)}")
             continue
         if not header:
             header = _unique(cells, where)
         elif cells:
             yield _under(header, cells, where)
+
+
+def _lost(lines: Any, before: int) -> str:
+    """What a quote that is never closed takes with it."""
+    last = lines.line_num
+    return f", and with it the lines to {last}: close its quote" if last > before + 1 else ""
 
 
 def _unique(header: list[str], where: str) -> list[str]:

@@ -17,6 +17,7 @@ from ...models.inputs import (
     PreparedPhoto,
     Preprocessing,
     PreprocessingOptions,
+    address_fault,
     drawn,
     input_for,
     prepare,
@@ -195,7 +196,8 @@ def _pictures(model: nn.Module, inputs: Given, images: Any, asked: Preprocessing
 def _listed(images: Any) -> Sequence[Picture]:
     if images is None:
         return []
-    if isinstance(images, (str, Path)) and Path(images).expanduser().is_dir():
+    path = isinstance(images, (str, Path)) and not address_fault(images, "picture")
+    if path and Path(images).expanduser().is_dir():
         return list(pictures_under(images))
     single = isinstance(images, (str, Path, bytes, Image)) or getattr(images, "ndim", 4) < 4
     return [images] if single else list(images)

@@ -7,20 +7,25 @@ from dataclasses import fields
 from itertools import count
 from pathlib import Path
 
-from ...models.inputs import missing
+from ...models.inputs import address_fault, missing
 from ...probe.errors import LimelightError
 from .plan import FILE, RunPlan
 from .store import FOLDER, parts_of
 
 
-def claim(folder: Path, plan: RunPlan, *, repair: bool = False) -> set[int]:
+def claim(folder: Path, plan: RunPlan, *, repair: bool = False, force: bool = False) -> set[int]:
     """Make a folder the plan's; the numbers of the parts that are done.
 
     repair  put broken parts aside, so that they are computed anew, and write a lost plan again
-    Raises LimelightError when the folder is another run's, or a part is broken.
+    force   also in a folder that holds other files
+    Raises LimelightError when the folder is another run's or no run's, or a part is broken.
     """
+    if fault := address_fault(folder, "run folder"):
+        raise LimelightError(fault)
     if folder.is_symlink() and not folder.exists():
         raise LimelightError(f"run folder {str(folder)!r} {missing(folder)}")
+    if not force:
+        _check_own(folder)
     parts = parts_of(folder, plan)
     owned = _is_owned(folder, plan, len(parts.done) - len(parts.unsealed), repair=repair)
     if not owned:
@@ -42,6 +47,18 @@ def claim(folder: Path, plan: RunPlan, *, repair: bool = False) -> set[int]:
         plan.save(folder)
         _is_owned(folder, plan, 0, repair=False)  # refuses where another run was faster
     return parts.done
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder with files in which no run was begun; hidden ones do not count."""
+    if not folder.is_dir() or (folder / FILE).exists() or (folder / FOLDER).exists():
+        return
+    strange = sorted(p.name for p in folder.iterdir() if not p.name.startswith((".", "_")))
+    if strange:
+        raise LimelightError(
+            f"run folder {str(folder)!r} holds {len(strange)} files that are of no run, such as "
+            f"{strange[0]!r}: choose another folder, or say --force (force=True in Python)"
+        )
 
 
 def _is_owned(folder: Path, plan: RunPlan, whole: int, *, repair: bool) -> bool:

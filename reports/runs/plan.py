@@ -20,7 +20,7 @@ from ...probe.attribution import BoundMethod
 from ...probe.engine import about_model
 from ...probe.errors import LimelightError, OptionError
 from ...probe.results import write
-from ...probe.targets import Reading, Target, class_in, label, ranked, target_in, targets
+from ...probe.targets import Reading, Target, class_in, label, target_in, targets
 from ..datasets import Preparation, Samples, described
 
 FILE = "plan.json"
@@ -272,17 +272,14 @@ def target_of(target: RunTarget, labels: Sequence[int | str | None]) -> Target:
     if target == LABEL:
         # a sample without a label is refused by `label`, in its own words
         return label([class_in(v) if isinstance(v, str) else v for v in labels])  # type: ignore[misc]
-    if target == "least":
-        return ranked(-1)
-    first, *_ = targets(target_in(str(target)) if isinstance(target, str) else target)
-    return first
+    return targets(target)[0]
 
 
 def flat_targets(spec: Any) -> list[RunTarget]:
     """The targets of a run: strings stay as written, `top:3` becomes three."""
     flat: list[RunTarget] = []
     for target in spec if isinstance(spec, (list, tuple)) else [spec]:
-        if isinstance(target, str) and target not in (LABEL, "least"):
+        if isinstance(target, str) and target != LABEL:
             parsed = target_in(target)
             flat += parsed if isinstance(parsed, tuple) else [target]
         elif isinstance(target, (str, int)):

@@ -141,6 +141,7 @@ def run(
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     repair: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
     **hyper: object,
 ) -> Run:
@@ -164,6 +165,7 @@ def run(
     address  of a Ray cluster, `head:6379` or `auto`; without it Ray starts on this machine
     repair   compute broken parts anew, and write plan.json where it is lost; what is whole but of
              another run stays beside, under a name that begins with _
+    force    begin also in a folder that holds files of another kind
     Run again, it computes only what is missing; another plan in the same folder is refused. A
     sample that cannot be read or run becomes a row with its error. An interrupt finishes the open
     shard first. Raises LimelightErrors for what is wrong with the plan itself.
@@ -180,7 +182,7 @@ def run(
     with Undo() as undo:
         _keep_mode(model, undo)
         work = prepare(asked)
-        done = claim(root, work.plan, repair=repair)
+        done = claim(root, work.plan, repair=repair, force=force)
         _finish(root, work, done, compute, workers, progress)
     return Run(root)
 

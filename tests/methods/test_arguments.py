@@ -171,7 +171,7 @@ def test_integrated_gradients_of_layers_agree_with_captum(site: str) -> None:
 
 
 def test_wildcards_pass_over_what_has_no_positions_with_a_note() -> None:
-    for name in ("eigencam", "smoothgrad:eigencam,n=2"):
+    for name in ("eigencam", "smoothgrad:eigencam,n=2", "meta:eigencam"):
         found = ll.maps(Net(), X[:1], name, sites="*", target=1)
         assert [str(m.site) for m in found] == ["stem", "act", "body", "join"]
         assert "eigencam passed over head" in " ".join(found[0].about.notes)

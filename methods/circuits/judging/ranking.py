@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from types import ModuleType
+
 import numpy as np
 from torch import Tensor
 
@@ -11,6 +14,16 @@ from ..score import Score
 from .truth import Truth
 
 INTERVAL = (2.5, 97.5)
+
+
+def _metrics() -> ModuleType:
+    """scikit-learn's metrics; Python's random numbers, which their import draws, are put back."""
+    state = random.getstate()
+    try:
+        from sklearn import metrics
+    finally:
+        random.setstate(state)
+    return metrics
 
 
 def evaluate(score: Score, truth: Truth) -> dict[str, float]:
@@ -48,27 +61,27 @@ def evaluate(score: Score, truth: Truth) -> dict[str, float]:
 
 
 def _ranking(values: Tensor, inside: np.ndarray) -> dict[str, float]:
-    from sklearn.metrics import average_precision_score, roc_auc_score
+    metrics = _metrics()
 
     ranked = values.double().numpy()
     size = int(inside.sum())
     order = np.argsort(-ranked, kind="stable")[:size]
     return {
-        "ap": average_precision_score(inside, ranked),
-        "auc": roc_auc_score(inside, ranked),
+        "ap": metrics.average_precision_score(inside, ranked),
+        "auc": metrics.roc_auc_score(inside, ranked),
         "precision_k": float(inside[order].mean()),
     }
 
 
 def _best(values: Tensor, inside: np.ndarray) -> dict[str, float]:
-    from sklearn.metrics import precision_recall_curve, roc_curve
+    metrics = _metrics()
 
     ranked = values.double().numpy()
-    precision, recall, _ = precision_recall_curve(inside, ranked)
+    precision, recall, _ = metrics.precision_recall_curve(inside, ranked)
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
     best = int(f1.argmax())
-    fpr, tpr, _ = roc_curve(inside, ranked)
+    fpr, tpr, _ = metrics.roc_curve(inside, ranked)
     both = tpr + 1 - fpr
     balanced = np.divide(2 * tpr * (1 - fpr), both, out=np.zeros_like(both), where=both > 0)
     return {
@@ -81,10 +94,10 @@ def _best(values: Tensor, inside: np.ndarray) -> dict[str, float]:
 
 def curves(score: Score, truth: Truth) -> dict[str, list[float]]:
     """Points of the ROC and of the precision-recall curve, for plots."""
-    from sklearn.metrics import precision_recall_curve, roc_curve
+    metrics = _metrics()
 
     inside, ranked = truth.inside.numpy(), score.values.double().numpy()
-    fpr, tpr, _ = roc_curve(inside, ranked)
-    precision, recall, _ = precision_recall_curve(inside, ranked)
+    fpr, tpr, _ = metrics.roc_curve(inside, ranked)
+    precision, recall, _ = metrics.precision_recall_curve(inside, ranked)
     points = {"fpr": fpr, "tpr": tpr, "precision": precision, "recall": recall}
     return {name: values.tolist() for name, values in points.items()}

@@ -114,7 +114,7 @@ class Truth:
     groups: Mapping[str, Heads] = field(default_factory=dict)
 
 
-def as_heads(given: object) -> list[tuple[int, int]]:
+def as_heads(given: Any) -> list[tuple[int, int]]:
     """Heads (layer, number) as a list. Raises OptionError for anything else."""
     heads = list(given) if isinstance(given, Iterable) else [given]
     if not all(isinstance(head, tuple | list) and len(head) == 2 for head in heads):

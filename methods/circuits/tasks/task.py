@@ -133,7 +133,12 @@ def _reader(name: str, tokenizer: Tokenizer | int | None) -> Tokenizer:
 
 
 def _a_file(name: str | Path) -> bool:
-    return Path(name).suffix.lower() in (".json", ".jsonl", ".ndjson") or Path(name).is_file()
+    if Path(name).suffix.lower() in (".json", ".jsonl", ".ndjson"):
+        return True
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _from_file(path: str | Path, tokenizer: Tokenizer, bos: int | None, given: dict) -> Pairs:

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import limelight as ll
 from limelight.methods.normgrad.normgrad import Aggregate
+from limelight.models.layers.convolutions import SameConv2d
 from limelight.probe.attribution.registry import use
 from limelight.probe.errors import MethodError, OptionError
 
@@ -139,3 +141,31 @@ def test_proper_is_the_norm_of_the_weight_gradient_of_one_position(how: dict) ->
 def test_proper_wants_a_convolution() -> None:
     with pytest.raises(MethodError, match=r"asked at a Linear.*nn\.Conv2d"):
         use("normgrad_proper")(nn.Linear(2, 2), torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose kernel has a mean of zero."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+def test_a_convolution_that_pads_by_itself_is_seen_as_it_is():
+    torch.manual_seed(0)
+    own = SameConv2d(4, 6, 3, stride=2, groups=2)
+    plain = nn.Conv2d(4, 6, 3, stride=2, groups=2)
+    plain.load_state_dict(own.state_dict())
+    head = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    x = torch.randn(2, 4, 10, 10)
+    padded = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), plain, *head)  # as "same" pads an even size
+    found = ll.maps(nn.Sequential(own, *head), x, "normgrad_proper", sites="0", target=1)
+    want = ll.maps(padded, x, "normgrad_proper", sites="1", target=1)
+    for ours, theirs in zip(found, want, strict=True):
+        torch.testing.assert_close(ours.values, theirs.values)
+
+
+def test_a_convolution_that_changes_its_weights_is_refused():
+    net = nn.Sequential(Standardised(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(MethodError, match="Standardised, whose forward changes its weights"):
+        ll.maps(net, torch.randn(1, 3, 8, 8), "normgrad_proper", sites="0", target=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -267,3 +269,29 @@ def test_no_sample_of_one_seed_draws_what_another_draws_of_another(method):
     net, same = Net().eval(), X[:1].expand(3, -1, -1, -1)
     maps = [m for seed in range(3) for m in ll.maps(net, same, method, target=1, seed=seed)]
     assert len(maps) == len({m.values.numpy().tobytes() for m in maps}) == 9
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "gradcam",
+        "smoothgrad,n=2",
+        "integrated_gradients,n=2",
+        "rise,n=2",
+        "occlusion",
+        "lrp",
+        "meta",
+    ],
+)
+def test_nothing_of_a_call_waits_for_the_collector(method):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    x = torch.randn(2, 3, 12, 12)
+    for _ in range(2):  # what is learnt of a model is learnt
+        ll.maps(net, x, method, target=1)
+    gc.collect()
+    gc.disable()
+    try:
+        ll.maps(net, x, method, target=1)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

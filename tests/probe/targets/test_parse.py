@@ -276,3 +276,27 @@ def test_classes_of_samples_are_taken_with_their_samples(classes, data):
     part = ll.label(classes).take(places)(logits[places], len(places))
     assert whole.tolist() == [10.0 * i + c for i, c in enumerate(classes)]
     assert torch.equal(part, whole[places])
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("top", lambda: ll.top()),
+        ("top:2", lambda: ll.top(2)),
+        ("least", lambda: ll.ranked(-1)),
+        ("1", lambda: 1),
+        ("dog", lambda: ll.label("dog")),
+        ("margin:dog,cat", lambda: ll.margin("dog", "cat")),
+        (["top", "dog"], lambda: [ll.top(), ll.label("dog")]),
+    ],
+)
+def test_text_means_the_same_in_every_call(text, meant):
+    torch.manual_seed(0)
+    net = torch.nn.Linear(4, 3)
+    net.classes = ["cat", "dog", "newt"]
+    x = torch.randn(2, 4)
+    read, want = (ll.maps(net, x, "gradient", target=t) for t in (text, meant()))
+    assert [m.target for m in read] == [m.target for m in want]
+    assert all(torch.equal(a.values, b.values) for a, b in zip(read, want, strict=True))
+    with pytest.raises(TargetError, match="is not understood: write least"):
+        ll.maps(net, x, "gradient", target="least:3")

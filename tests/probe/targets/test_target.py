@@ -9,8 +9,8 @@ from torch import nn
 
 import limelight as ll
 from limelight.probe.errors import TargetError
+from limelight.probe.targets import targets
 from limelight.probe.targets.class_scores import by_name
-from limelight.probe.targets.target import targets
 
 LOGITS = torch.tensor([[1.0, 5.0, 2.0], [7.0, 0.0, 3.0]])
 TEXT = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))

@@ -233,8 +233,23 @@ def test_a_bad_annotation_of_coco_and_a_bad_file_of_voc_are_rows(tmp_path):
 
 def test_a_picture_listed_twice_keeps_both_labels(tmp_path):
     (tmp_path / "list.csv").write_text("path,label\na.png,1\na.png,2\na.png,1\nb.png,1\n")
-    found = [(row.name, row.label) for row in samples(tmp_path / "list.csv")]
-    assert found == [("a.png", 1), ("a.png (2)", 2), ("b.png", 1)]
+    first, second, again, other = samples(tmp_path / "list.csv")
+    assert [(row.name, row.label) for row in (first, second, other)] == [
+        ("a.png", 1),
+        ("a.png (2)", 2),
+        ("b.png", 1),
+    ]
+    assert again.fault == (
+        "line 4 of 'list.csv' says of 'a.png' what line 2 of 'list.csv' says: it is left out"
+    )
+
+
+def test_a_quote_that_is_never_closed_says_what_it_takes_with_it(tmp_path):
+    (tmp_path / "list.csv").write_text('path,label\na.png,1\nb.png,"2\nc.png,1\nd.png,1\n')
+    good, lost = samples(tmp_path / "list.csv")
+    assert good.name == "a.png"
+    assert lost.fault.startswith("line 3 of 'list.csv' cannot be read")
+    assert lost.fault.endswith("and with it the lines to 5: close its quote")
 
 
 def test_what_is_missing_is_called_so(tmp_path):

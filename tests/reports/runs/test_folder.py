@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from shutil import copytree
+from shutil import copyfile, copytree
 
 import pandas
 import pyarrow as pa
@@ -16,6 +16,7 @@ import torch
 from pyarrow import parquet
 
 import limelight as ll
+from limelight.cli import main
 from limelight.probe.errors import LimelightError
 from limelight.probe.results import parquet_bytes
 from limelight.reports.dataset_page.page import render_run
@@ -211,3 +212,24 @@ def test_the_first_of_two_plans_has_the_folder(whole, tmp_path):
     replace(mine, methods=("normgrad",)).save(tmp_path)  # it saw no plan, and comes too late
     assert RunPlan.load(tmp_path) == mine
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_folder_of_other_files_is_refused_and_stays_as_it_is(tmp_path, capsys):
+    mine = tmp_path / "work"
+    mine.mkdir()
+    (mine / ".gitkeep").touch()
+    assert len(noise(mine).maps()) > 0  # what is hidden does not count
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("dear reader")
+    with pytest.raises(LimelightError, match=r"1 files that are of no run, such as 'thesis.tex'"):
+        noise(other)
+    assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+    photo = tmp_path / "photos"
+    photo.mkdir()
+    copyfile(ll.example("flower"), photo / "a.jpg")
+    words = ["run", "convit_digits", str(photo), "-o", str(other), "-m", "gradient"]
+    assert main(words) == 2
+    assert "choose another folder, or say --force" in capsys.readouterr().err
+    assert main([*words, "--force"]) == 0
+    assert {path.name for path in other.iterdir()} == {"thesis.tex", "plan.json", "maps"}
