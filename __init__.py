@@ -12,9 +12,10 @@ _HOMES = {
     "probe.probe": "Probe",
     "probe.sites": "Adapter Shape Site adapter",
     "probe.mark": "mark",
-    "probe.trace": "add freeze mean scale swap zero",
+    "probe.trace": "Trace add freeze mean scale swap zero",
     "probe.targets": "Target box choice contrast difference label margin peak pixel ranked region "
     "similar token top",
+    "probe.relevance": "Ledger",
     "probe.results": "Maps SaliencyMap",
     "probe.attribution": "head_method list_methods method pass_method path_method use",
     "probe.errors": "LimelightError",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .probe.errors import LimelightError
     from .probe.mark import mark
     from .probe.probe import Probe
+    from .probe.relevance import Ledger
     from .probe.results import Maps, SaliencyMap
     from .probe.sites import Adapter, Shape, Site, adapter
     from .probe.targets import (
@@ -70,7 +72,7 @@ if TYPE_CHECKING:
         token,
         top,
     )
-    from .probe.trace import add, freeze, mean, scale, swap, zero
+    from .probe.trace import Trace, add, freeze, mean, scale, swap, zero
     from .reports.circuit_page import circuit_report
     from .reports.datasets import mqar, samples
     from .reports.explanation import explain

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ from .tasks import Pairs, task
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from ...probe.results.figure import Figure
+
 DEFAULT = (
     "attribution",
     "code_attr",
@@ -50,7 +53,7 @@ DEFAULT = (
 TRUTH_PAIRS = 16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Circuit:
     """What every method said of every head.
 
@@ -150,6 +153,32 @@ class Circuit:
             with exclusive(self.evidence.model):
                 self._kept[key] = curve(self.evidence, self.score(method).values, **options)
         return self._kept[key]
+
+    def figure(self, method: str = "") -> Figure:
+        """The score of every head as a plotly figure, layers by heads, beside what exact patching
+        found; heads of the circuit are outlined.
+
+        method  whose score; the first asked for unless told
+        `figure.save("circuit.pdf")` prints it. Raises MethodError, LimelightError without plotly.
+        """
+        from ...probe.results.figure import figure
+        from .views import head_grids
+
+        truth, chosen = self.truth, method or next(iter(self.scores))
+        drawn, marks = {chosen: self.score(chosen).values}, []
+        if truth is not None:
+            marks = [name for name, i in zip(self.names, truth.inside, strict=True) if i]
+            drawn |= {} if truth.effects is None else {"exact patching": truth.effects}
+        return figure(head_grids(drawn, self.names, marks, self.pairs.name), columns=2)
+
+    def __repr__(self) -> str:
+        asked = f"{len(self.pairs)} pairs of {self.pairs.name!r}, {len(self.names)} heads"
+        return f"Circuit({asked}, scores {', '.join(self.scores)})"
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        table: str = self.evaluation.to_html(index=False, float_format="{:.3f}".format)
+        return f"<p>{escape(repr(self))}</p>{table}<ul>{notes}</ul>"
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write scores.parquet and evaluation.parquet; the folder.

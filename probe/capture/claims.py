@@ -15,7 +15,7 @@ from torch import nn
 
 from ..errors import ProbeError
 from ..sites import UNCHANGED, tree_of
-from .devices import check_devices
+from .model_modules import check_devices
 from .undo import Undo, gather_undos, keep_modes, undoes
 
 P = ParamSpec("P")

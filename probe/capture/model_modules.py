@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from inspect import Parameter, signature
+from itertools import chain
 
+import torch
 from torch import nn
 
+from ..errors import ProbeError
 from ..sites import Adapter, ModuleTree, Pattern, Site, adapt, modules_by_path, resolve, tree_of
 
 
@@ -98,3 +101,25 @@ class ModelModules:
             for address, names in (*self._axes.items(), *self.adapter.axes)
             for pattern in resolve(address, self.by_path, self.first, lambda: self.adapter)
         }
+
+
+def check_devices(model: nn.Module) -> None:
+    """Refuse weights without values, and a default device that the model is not on.
+
+    The default device is the one of `with torch.device(...)` or `torch.set_default_device`; the CPU
+    goes with every model.
+    """
+    weights = chain(model.parameters(), model.buffers())
+    devices = {tensor.device.type for tensor in weights}
+    name = type(model).__name__
+    if "meta" in devices:
+        raise ProbeError(f"{name} is on the meta device, without values: load its weights first")
+    chosen = torch.get_default_device()
+    if chosen.type == "cpu" or chosen.type in devices:
+        return
+    where = f"{name} is on {' and '.join(sorted(devices))}" if devices else f"{name} has no weights"
+    if devices or chosen.type == "meta":
+        raise ProbeError(
+            f"torch's default device is {str(chosen)!r} here, and {where}: call this outside of "
+            "`with torch.device(...)`, after torch.set_default_device(None)"
+        )

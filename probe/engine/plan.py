@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 import psutil
 import torch
@@ -48,6 +49,9 @@ class Plan:
     bytes_per_sample: int
     bytes_free: int
     batch: int
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         lines = [

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..backward import Tape
     from ..ops import Edge, OpRecord
+    from ..results.figure import Figure
     from ..trace import Value
 
 COLUMNS = ("op", "place", "received", "handed", "bias", "stabiliser", "leak", "absolute")
@@ -48,7 +49,7 @@ class Entry:
         return tuple(getattr(self, name) for name in COLUMNS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ledger(Sequence[Entry]):
     """Entries in the order in which the forward ran, and what reached the input.
 
@@ -94,6 +95,37 @@ class Ledger(Sequence[Entry]):
         import pandas
 
         return pandas.DataFrame([e.row() for e in (*self, self.total)], columns=list(COLUMNS))
+
+    def figure(self, most: int = 25) -> Figure:
+        """Where the relevance ends, as a plotly figure: at the input, or in an op's biases,
+        stabiliser or leak; the `most` ops that take most of it.
+
+        `figure.save("ledger.pdf")` prints it. Raises LimelightError without plotly.
+        """
+        from ..results.figure import figure
+        from ..results.panels import Bars
+
+        def taken(entry: Entry) -> float:
+            return max(abs(entry.bias), abs(entry.stabiliser), abs(entry.leak))
+
+        shown = sorted(sorted(self, key=taken, reverse=True)[:most], key=self.entries.index)
+        names = ["at the input", *(f"{e.op} {e.place}".strip() for e in shown)]
+        series = {
+            "arrives": [self.arrived, *(0.0 for _ in shown)],
+            "biases": [0.0, *(e.bias for e in shown)],
+            "stabiliser": [0.0, *(e.stabiliser for e in shown)],
+            "leak": [0.0, *(e.leak for e in shown)],
+        }
+        title = f"{self.kept:.1%} of the relevance {self.start:.4g} arrives at the input"
+        note = "" if len(shown) == len(self) else f"{len(shown)} of {len(self)} ops, the largest"
+        return figure([Bars(title, names, series, "relevance", note)])
+
+    def __repr__(self) -> str:
+        return f"Ledger({len(self)} ops, {self.kept:.1%} of {self.start:.4g} kept)"
+
+    def _repr_html_(self) -> str:
+        table: str = self.to_pandas().to_html(index=False, float_format="{:.4g}".format)
+        return f"<p>{self.kept:.1%} of {self.start:.4g} is kept.</p>{table}"
 
     def __str__(self) -> str:
         table: str = self.to_pandas().to_string(index=False, float_format=lambda v: f"{v:.4g}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
@@ -15,9 +14,10 @@ from torch import Tensor
 
 from ..errors import LimelightError
 from ..sites import Site
-from .replacing import GENERATOR, replaceable
+from .map_values import about_of
+from .replacing import GENERATOR, replaceable, write
 from .rows import DTYPES, Precision, dtype_name, map_columns, map_of_row, parquet_bytes, row_of_map
-from .saliency_map import SaliencyMap, about_of
+from .saliency_map import SaliencyMap
 
 _KEY = "limelight.maps"
 Coder = TypeVar("Coder")
@@ -72,28 +72,6 @@ def load(path: str | Path) -> list[SaliencyMap]:
             f"{str(path)!r} cannot be read as maps, it is damaged or of another kind ({reason}); "
             "save the maps again"
         ) from error
-
-
-def write(path: Path, content: bytes) -> Path:
-    """Put `content` at `path` through a temporary neighbour: no reader sees half a file.
-
-    A link stays one: its target is written.
-    """
-    given, path = path, path.resolve() if path.is_symlink() else path
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise LimelightError(
-            f"cannot write {str(given)!r}: {error.strerror or error}; "
-            "choose a folder that exists and may be written"
-        ) from error
-    return given
 
 
 def _format(path: Path, coders: Mapping[str, Coder]) -> Coder:
@@ -184,6 +162,16 @@ def _png(maps: Sequence[SaliencyMap]) -> bytes:
     return sink.getvalue()
 
 
+def _print(ending: str) -> Callable[[Sequence[SaliencyMap]], bytes]:
+    def encode(maps: Sequence[SaliencyMap]) -> bytes:
+        from .map_panels import panel_of
+        from .paper import drawn
+
+        return drawn([panel_of(m) for m in maps], ending)
+
+    return encode
+
+
 def _copy(values: Tensor) -> Tensor:
     """A plain copy: safetensors refuses tensors that share memory."""
     return values.detach().cpu().contiguous().clone()
@@ -197,6 +185,8 @@ _ENCODERS: dict[str, Callable[[Sequence[SaliencyMap]], bytes]] = {
     ".safetensors": _safetensors,
     ".parquet": _parquet,
     ".png": _png,
+    ".pdf": _print(".pdf"),
+    ".svg": _print(".svg"),
 }
 _DECODERS: dict[str, Callable[[Path], list[SaliencyMap]]] = {
     ".safetensors": _read_safetensors,

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from ..errors import LimelightError
 from ..sites import Site, parse, part_of_model
+from .map_values import Size, range_text
 from .rows import READABLE, row_of_map
-from .saliency_map import SaliencyMap, Size, range_text
+from .saliency_map import SaliencyMap
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from .figure import Figure
 
 
 class Maps(Sequence[SaliencyMap]):
@@ -89,13 +92,31 @@ class Maps(Sequence[SaliencyMap]):
         return pandas.DataFrame(rows, columns=list(READABLE))
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
-        """Write `.safetensors` or `.parquet` (lossless, for `load`), or a `.png` sheet.
+        """Write `.safetensors` or `.parquet` (lossless, for `load`), a sheet as `.png`, or a figure
+        for a paper as `.pdf` or `.svg`; see `Figure.save` for its width.
 
         force  also over a file that was not written here
         """
         from . import files
 
         return files.save(self, Path(path), force=force)
+
+    def figure(self, columns: int | None = None) -> Figure:
+        """The maps as a plotly figure with values under the pointer, each on a range of its own.
+
+        columns  maps side by side, 4 unless told; 48 maps at most, and the rest is counted
+        `figure.save("maps.pdf")` prints it, at the width of a column and without a browser.
+        Raises LimelightError without plotly: pip install 'limelight[figures]'.
+
+        Example:
+            >>> maps = ll.maps(net, x, ["gradcam", "gradient"], target=1)
+            >>> maps.figure().save("maps.svg").name
+            'maps.svg'
+        """
+        from .figure import figure
+        from .map_panels import panel_of
+
+        return figure([panel_of(m) for m in self], columns)
 
     @staticmethod
     def load(path: str | Path) -> Maps:

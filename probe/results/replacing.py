@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from ..errors import OptionError
+from ..errors import LimelightError, OptionError
 
 GENERATOR = "limelight"
 _HEAD = 4096
@@ -35,8 +36,36 @@ def replaceable(path: str | Path, force: bool = False) -> Path:
     return target
 
 
+def write(path: Path, content: bytes) -> Path:
+    """Put `content` at `path` through a temporary neighbour: no reader sees half a file.
+
+    A link stays one: its target is written.
+    """
+    given, path = path, path.resolve() if path.is_symlink() else path
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise LimelightError(
+            f"cannot write {str(given)!r}: {error.strerror or error}; "
+            "choose a folder that exists and may be written"
+        ) from error
+    return given
+
+
 def _is_ours(path: Path) -> bool:
-    readers = {".png": _in_png, ".parquet": _in_parquet, ".safetensors": _in_safetensors}
+    readers = {
+        ".png": _in_png,
+        ".parquet": _in_parquet,
+        ".safetensors": _in_safetensors,
+        ".pdf": _in_pdf,
+        ".svg": _in_svg,
+    }
     try:
         return not path.stat().st_size or readers.get(path.suffix.lower(), _in_page)(path)
     except Exception:  # the readers raise their own families, all for one reason: a foreign file
@@ -53,6 +82,15 @@ def _in_png(path: Path) -> bool:
 
     with Image.open(path) as image:
         return bool(image.info.get("Software") == GENERATOR)
+
+
+def _in_pdf(path: Path) -> bool:
+    return f"/Creator ({GENERATOR})".encode() in path.read_bytes()
+
+
+def _in_svg(path: Path) -> bool:
+    with path.open("rb") as file:
+        return f"<dc:title>{GENERATOR}</dc:title>".encode() in file.read(_HEAD)
 
 
 def _in_parquet(path: Path) -> bool:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..sites import Site, parse
-from .saliency_map import About, SaliencyMap, about_of
+from .map_values import About, about_of
+from .saliency_map import SaliencyMap
 
 if TYPE_CHECKING:
     import pyarrow as pa

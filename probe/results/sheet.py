@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from ..errors import LimelightError, OptionError
 from .colour_scales import Array, extremes, paint
-from .saliency_map import SaliencyMap, range_text
+from .map_values import MapValues, range_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,10 +35,10 @@ _SPACE = {"z", "y", "x"}  # axes of one scale; others are drawn as long as they 
 class _Grid:
     rows: list[Row]
     columns: list[Column]
-    cells: dict[tuple[Row, Column], SaliencyMap]
+    cells: dict[tuple[Row, Column], MapValues]
 
 
-def png(maps: Sequence[SaliencyMap], columns: int | None = None, cell: int = 160) -> Image.Image:
+def png(maps: Sequence[MapValues], columns: int | None = None, cell: int = 160) -> Image.Image:
     """A picture with a row for each sample and target and a column for each method and site.
 
     After `columns` columns (10 unless told) the rest follows below. What exceeds 300 cells or
@@ -56,7 +57,7 @@ def png(maps: Sequence[SaliencyMap], columns: int | None = None, cell: int = 160
     return _draw(grid, bands, wide, cell, len(maps))
 
 
-def _grid(maps: Sequence[SaliencyMap]) -> _Grid:
+def _grid(maps: Sequence[MapValues]) -> _Grid:
     """Maps by row and column; a second map under the same labels gets a column of its own."""
     seen: Counter[tuple[Row, Column]] = Counter()
     cells = {}
@@ -113,7 +114,7 @@ def _draw(
     return sheet
 
 
-def _cell(sheet: Image.Image, pen: _Pen, m: SaliencyMap, at: tuple[int, int], cell: int) -> None:
+def _cell(sheet: Image.Image, pen: _Pen, m: MapValues, at: tuple[int, int], cell: int) -> None:
     from PIL import Image
 
     picture = _picture(m)
@@ -150,18 +151,43 @@ class _Pen:
         self._draw.text(at, words, ink, self._font)
 
 
-def _picture(m: SaliencyMap) -> Image.Image | None:
+def _picture(m: MapValues) -> Image.Image | None:
     from PIL import Image
 
     values = plane(sliced(m))
     return Image.fromarray(paint(values, _ends(m))) if values.size else None
 
 
-def _ends(m: SaliencyMap) -> tuple[float, float] | None:
+def picture_of(m: MapValues) -> Image.Image:
+    """A map in colours, a pixel a value. Raises LimelightError for one without values."""
+    picture = _picture(m)
+    if picture is None:
+        raise LimelightError(f"the map of {m.method!r} at {m.site} is empty: there is no picture")
+    return picture
+
+
+def over(m: MapValues, photo: Image.Image | str | Path, opacity: float) -> Image.Image:
+    """A map over a grey photo; see `MapValues.overlay`."""
+    from PIL import Image
+
+    if m.places != ("y", "x") or m.values.ndim != 2:
+        raise LimelightError(
+            f"the map of {m.method!r} at {m.site} lies over {m.axes!r}: only maps over rows and "
+            "columns of a picture lie over a photo"
+        )
+    if not 0 <= opacity <= 1:
+        raise OptionError(f"opacity={opacity} was asked; it goes from 0 to 1")
+    below = Image.open(photo) if not isinstance(photo, Image.Image) else photo
+    grey = below.convert("L").convert("RGB")
+    shown = m.resize((grey.height, grey.width)).values.detach().double().cpu().numpy()
+    return Image.blend(grey, Image.fromarray(paint(shown, _ends(m))), opacity)
+
+
+def _ends(m: MapValues) -> tuple[float, float] | None:
     return extremes(m.values.detach().double().cpu().numpy())
 
 
-def caption(m: SaliencyMap) -> str:
+def caption(m: MapValues) -> str:
     """The range in words, `-0.2 .. 1.4`, `constant 0`, `no number`; which slices are drawn."""
     ends = _ends(m)
     if ends is None:
@@ -174,7 +200,7 @@ def caption(m: SaliencyMap) -> str:
     )
 
 
-def sliced(m: SaliencyMap) -> SaliencyMap:
+def sliced(m: MapValues) -> MapValues:
     """The map with at most nine slices of a volume or a film, evenly apart, the strongest in it."""
     values = m.values
     axes = m.axes.split()
@@ -190,7 +216,7 @@ def sliced(m: SaliencyMap) -> SaliencyMap:
     return replace(m, values=values)
 
 
-def html(maps: Sequence[SaliencyMap]) -> str:
+def html(maps: Sequence[MapValues]) -> str:
     """The sheet as a table with pictures in it, some 300 kB at most; it says what is left out."""
     if not len(maps):
         return "<p>No maps.</p>"
@@ -226,7 +252,7 @@ def _heading(words: tuple[str, str], scope: str) -> str:
     )
 
 
-def _html_cell(m: SaliencyMap) -> str:
+def _html_cell(m: MapValues) -> str:
     from PIL import Image
 
     text = f"<span style='opacity:.7;white-space:nowrap'>{escape(caption(m))}</span>"
@@ -245,7 +271,7 @@ def _html_cell(m: SaliencyMap) -> str:
     )
 
 
-def _size(m: SaliencyMap, picture: Image.Image, side: int) -> tuple[int, int]:
+def _size(m: MapValues, picture: Image.Image, side: int) -> tuple[int, int]:
     """Width and height of a picture whose longer side is `side`; what has one axis is a strip."""
     axes = m.axes.split()
     least = max(side // 4, 1)
@@ -256,7 +282,7 @@ def _size(m: SaliencyMap, picture: Image.Image, side: int) -> tuple[int, int]:
     return max(round(picture.width * scale), least), max(round(picture.height * scale), least)
 
 
-def plane(m: SaliencyMap) -> Array:
+def plane(m: MapValues) -> Array:
     """The values as one picture `y x`: one axis as a row, leading axes as tiles, NaN between."""
     values = m.values.detach().double().cpu().numpy()
     if values.ndim < 3:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import Any
 
 from ..errors import SiteError
@@ -80,6 +81,9 @@ class Trace(Mapping[Site, Value]):
 
     def __len__(self) -> int:
         return len(self.values_by_site)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         rows = [f"{s}  {v.axes}  {v.shape}" for s, v in self.values_by_site.items()]

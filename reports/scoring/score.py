@@ -78,7 +78,9 @@ def score(
         if progress is not None:
             progress(done, plan.samples, rows[0]["sample"])
     table = save(held, scores)
-    return table[table["metric"].isin(names)].reset_index(drop=True)
+    from .scores import Scores
+
+    return Scores(table[table["metric"].isin(names)].reset_index(drop=True))
 
 
 def refresh(run: Run) -> bool:

@@ -10,8 +10,9 @@ from limelight.methods import combine
 from limelight.methods.combine import layer_weights
 from limelight.methods.layer_weights import MODELS, POINTING, TABLES
 from limelight.probe.errors import OptionError
+from limelight.probe.results.map_values import About
 from limelight.probe.results.maps import Maps
-from limelight.probe.results.saliency_map import About, SaliencyMap
+from limelight.probe.results.saliency_map import SaliencyMap
 from limelight.probe.sites.site import Site
 
 EXTENT = (0.0, 0.0, 8.0, 8.0)

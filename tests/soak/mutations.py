@@ -39,7 +39,7 @@ MUTATIONS = (
     ("probe/relevance/seeds.py", "/ (z.shape[classes] - 1)", "/ z.shape[classes]", "tests/probe/relevance"),
     ("probe/relevance/attention_rules.py", "return gq / 4, gk / 4, gv / 2", "return gq / 2, gk / 2, gv / 2", "tests/probe/relevance"),
     ("probe/relevance/linear_map.py", "bias=bias * scale + shift", "bias=bias + shift", "tests/probe/relevance"),
-    ("probe/results/saliency_map.py", "return bool((self.values < 0).any())", "return False", "tests/probe/results"),
+    ("probe/results/map_values.py", "return bool((self.values < 0).any())", "return False", "tests/probe/results"),
     ("probe/results/rows.py", "site.call or 0", "0", "tests/probe/results"),
     ("probe/sites/initial_weights.py", "rtol=2**-7", "rtol=2**-30", "tests/probe/engine"),
     ("probe/sites/module_tree.py", "self.shape == tree.shape and all(", "all(", "tests/probe/capture/test_learnt.py"),

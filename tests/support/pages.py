@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from limelight.probe.results.map_values import About
 from limelight.probe.results.maps import Maps
-from limelight.probe.results.saliency_map import About, SaliencyMap
+from limelight.probe.results.saliency_map import SaliencyMap
 from limelight.probe.sites.site import Site
 from limelight.reports import Explanation, Guess, Photo
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limelight.probe.errors import LimelightError
-from limelight.probe.results import files as storage
+from limelight.probe.results import replacing
+from limelight.probe.results.map_values import About
 from limelight.probe.results.maps import Maps
-from limelight.probe.results.saliency_map import About, SaliencyMap
+from limelight.probe.results.saliency_map import SaliencyMap
 from limelight.probe.sites.site import Site
 
 TEXT = st.text(max_size=12)
@@ -204,7 +205,7 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", full)
+    monkeypatch.setattr(replacing.os, "fsync", full)
     with pytest.raises(LimelightError, match="No space left on device"):
         Maps([one()]).save(path, force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["m.parquet"]

@@ -10,7 +10,7 @@ import torch
 
 import limelight as ll
 from limelight.probe.errors import LimelightError
-from limelight.probe.results.saliency_map import About
+from limelight.probe.results.map_values import About
 
 
 def one(method="gradcam", site="layer1.0", sample="0", target="class 1", size=(2, 3), start=0.0):

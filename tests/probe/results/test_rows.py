@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limelight.probe.results.map_values import About
 from limelight.probe.results.rows import READABLE, map_columns, map_of_row, row_of_map
-from limelight.probe.results.saliency_map import About, SaliencyMap
+from limelight.probe.results.saliency_map import SaliencyMap
 from limelight.probe.sites.site import Site
 from limelight.reports.runs.store import schema
 

@@ -22,8 +22,9 @@ from PIL import Image
 
 from limelight.probe.errors import LimelightError
 from limelight.probe.results.colour_scales import table
+from limelight.probe.results.map_values import About
 from limelight.probe.results.maps import Maps
-from limelight.probe.results.saliency_map import About, SaliencyMap
+from limelight.probe.results.saliency_map import SaliencyMap
 from limelight.probe.sites.site import Site
 from limelight.reports import Areas, Explanation, Guess, Photo, Sample, render
 from limelight.reports.explanation.page import provenance

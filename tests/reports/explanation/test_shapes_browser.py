@@ -17,8 +17,9 @@ from reader import Page, contrast
 
 import limelight as ll
 from limelight.probe.results.colour_scales import table
+from limelight.probe.results.map_values import About
 from limelight.probe.results.maps import Maps
-from limelight.probe.results.saliency_map import About, SaliencyMap
+from limelight.probe.results.saliency_map import SaliencyMap
 from limelight.probe.sites.site import Site
 from limelight.reports import Explanation, Photo
 from limelight.reports.explanation.contents import Shapes

@@ -14,8 +14,8 @@ from waterfalls import METHOD, entry, flowing, ledger, with_foci
 
 import limelight as ll
 from limelight.probe.relevance.ledger import Ledger
+from limelight.probe.results.map_values import About
 from limelight.probe.results.maps import Maps
-from limelight.probe.results.saliency_map import About
 from limelight.reports import render
 from limelight.reports.explanation.page_data import page_data
 from limelight.reports.explanation.waterfall.ledger_steps import REASONS, Step, steps
