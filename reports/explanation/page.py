@@ -22,7 +22,12 @@ SCRIPTS = (
     "volume.js",
     "shapes.js",
     "pair.js",
+    "legend.js",
+    "grid.js",
+    "compare.js",
     "show.js",
+    "state.js",
+    "save.js",
     "page.js",
 )
 _MOST_NAMED = 4

@@ -10,11 +10,13 @@ const photos = data.samples.map(({ same }, i) =>
 const byPlace = new Map(data.maps.map((map) => [map.at.join(), map]));
 const chosen = {
   sample: 0, target: 0, method: 0, site: data.sites.length - 1, view: "picture",
-  opacity: 0.8, sign: "both", scale: "auto", range: "method", smooth: true, fade: true, foci: true,
-  areas: true, wipe: 0.5, point: [0.5, 0.5, 0.5], boxes: true, least: 0.5, shape: null,
+  opacity: 0.8, sign: "both", scale: "auto", shared: false, ground: "grey", smooth: true, fade: true,
+  foci: true, areas: true, wipe: 0.5, point: [0.5, 0.5, 0.5], boxes: true, least: 0.5, shape: null,
+  order: "method", ticked: [], other: null,
 };
 let shown = null; // the map of the picture
 let waiting = false;
+let touched = false; // by the reader, so that the address is to be written again
 
 function make(name, text = "", attributes = {}) {
   const element = document.createElement(name);

@@ -32,7 +32,4 @@ function listenToGalleries() {
   window.addEventListener("beforeprint", () => galleries.forEach(paintGallery));
 }
 
-// Each map in its own range here: a table of scores compares methods, not the size of their values.
-chosen.range = "map";
-$("range").value = "map";
 if ($("by")) Promise.all(photos.filter(Boolean).map((photo) => photo.decode().catch(() => null))).then(listenToGalleries);

@@ -11,14 +11,28 @@ function groundOf(map) {
 
 function photoGround(photo, made) {
   const { naturalWidth: width, naturalHeight: height } = photo;
-  return {
-    width,
-    height,
-    paint(context, w, h) {
-      context.drawImage(photo, 0, 0, w, h);
-      if (made) paintBeside(context, made, w, h);
-    },
+  return groundAsChosen(width, height, (context, w, h) => {
+    context.drawImage(photo, 0, 0, w, h);
+    if (made) paintBeside(context, made, w, h);
+  });
+}
+
+// In colour, in grey so that all colours are the map's, or not at all.
+function groundAsChosen(width, height, inColour) {
+  const paint = (context, w, h) => {
+    if (chosen.ground === "none") return;
+    inColour(context, w, h);
+    if (chosen.ground === "grey") greyOut(context, w, h);
   };
+  return { width, height, paint };
+}
+
+function greyOut(context, w, h) {
+  context.save();
+  context.globalCompositeOperation = "saturation";
+  context.fillStyle = "#808080";
+  context.fillRect(0, 0, w, h);
+  context.restore();
 }
 
 // The restored picture to the right of a line that the reader moves.

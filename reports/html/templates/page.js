@@ -11,18 +11,26 @@ function pointAtPicture(event) {
   const map = partner === undefined ? shown : mapOfPartner(shown, Number(partner));
   if (!map) return readOut(null);
   const [across, down] = sharesOf(event, partner === undefined ? $("picture") : event.target);
+  const index = indexAt(map, across, down);
+  if (index === null) return readOut(null);
+  const ground = groundOf(map);
+  const { areas, shapes } = data.samples[map.at[0]];
+  const area = ground && areas ? ` · ${areaAt(map.at[0], across, down)}` : "";
+  const shape = ground && shapes && chosen.boxes ? shapeAt(map, across, down) : undefined;
+  const more = area + (shape ? ` · ${wordsOfShape(shape)}` : "");
+  return readOut(index, more, map);
+}
+
+// The place among its values of what lies under a point of the picture; null beside the map.
+function indexAt(map, across, down) {
   const ground = groundOf(map);
   const [rows, columns] = map.size;
   const { width, height } = ground ?? { width: columns, height: rows };
   const box = ground ? boxOf(map, width, height) : { x: 0, y: 0, width, height };
   const x = (across * width - box.x) / box.width;
   const y = (down * height - box.y) / box.height;
-  if (!(x >= 0 && y >= 0 && x < 1 && y < 1)) return readOut(null);
-  const { areas, shapes } = data.samples[map.at[0]];
-  const area = ground && areas ? ` · ${areaAt(map.at[0], across, down)}` : "";
-  const shape = ground && shapes && chosen.boxes ? shapeAt(map, across, down) : undefined;
-  const more = area + (shape ? ` · ${wordsOfShape(shape)}` : "");
-  return readOut(Math.floor(y * rows) * columns + Math.floor(x * columns), more, map);
+  const within = x >= 0 && y >= 0 && x < 1 && y < 1;
+  return within ? Math.floor(y * rows) * columns + Math.floor(x * columns) : null;
 }
 
 function pointAt(event) {
@@ -54,6 +62,7 @@ const KEYS = {
   p: () => step("sample", -1),
   n: () => step("sample", 1),
   g: () => choose({ view: chosen.view === "grid" ? "picture" : "grid" }),
+  c: () => choose({ view: chosen.view === "compare" ? "picture" : "compare" }),
   s: () => choose({ smooth: !chosen.smooth }),
 };
 
@@ -84,11 +93,13 @@ function actOf(event) {
 }
 
 function onKey(event) {
+  if (event.target.tagName === "SELECT") return;
   const act = actOf(event);
   if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   act();
-  if (event.key.toLowerCase() === "g") requestAnimationFrame(() => $(chosen.view === "grid" ? "grid" : "stage").focus());
+  const on = { grid: "grid", compare: "compared", picture: "stage" };
+  if ("gc".includes(event.key.toLowerCase())) requestAnimationFrame(() => $(on[chosen.view]).focus());
 }
 
 function listen() {
@@ -105,7 +116,7 @@ function listen() {
   for (const id of ["target", "site"]) {
     $(id).addEventListener("change", (event) => choose({ [id]: Number(event.target.value) }));
   }
-  for (const id of ["sign", "scale", "range"]) {
+  for (const id of ["sign", "scale", "ground", "order"]) {
     $(id).addEventListener("change", (event) => choose({ [id]: event.target.value }));
   }
   $("opacity").addEventListener("input", (event) => choose({ opacity: event.target.value / 100 }));
@@ -115,18 +126,22 @@ function listen() {
     const [z] = volumeOf(shown).size;
     choose({ point: [(Number(event.target.value) + 0.5) / z, ...chosen.point.slice(1)] });
   });
-  for (const id of ["smooth", "fade", "foci", "areas", "boxes"]) {
+  for (const id of ["shared", "smooth", "fade", "foci", "areas", "boxes"]) {
     $(id).addEventListener("change", (event) => choose({ [id]: event.target.checked }));
   }
-  for (const id of ["stage", "grid"]) $(id).addEventListener("keydown", onKey);
+  $("both").addEventListener("click", compareTicked);
+  for (const id of ["stage", "grid", "compared"]) $(id).addEventListener("keydown", onKey);
   $("stage").addEventListener("pointermove", pointAt);
   $("stage").addEventListener("pointerdown", pointAt);
   $("stage").addEventListener("pointerleave", () => (shown?.kind === "series" ? setCursor(shown, null) : readOut(null)));
   window.addEventListener("resize", () => {
     if (shown?.kind === "series" || (shown && data.samples[shown.at[0]].shapes)) choose({});
   });
+  window.addEventListener("hashchange", () => choose(restoreState(), false));
   window.addEventListener("beforeprint", () => { if (shown) showGrid(settled()); });
 }
 
 listen();
+listenToSaving();
+Object.assign(chosen, restoreState());
 Promise.all([...photos, ...restored].filter(Boolean).map((photo) => photo.decode().catch(() => null))).then(show);

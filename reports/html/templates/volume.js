@@ -52,8 +52,8 @@ function sliceGround(sample, plane) {
     }
   }
   context.putImageData(image, 0, 0);
-  const paint = (under, w, h) => under.drawImage(canvas, 0, 0, w, h);
-  return { width: volume.size[right], height: volume.size[down], paint };
+  const inColour = (under, w, h) => under.drawImage(canvas, 0, 0, w, h);
+  return groundAsChosen(volume.size[right], volume.size[down], inColour);
 }
 
 // A map over a volume as one over a plane of it.

@@ -51,6 +51,10 @@ def test_the_first_view(page: Page) -> None:
     tops = [row.text.replace("\n", " ") for row in page.all("#top li")]
     assert tops == ["dog 90.0 %", "cat 6.0 %", "fox < 0.1 %"]
     low, high = (float(page.find(f"#{name}").text.replace("−", "-")) for name in ("low", "high"))
+    own = page.values("gradcam", "blocks.3")
+    assert (low, high) == pytest.approx((own.min(), own.max()), abs=1e-4)
+    page.click("#shared")
+    low, high = (float(page.find(f"#{name}").text.replace("−", "-")) for name in ("low", "high"))
     shared = page.explanation.maps.where(method="gradcam")
     assert low == pytest.approx(min(m.values.min().item() for m in shared), abs=1e-4)
     assert high == pytest.approx(max(m.values.max().item() for m in shared), abs=1e-4)
@@ -64,7 +68,8 @@ def test_the_first_view(page: Page) -> None:
         ("sign", "Absolute value"),
         ("scale", "Sequential"),
         ("scale", "Grey"),
-        ("range", "Each map its own"),
+        ("ground", "In colour"),
+        ("ground", "None: the map alone"),
         ("target", "cat"),
         ("site", "blocks.0"),
     ],
@@ -81,6 +86,7 @@ def test_each_switch_and_slider_changes_the_picture(page: Page) -> None:
     for act in (
         lambda: page.click("#smooth"),
         lambda: page.click("#fade"),
+        lambda: page.click("#shared"),
         lambda: page.slide("opacity", Keys.ARROW_LEFT, 9),
         lambda: page.slide("layer", Keys.ARROW_LEFT),
         lambda: page.click("#methods label", 2),
@@ -94,11 +100,16 @@ def test_each_switch_and_slider_changes_the_picture(page: Page) -> None:
     assert page.now == "rise input for boat"
 
 
-def test_the_colours_are_those_of_the_values(page: Page) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_colours_are_those_of_the_values(page: Page, shared: bool) -> None:
     plain(page)
+    if shared:
+        page.click("#shared")
     for method, index in (("gradcam", 0), ("lrp", 1)):
         page.click("#methods label", index)
         group = page.explanation.maps.where(method=method)
+        if not shared:
+            group = group.where(site="blocks.3", target="dog")
         lo = min(m.values.min().item() for m in group)
         hi = max(m.values.max().item() for m in group)
         lo, hi = (-max(-lo, hi), max(-lo, hi)) if lo < 0 else (lo, hi)
@@ -115,7 +126,6 @@ def test_smoothing_equals_bilinear_resize(page: Page) -> None:
     plain(page)
     page.click("#smooth")
     page.select("scale", "Grey")
-    page.select("range", "Each map its own")
     m = page.explanation.maps.where(method="gradcam", site="blocks.3", target="dog")[0]
     big = m.resize((672, 672)).values.numpy()
     lo, hi = m.values.min().item(), m.values.max().item()
@@ -163,7 +173,7 @@ def test_keys(page: Page) -> None:
 
 def test_everything_is_reached_by_tab_and_focus_is_seen(page: Page) -> None:
     reached = []
-    for _ in range(20):
+    for _ in range(30):
         ActionChains(page.driver).send_keys(Keys.TAB).perform()
         active = page.driver.switch_to.active_element
         reached.append(active.get_attribute("id") or active.get_attribute("name") or "thumb")
@@ -176,7 +186,10 @@ def test_everything_is_reached_by_tab_and_focus_is_seen(page: Page) -> None:
         assert width, reached[-1]
         if reached[-1] == "fade":
             break
-    wanted = "view stage layer site thumb method target opacity sign scale range smooth fade"
+    wanted = (
+        "view stage layer site png svg csv thumb method target opacity sign scale ground shared "
+        "smooth fade"
+    )
     assert set(wanted.split()) <= set(reached)
 
 
