@@ -5,7 +5,7 @@ PHOTO = $$($(BIN)/python -c 'from importlib.resources import files; print(files(
 SOAK = $(CURDIR)/tests:$(CURDIR)/tests/support:$(CURDIR)/tests/parity:$(CURDIR)/tests/soak
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types docs notebooks pictures sweep census signals bench matrix mixers tasks planted recall soak mutations study clean
+.PHONY: demo test lint types docs notebooks pictures wheel sweep census signals bench matrix mixers tasks planted recall soak mutations study clean
 
 demo: .venv/demo
 	@mkdir -p demo
@@ -38,6 +38,18 @@ signals: .venv/dev
 docs: .venv/docs
 	$(BIN)/python tests/support/notebooks.py pages docs/notebooks
 	$(BIN)/zensical build --strict --clean
+
+# What would be released, built, checked, and tried in an environment of its own without the clone.
+wheel: .venv/release
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/fresh
+	build/fresh/bin/python -m pip install -q -c constraints.txt "$$(ls dist/*.whl)[demo]"
+	cd build && fresh/bin/python -I -c 'import limelight as ll; assert "fresh" in ll.__file__; \
+	  ll.explain(ll.load("efficientnet_lite0"), ll.example("flower")).save("flower.html")'
+	cd build && fresh/bin/limelight explain convit_digits \
+	  "$$(fresh/bin/python -I -c 'import limelight as ll; print(ll.example("china"))')" -o china.html
 
 # The notebooks run anew, and the pictures of the README and the docs.
 notebooks: .venv/dev .venv/docs
@@ -83,7 +95,7 @@ mutations: .venv/dev
 	PYTHONPATH=$(SOAK) $(BIN)/python -m soak mutations
 
 clean:
-	rm -rf study .venv .typing demo build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf study .venv .typing demo build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from pages import explanation, picture
 from reader import Page
 
 from limelight.probe.results.colour_scales import table
+from limelight.probe.results.map_values import About
 from limelight.probe.results.maps import Maps
-from limelight.probe.results.saliency_map import About, SaliencyMap
+from limelight.probe.results.saliency_map import SaliencyMap
 from limelight.probe.sites.site import Site
 from limelight.reports import Explanation, Photo
 
@@ -95,7 +97,7 @@ def test_the_input_is_in_view_and_captions_keep_apart(opened: Open) -> None:
     page.settle()
     assert page.rect("#grid tr:nth-child(2) td:nth-child(2) button")[0] == pytest.approx(cell[0])
     boxes = [page.rect("#grid tr:nth-child(2) .caption", n) for n in range(21)]
-    assert all(a[0] + a[2] <= b[0] for a, b in zip(boxes[1:], boxes[2:], strict=False))
+    assert all(a[0] + a[2] <= b[0] for a, b in pairwise(boxes[1:]))
     inside = page.driver.execute_script(
         "return [...document.querySelectorAll('#grid .caption')]"
         ".every((e) => e.scrollWidth <= e.clientWidth)"

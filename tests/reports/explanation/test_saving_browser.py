@@ -189,8 +189,8 @@ def test_pictures_hold_what_is_seen(
 def test_every_kind_of_sample_is_saved(
     opened: Open,
     saved: Callable[[Page, str], Path],
-    browser: Any,
-    tmp_path: Path,  # noqa: F811
+    browser: Any,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     page = opened(mixed())
     for n in range(len(page.all(".thumb"))):
