@@ -11,6 +11,13 @@ class LimelightError(Exception):
     """Base of every error that limelight raises on purpose.
 
     Words that are longer than a line, such as paths without end, are cut in the middle.
+
+    Example:
+        >>> try:
+        ...     ll.maps(net, x, "gradcan", target=1)
+        ... except ll.LimelightError as error:
+        ...     print(error)
+        method 'gradcan' is unknown; did you mean 'gradcam' or 'xgradcam' or 'gradient'?
     """
 
     def __init__(self, *args: object) -> None:

@@ -44,6 +44,11 @@ def combine(
     size     places of the result along each axis, rows and columns, by default those of the input
 
     A constant map becomes zeros. Raises OptionError where options and maps do not fit.
+
+    Example:
+        >>> maps = ll.maps(net, x, "normgrad", sites=["0", "1"], target=1)
+        >>> len(ll.combine(maps, "product"))
+        2
     """
     _check("how", how, ("product", "sum"))
     _check("scale", scale, ("sample", "batch"))

@@ -179,6 +179,10 @@ def list_models(pattern: str = "*") -> tuple[Card, ...]:
     """The cards of all models whose name fits the wildcard pattern, in order of name.
 
     Raises ModelError when none does.
+
+    Example:
+        >>> "resnet18" in [m.name for m in ll.list_models("resnet*")]
+        True
     """
     load_group("limelight.models")
     names = [name for name in sorted(_entries) if fnmatchcase(name, pattern)]
@@ -209,6 +213,11 @@ def load(
     With another number of classes than the file's, the classifier starts fresh, with a warning.
     The result carries `.card`, a language model also the `.tokenizer` of its weights.
     Raises ModelError, OptionError or WeightsError.
+
+    Example:
+        >>> small = ll.load("deit_tiny", weights=None, depth=1, num_classes=5)
+        >>> small(torch.zeros(1, 3, 224, 224)).shape
+        torch.Size([1, 5])
     """
     entry = _find(name)
     asked = _spell(entry, hyper)

@@ -83,6 +83,13 @@ class Probe:
     a part of it, raises ProbeError; `limelight.maps`, `trace` and `patch` wait instead. Nothing
     stops a thread that uses the model without a probe: beside an open one it runs in eval mode
     with frozen weights, so train a copy.
+
+    Example:
+        >>> with ll.Probe(net) as p:
+        ...     logits = p.watch("0")(x)
+        ...     maps = p.maps(["gradcam", "normgrad"], target=ll.label(1))
+        >>> len(maps)
+        4
     """
 
     def __init__(

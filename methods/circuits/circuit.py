@@ -63,6 +63,11 @@ class Circuit:
     truth      what the ranking is judged by, None if nothing is known
     evaluation one row a method: average precision, AUC, ... with their nulls
     about      model, seed, versions
+
+    Example:
+        >>> found = ll.circuit(lm, "induction", ["attribution"], count=4)
+        >>> len(found.top(3)), found.score("attribution").values.shape
+        (3, torch.Size([8]))
     """
 
     evidence: Evidence
@@ -220,6 +225,11 @@ def circuit(
              circuit ("ioi:sae"), heads (layer, number), a Truth, or None
     count    pairs of a named task
     Raises OptionError, MethodError.
+
+    Example:
+        >>> found = ll.circuit(lm, "induction", ["attribution", "norm"], count=4)
+        >>> list(found.scores), len(found.evaluation)
+        (['attribution', 'norm'], 2)
     """
     bounds = bound_methods(DEFAULT if methods is None else methods)
     for bound in bounds:

@@ -33,6 +33,14 @@ def circuit_method(
     evidence  a `limelight.methods.circuits.evidence.Evidence`
     needs     what it reads there, of `activations`, `gradient` and `model` (runs of its own)
     Raises MethodError for another need, and for the name of another module's method.
+
+    Example:
+        >>> @ll.circuit_method("last_norm", needs=("activations",))
+        ... def last_norm(evidence):
+        ...     "The norm of each head's output at the last position."
+        ...     return evidence.clean.z[evidence.last].norm(dim=-1).mean(0)
+        >>> ll.circuit(lm, "induction", "last_norm", truth=None, count=4).score().values.shape
+        torch.Size([8])
     """
     for need in needs:
         if need not in NEEDS:

@@ -77,6 +77,15 @@ def metric(
 
         @limelight.metric("peak", "Complexity")
         def peak(saliency, *, power: float = 1.0): ...
+
+    Example:
+        >>> @ll.metric("peak", "Complexity")
+        ... def peak(saliency):
+        ...     "The largest value over the sum."
+        ...     values = saliency.flatten(1).abs().double()
+        ...     return values.amax(1) / values.sum(1)
+        >>> "peak" in [m.name for m in ll.list_metrics()]
+        True
     """
 
     def register(function: Function) -> Function:
@@ -94,7 +103,12 @@ def metric(
 
 
 def list_metrics(pattern: str = "*") -> tuple[Metric, ...]:
-    """The registered scores whose names match, sorted by name."""
+    """The registered scores whose names match, sorted by name.
+
+    Example:
+        >>> "sparseness" in [m.name for m in ll.list_metrics()]
+        True
+    """
     return METRICS.matching(pattern)
 
 

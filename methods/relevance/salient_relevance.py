@@ -111,6 +111,11 @@ def foci(found: SaliencyMap, threshold: float = 0.8) -> tuple[Tensor, list[np.nd
 
     The foci are the pixels above `threshold` times the largest value; the weighting leaves them
     as they are and lowers all others, so the final map still tells them exactly.
+
+    Example:
+        >>> mask, outlines = ll.foci(ll.maps(net, x, "salient_relevance", target=1)[0])
+        >>> mask.shape
+        torch.Size([8, 8])
     """
     mask = focus_mask(torch.nan_to_num(found.values), threshold)
     return mask, contours(mask)

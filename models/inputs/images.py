@@ -32,6 +32,10 @@ def read(source: Picture) -> Image.Image:
     Transparent parts lie on white, 16-bit values are scaled, of an animation the first frame
     counts (with a warning). Arrays and tensors are y x, y x c or c y x: uint8, uint16, bool, or
     floats in 0..1. Raises ImageError.
+
+    Example:
+        >>> ll.read(ll.example("flower")).size
+        (640, 427)
     """
     if isinstance(source, Tensor):
         kept = source.detach().cpu()
@@ -56,6 +60,10 @@ def images(folder: str | Path) -> list[Path]:
     """All picture files under a folder, in order of path; hidden ones are left out.
 
     Raises ImageError when the folder is missing or holds none.
+
+    Example:
+        >>> len(ll.images(ll.example("flower").parent))
+        2
     """
     if fault := address_fault(folder, "folder"):
         raise ImageError(fault)

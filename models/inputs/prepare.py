@@ -68,6 +68,10 @@ def preprocess(
     as the model's card, its timm or its Hugging Face configuration does; else channels and size
     are found by trial and ImageNet's mean and std are assumed. `transform` makes the input of a
     photo instead. Raises ImageError, OptionError.
+
+    Example:
+        >>> ll.preprocess(digits, ll.example("flower")).shape
+        torch.Size([1, 3, 32, 32])
     """
     asked = PreprocessingOptions(size, resize, interpolation, mean, std, transform)
     photos = [read(source) for source in _each(images)]

@@ -95,6 +95,14 @@ def method(
     A regime is a name, or a function from the method's options to one. Features that have no
     positions are read as positions; with `places="one"` as the channels of a single one, for
     formulas that weigh channels; with `places="several"` they are refused.
+
+    Example:
+        >>> @ll.method("energy", sites="hidden")
+        ... def energy(act, grad, *, power: float = 2.0):
+        ...     "|x g|^power summed over channels."
+        ...     return (act * grad).abs().pow(power).sum(1)
+        >>> ll.maps(net, x, "energy:1", target=1)[0].values.shape
+        torch.Size([6, 6])
     """
 
     def register(function: Function) -> Function:
@@ -117,7 +125,20 @@ def method(
 
 
 def path_method(name: str, *, sites: str = "input") -> Callable[[Function], Function]:
-    """Register a path method: `f(**options) -> Path`; equal paths share their passes."""
+    """Register a path method: `f(**options) -> Path`; equal paths share their passes.
+
+    Example:
+        >>> from limelight.methods.gradients.smoothgrad import Noise
+        >>> from limelight.probe.attribution import Path
+        >>> @ll.path_method("strongest")
+        ... def strongest(*, n: int = 4):
+        ...     "The largest gradient over noisy inputs."
+        ...     def fold(most, map, k):
+        ...         return map if most is None else most.maximum(map)
+        ...     return Path(Noise(n, 0.1), "gradient", fold, lambda most, count, x: most)
+        >>> ll.maps(net, x, "strongest,n=2", target=1)[0].values.shape
+        torch.Size([8, 8])
+    """
     return _register(name, "path", sites, perturbs=True)
 
 
@@ -129,6 +150,14 @@ def pass_method(
     x is one sample in the model's own layout, which is `runner.layout`; the map is `1` and places.
     With `perturbs=True` x is each input that is asked for: `sites=["input", "input.1"]`; with
     `together=True` they are `runner.moving`, and the method returns a list, a map for each.
+
+    Example:
+        >>> @ll.pass_method("blank")
+        ... def blank(runner, x, target):
+        ...     "What the score is without the picture, at every pixel."
+        ...     return runner.scores(x * 0, target)[:, None, None].expand(-1, *x.shape[2:])
+        >>> ll.maps(net, x, "blank", target=1)[0].values.shape
+        torch.Size([8, 8])
     """
     return _register(name, "pass", sites, perturbs=perturbs or together, together=together)
 
@@ -137,6 +166,14 @@ def head_method(name: str, *, sites: str = "heads") -> Callable[[Function], Func
     """Register a metric of attention: `f(heads, **options)` gives one number a head, `b h`.
 
     heads   a `Heads`: statistics of the map, its rows, gates, token ids
+
+    Example:
+        >>> @ll.head_method("sharpest")
+        ... def sharpest(heads):
+        ...     "The largest share that one key has, on average."
+        ...     return heads.rows(slice(None)).amax(-1).mean(-1)
+        >>> ll.maps(lm, ids, "sharpest")[0].values.shape
+        torch.Size([4])
     """
     return _register(name, "heads", sites)
 
@@ -153,7 +190,12 @@ def _register(
 
 
 def list_methods(pattern: str = "*") -> tuple[Method, ...]:
-    """The registered methods whose names match, sorted by name."""
+    """The registered methods whose names match, sorted by name.
+
+    Example:
+        >>> [m.name for m in ll.list_methods() if m.name.startswith("smooth")]
+        ['smoothgrad']
+    """
     return METHODS.matching(pattern)
 
 
@@ -168,6 +210,11 @@ def use(spec: MethodSpec, /, **options: object) -> BoundMethod:
     A string may carry them itself: `normgrad:scaling`, `smoothgrad:gradcam,n=32,sigma=0.2`; the
     word after the colon sets the method's first option. The option `sites`, which every method
     has, says where it reads. Raises MethodError, OptionError.
+
+    Example:
+        >>> smooth = ll.use("smoothgrad", n=2)
+        >>> ll.maps(net, x, smooth, target=1)[0].method
+        'smoothgrad,n=2'
     """
     if not isinstance(spec, BoundMethod):
         return _bind(*METHODS.resolve(spec, options))

@@ -254,6 +254,10 @@ def inputs(
                no mask; the others are `input.1`, `input.mask`
     axes       of inputs by name, where no op tells: `{"0": "b t c"}`
     Names are keywords, or positions as text. Raises LimelightError for what does not fit.
+
+    Example:
+        >>> ll.maps(net, ll.inputs(x), "gradient", target=1)[0].values.shape
+        torch.Size([8, 8])
     """
     names = [[n] if isinstance(n, str) else list(n) for n in (shared, fixed)]
     said = {f"input.{n}": a for n, a in (axes or {}).items()}

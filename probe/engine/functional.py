@@ -76,6 +76,11 @@ def maps(
 
     Order: sample, target, then methods and sites as asked; metrics of heads, which have no target,
     come once, with the first. Raises LimelightErrors.
+
+    Example:
+        >>> maps = ll.maps(net, x, ["gradcam", "smoothgrad,n=2"], sites="0", target=[1, ll.top()])
+        >>> [(m.method, m.target) for m in maps][:2]
+        [('gradcam', 'class 1'), ('smoothgrad,n=2', 'class 1')]
     """
     saliency_maps, _ = maps_and_output(
         model,
@@ -153,6 +158,10 @@ def plan(
     """What `maps` would do: passes by kind, memory for a sample and for the batch, the split.
 
     Runs one sample forward to measure.
+
+    Example:
+        >>> print(ll.plan(net, x, ["gradcam", "smoothgrad,n=4"]))  # doctest: +ELLIPSIS
+        2 samples, ...
     """
     whole, bounds, wanted, _ = _prepare(model, x, methods, target)
     return make_plan(model, told_apart(model, whole), bounds, len(wanted), sites)
@@ -173,6 +182,11 @@ def trace(
     """The values at sites in one forward; with a target their gradients as well.
 
     Without a target no graph is built, and the forward stops once all sites are known and found.
+
+    Example:
+        >>> t = ll.trace(net, x, ["0", "1"], target=ll.label(1))
+        >>> t["0"].act.shape, t["0"].grad.shape
+        (torch.Size([2, 6, 6, 6]), torch.Size([2, 6, 6, 6]))
     """
     check_arguments(axes=axes)
     batch = Batch.of(x, axes, model)
@@ -193,6 +207,11 @@ def ledger(
     """The books of one relevance pass over a batch: what each op received, kept and handed on.
 
     Raises MethodError for a method that reads no relevance, NoRule where a rule is missing.
+
+    Example:
+        >>> books = ll.ledger(net, x, "lrp:epsilon", target=1)
+        >>> books.leaks()
+        ()
     """
     bound = use(method)
     if not isinstance(bound.regime, Preset):
@@ -219,7 +238,13 @@ def patch(
     target: Targets = None,
     axes: Axes = None,
 ) -> Output:
-    """The model's output with some sites edited; with a target its score per sample instead."""
+    """The model's output with some sites edited; with a target its score per sample instead.
+
+    Example:
+        >>> other = ll.trace(net, x.flip(0), "0")
+        >>> ll.patch(net, x, {"0:out[5]": ll.swap(other), "1": ll.scale(0.5)}, target=1).shape
+        torch.Size([2])
+    """
     check_arguments(axes=axes)
     batch = Batch.of(x, axes, model)
     with _probe(model, batch, axes, grad=False) as probe:

@@ -55,6 +55,11 @@ class Ledger(Sequence[Entry]):
 
     start   relevance at the output
     arrived relevance at the inputs
+
+    Example:
+        >>> books = ll.ledger(net, x, "lrp:epsilon", target=1)
+        >>> [entry.op for entry in books][:2]
+        ['conv2d.0', 'relu.0']
     """
 
     entries: tuple[Entry, ...]

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 
 class Maps(Sequence[SaliencyMap]):
-    """An ordered collection of maps that can be filtered, stacked, tabulated, saved and shown."""
+    """An ordered collection of maps that can be filtered, stacked, tabulated, saved and shown.
+
+    Example:
+        >>> maps = ll.maps(net, x, ["gradcam", "gradient"], target=1)
+        >>> len(maps), len(maps.where(method="gradcam")), maps.where(method="gradcam").stack().shape
+        (4, 2, torch.Size([2, 6, 6]))
+    """
 
     def __init__(self, maps: Iterable[SaliencyMap] = ()) -> None:
         self._maps = tuple(maps)

@@ -24,6 +24,11 @@ class SaliencyMap(MapValues):
             a map per channel has `c` in front of its places; "" for one number, without places
     extent  the part of the model's input it covers: where it starts along each axis of places,
             then where it ends: top, left, bottom, right in pixels
+
+    Example:
+        >>> m = ll.maps(net, x, "gradcam", target=1)[0]
+        >>> m.axes, m.values.shape, m.resize((8, 8)).values.shape
+        ('y x', torch.Size([6, 6]), torch.Size([8, 8]))
     """
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:

@@ -37,6 +37,10 @@ class Adapter:
     axes     (address, axes) pairs for values whose axes no op tells: ("stem", "b f t c")
     notes    what had to be guessed about the layers; carried into every result
     shapes   what the output draws over a picture, as the page of an explanation shows it: boxes
+
+    Example:
+        >>> ll.Adapter("mine", hidden=("layer*",), labels=("cat", "dog")).labels
+        ('cat', 'dog')
     """
 
     family: str
@@ -88,6 +92,13 @@ def adapter(read: Reader) -> Reader:
     Readers registered later are asked first, so a plug-in may overrule a built-in one; what its
     Adapter leaves out comes from the next reader that knows the model, and is guessed in the end:
     `Adapter("mine", labels=("cat", "dog"))` gives names and changes nothing else.
+
+    Example:
+        >>> @ll.adapter
+        ... def mine(model):
+        ...     "What `hidden` means in my family of models."
+        ...     ours = type(model).__name__ == "Mine"
+        ...     return ll.Adapter("mine", hidden=("layer*",)) if ours else None
     """
     _readers.insert(0, read)
     return read

@@ -30,6 +30,10 @@ class Shape:
 
     Points and scores that are still part of the output tell which shapes a target reads.
     Raises OptionError for another kind, and for points that are none of it.
+
+    Example:
+        >>> ll.Shape(torch.tensor([[2.0, 3.0], [10.0, 12.0]]), label="cat").kind
+        'box'
     """
 
     points: Tensor

@@ -25,6 +25,10 @@ class Site:
     call   n-th use of a module that a forward uses more than once
     index  one head of a head port, one channel of any other
     axes   what the dimensions mean, `b c y x`; never part of the identity
+
+    Example:
+        >>> str(ll.Site("blocks.3.attn", "map"))
+        'blocks.3.attn:map'
     """
 
     path: str

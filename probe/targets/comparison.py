@@ -26,6 +26,10 @@ def similar(embedding: Tensor | str | Path, *, at: str = "") -> Target:
     path of a picture it is what the model returns for that, prepared as the samples are:
     `limelight.explain`, which shows it beside them, and `limelight.run` see to it.
     `at` as for `label`. Raises TargetError for an output of another shape, ImageError for no file.
+
+    Example:
+        >>> ll.maps(net, x, "gradient", target=ll.similar(net(x[:1]).detach()))[0].values.shape
+        torch.Size([8, 8])
     """
     reading = Reading("part", at)
     if isinstance(embedding, str | Path):
@@ -71,6 +75,12 @@ def difference(
                 and more: a reference `b c t` says True, `c z y x` False
 
     Raises TargetError for sizes that do not fit, an empty mask or an unknown error.
+
+    Example:
+        >>> restore = nn.Conv2d(3, 3, 3, padding=1)
+        >>> target = ll.difference(torch.zeros(3, 8, 8), torch.ones(8, 8))
+        >>> ll.maps(restore, x, "gradient", target=target)[0].values.shape
+        torch.Size([8, 8])
     """
     if error not in ("absolute", "squared"):
         raise TargetError(f"error={error!r} is unknown: write 'absolute' or 'squared'")

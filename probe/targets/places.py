@@ -25,6 +25,11 @@ def pixel(*place_and_class: Which, of: Of = "logit", at: str = "") -> Target:
     Of an output `b c t` `pixel(t, which)`, of `b c y x` `pixel(y, x, which)`, of `b c z y x`
     `pixel(z, y, x, which)`; negative places count from the end. `of` is taken at the place; `of`
     and `at` as for `label`. Raises TargetError for a place outside the output.
+
+    Example:
+        >>> segments = nn.Conv2d(3, 4, 3, padding=1)
+        >>> ll.maps(segments, x, "gradient", target=ll.pixel(2, 3, 1))[0].target
+        '1 at (2, 3)'
     """
     *numbers, which = _checked("pixel", place_and_class)
     place = _place("pixel", numbers)
@@ -39,6 +44,10 @@ def box(level: int | str, *place_and_class: Which, of: Of = "logit", at: str = "
     the box reaches from its place, in an output of these four channels `b 4 y x` (FCOS, arXiv
     1904.01355, section 3.1). Places as for `pixel`, `of` as for `label`. Raises TargetError for a
     level, a place or a side that is not there.
+
+    Example:
+        >>> ll.box(0, 12, 7, 3).name
+        '3 at (12, 7) of level 0'
     """
     *numbers, which = _checked("box", place_and_class)
     place = _place("box", numbers)
@@ -120,6 +129,11 @@ def region(
 
     `of` is taken at each place; `of` and `at` as for `label`. Raises TargetError for a mask that
     does not fit the output.
+
+    Example:
+        >>> segments = nn.Conv2d(3, 4, 3, padding=1)
+        >>> ll.maps(segments, x, "gradient", target=ll.region(torch.ones(8, 8), 1))[0].values.shape
+        torch.Size([8, 8])
     """
     rows, words = read_classes(which)
     marks = batched_mask(mask, per_sample)
@@ -164,6 +178,10 @@ def peak(keypoint: Which, *, soft: float | None = None, at: str = "") -> Target:
     soft  (1 / soft) log sum_p exp(soft h_p) instead: a maximum whose gradient reaches all places,
           the larger `soft` the closer to the largest value
     Raises TargetError for a keypoint that is not there, or `soft` of 0 or less.
+
+    Example:
+        >>> ll.peak(5).name
+        'peak of 5'
     """
     if soft is not None and not (isinstance(soft, int | float) and soft > 0):
         raise TargetError(f"peak takes soft above 0, not {soft!r}")

@@ -32,6 +32,11 @@ class Target:
     reading  what of the output `read` and `pick` are handed: scores `b c`, a field, a part; None
              hands them the output itself
     query    a picture whose embedding by the model `rows` are to be, as long as they are not
+
+    Example:
+        >>> target = ll.Target("energy", lambda output, rows: output.square().sum(1))
+        >>> ll.maps(net, x, "gradient", target=target)[0].target
+        'energy'
     """
 
     name: str

@@ -36,6 +36,10 @@ def label(
 
     Dense outputs are summed over their places, probabilities after they were taken at each.
     Raises TargetError for a class, a part or a shape that does not fit.
+
+    Example:
+        >>> ll.maps(net, x, "gradient", target=ll.label([1, 2]))[1].target
+        'class 2'
     """
     reading = Reading(at=at, of=of, dense=dense, position=position)
     rows, words = read_classes(which)
@@ -55,6 +59,10 @@ def top(
     """The most probable class of each sample; with k > 1 the k most probable, one target each.
 
     Keywords as for `label`. Raises TargetError for k below 1 or above 10,000.
+
+    Example:
+        >>> len(ll.maps(net, x, "gradient", target=ll.top(2)))
+        4
     """
     if k < 1:
         raise TargetError(f"top(k) counts from 1, not {k}")
@@ -72,7 +80,12 @@ def ranked(
     dense: bool = False,
     position: int | None = None,
 ) -> Target:
-    """The class at a rank: 0 the most probable, -1 the least. Keywords as for `label`."""
+    """The class at a rank: 0 the most probable, -1 the least. Keywords as for `label`.
+
+    Example:
+        >>> ll.maps(net, x, "gradient", target=ll.ranked(-1))[0].target  # doctest: +ELLIPSIS
+        '...
+    """
 
     def pick(scores: Tensor, rows: Tensor | None) -> Tensor:
         if rows is not None:
@@ -99,7 +112,12 @@ def margin(
     dense: bool = False,
     position: int | None = None,
 ) -> Target:
-    """Score of `a` minus score of `b`. Keywords as for `label`."""
+    """Score of `a` minus score of `b`. Keywords as for `label`.
+
+    Example:
+        >>> ll.maps(net, x, "gradient", target=ll.margin(1, 2))[0].target
+        '1 - 2'
+    """
     first, second = read_classes(a), read_classes(b)
     sizes = {len(first[0]), len(second[0])}
     size = max(sizes)
@@ -132,6 +150,10 @@ def contrast(
 
     Mean logit (or log-probability) of `good` minus that of `bad`; with of="probability" the sums.
     One list of classes on each side serves every sample. Keywords as for `label`.
+
+    Example:
+        >>> ll.maps(net, x, "gradient", target=ll.contrast([[1, 2]] * 2, [[0]] * 2))[0].values.shape
+        torch.Size([8, 8])
     """
     if len(good) != len(bad) or not all(map(len, [*good, *bad])):
         raise TargetError(
@@ -178,6 +200,10 @@ def token(
 
     position  one for all, or one per sample, as where prompts are padded on the right
     `of` and `at` as for `label`. Raises TargetError for another output, or a position outside.
+
+    Example:
+        >>> ll.maps(lm, ids, "input_x_gradient", target=ll.token(9, position=-1))[0].values.shape
+        torch.Size([5])
     """
     if not isinstance(position, int):
         return _at_positions(which, position, of, at)
@@ -189,6 +215,10 @@ def choice(step: int, which: Which, *, of: Of = "logit", at: str = "") -> Target
 
     Such as the object that a gaze rests on next. `of` and `at` as for `label`; a negative step
     counts from the last. Raises TargetError for another output, or a step outside.
+
+    Example:
+        >>> ll.choice(2, 5).name
+        '5 at step 2'
     """
     return _at_position(f"{_spoken(which)} at step {step}", which, step, of, at)
 

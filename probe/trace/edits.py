@@ -20,17 +20,32 @@ Edit = Callable[[Tensor, Site], Tensor]
 
 
 def zero(value: Tensor, site: Site) -> Tensor:
-    """Replace the value by zeros."""
+    """Replace the value by zeros.
+
+    Example:
+        >>> ll.patch(net, x, {"0:out[5]": ll.zero}, target=1).shape
+        torch.Size([2])
+    """
     return torch.zeros_like(value)
 
 
 def freeze(value: Tensor, site: Site) -> Tensor:
-    """Keep the value, stop its gradient."""
+    """Keep the value, stop its gradient.
+
+    Example:
+        >>> ll.patch(net, x, {"1": ll.freeze}, target=1).shape
+        torch.Size([2])
+    """
     return value.detach()
 
 
 def mean(over: Trace | str = "batch") -> Edit:
-    """Replace by the mean over the batch (`"all"`: positions too), or over another trace's."""
+    """Replace by the mean over the batch (`"all"`: positions too), or over another trace's.
+
+    Example:
+        >>> ll.patch(net, x, {"0": ll.mean()}, target=1).shape
+        torch.Size([2])
+    """
 
     if not isinstance(over, Trace) and over not in ("batch", "all"):
         raise OptionError(f"mean is taken over 'batch', 'all' or a trace, not {over!r}")
@@ -48,7 +63,12 @@ def mean(over: Trace | str = "batch") -> Edit:
 
 
 def add(vector: Tensor | float) -> Edit:
-    """Add a number or a tensor: `c` numbers go to the channels, other shapes broadcast."""
+    """Add a number or a tensor: `c` numbers go to the channels, other shapes broadcast.
+
+    Example:
+        >>> ll.patch(net, x, {"0": ll.add(1.0)}, target=1).shape
+        torch.Size([2])
+    """
 
     def edit(value: Tensor, site: Site) -> Tensor:
         channels = site.index is None and site.port not in HEAD_PORTS
@@ -62,7 +82,12 @@ def add(vector: Tensor | float) -> Edit:
 
 
 def scale(factor: Tensor | float) -> Edit:
-    """Multiply by a number or a tensor that broadcasts."""
+    """Multiply by a number or a tensor that broadcasts.
+
+    Example:
+        >>> ll.patch(net, x, {"0": ll.scale(0.5)}, target=1).shape
+        torch.Size([2])
+    """
     return _named(
         lambda value, site: value * (factor.to(value) if isinstance(factor, Tensor) else factor),
         f"scale({factor if isinstance(factor, float | int) else '...'})",
@@ -70,7 +95,13 @@ def scale(factor: Tensor | float) -> Edit:
 
 
 def swap(trace: Trace) -> Edit:
-    """Replace by the value of the same site in another trace (activation patching)."""
+    """Replace by the value of the same site in another trace (activation patching).
+
+    Example:
+        >>> other = ll.trace(net, x.flip(0), "0")
+        >>> ll.patch(net, x, {"0": ll.swap(other)}, target=1).shape
+        torch.Size([2])
+    """
     return _named(lambda value, site: _fit(trace[site].act.to(value), value, site), "swap")
 
 

@@ -21,6 +21,11 @@ class Trace(Mapping[Site, Value]):
     calls: by path and number, whole calls of the modules watched with keep="call".
     packed: calls of modules that returned more than the tensor which is their value.
     aliases: second names of modules and their first.
+
+    Example:
+        >>> t = ll.trace(net, x, "0")
+        >>> t["0"].act.shape, len(t.holes)
+        (torch.Size([2, 6, 6, 6]), 0)
     """
 
     values_by_site: dict[Site, Value] = field(default_factory=dict)

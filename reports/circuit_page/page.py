@@ -66,6 +66,11 @@ def circuit_report(
     checked  pairs that faithfulness is measured on, 0 for all
     force    also over a file that was not written here
     Raises OptionError, MethodError.
+
+    Example:
+        >>> found = ll.circuit(lm, "induction", ["attribution"], count=4)
+        >>> ll.circuit_report(found, "circuit.html").name
+        'circuit.html'
     """
     check_sizes(heads, prompts, checked)
     target = Path(path).expanduser()

@@ -111,6 +111,10 @@ def mqar(
     torch_seed  of torch's stream, which those come from; left out they come from torch's global
                 one, as published
     Global streams are not touched otherwise. Raises OptionError for sizes that do not fit.
+
+    Example:
+        >>> ll.mqar(vocab_size=64, num_examples=4, input_seq_len=32, num_kv_pairs=4).inputs.shape
+        torch.Size([4, 32])
     """
     _check(vocab_size, num_examples, input_seq_len, num_kv_pairs, power_a, num_passes)
     stream, examples, pairs = np.random.RandomState(seed), range(num_examples), num_kv_pairs

@@ -34,6 +34,10 @@ def samples(
             spectrogram and array (files, or numbers in lists), features and steps (columns of
             numbers, wildcards allowed). Else the columns' names or the files' endings say it
     Raises LimelightError, ImageError.
+
+    Example:
+        >>> [row.name for row in ll.samples(ll.example("flower").parent)]
+        ['china.jpg', 'flower.jpg']
     """
     columns = () if inputs is None else input_columns(inputs)
     if isinstance(data, Samples):

@@ -97,6 +97,11 @@ def explain(
                card tells
     The other options are those of `limelight.maps`. A picture that cannot be read is left out and
     named in `.skipped`; ImageError is raised when none can.
+
+    Example:
+        >>> page = ll.explain(digits, ll.example("flower"), ["gradcam"])
+        >>> page.save("flower.html").name, page.maps[0].method
+        ('flower.html', 'gradcam')
     """
     asked = PreprocessingOptions(size, resize, interpolation, mean, std, transform)
     axes = dict(axes or {})

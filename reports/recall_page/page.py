@@ -46,6 +46,13 @@ def recall_report(
     Raises OptionError for no model, no set, a vocabulary that is too small, another ending than
     .html, and a file that is to stay; what a model refuses, such as more tokens than it takes, it
     says itself.
+
+    Example:
+        >>> recall = ll.mqar(vocab_size=64, num_examples=2, input_seq_len=32, num_kv_pairs=4)
+        >>> sizes = {"vocab_size": 64, "d_model": 16, "n_layers": 2, "max_position_embeddings": 32}
+        >>> model = ll.load("zoology_attention", weights=None, **sizes)
+        >>> ll.recall_report({"attention": model}, recall, "recall.html", examples=2).name
+        'recall.html'
     """
     target = Path(path).expanduser()
     sets = [recall] if isinstance(recall, Recall) else list(recall)

@@ -169,6 +169,11 @@ def run(
     Run again, it computes only what is missing; another plan in the same folder is refused. A
     sample that cannot be read or run becomes a row with its error. An interrupt finishes the open
     shard first. Raises LimelightErrors for what is wrong with the plan itself.
+
+    Example:
+        >>> found = ll.run("run", digits, [ll.example("flower")], ["gradcam"])
+        >>> len(found.maps()), found.failed()
+        (1, {})
     """
     compute = _engine(engine, address)
     options = PreprocessingOptions(size, resize, interpolation, mean, std, transform)

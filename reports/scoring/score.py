@@ -61,6 +61,11 @@ def score(
     Beside localisation stand the baselines center, random and sobel. The file also keeps earlier
     scores of other metrics; where the run has grown since, they are computed again, as far as data
     and model are at hand. Raises MethodError, OptionError, LimelightError.
+
+    Example:
+        >>> found = ll.run("run", digits, [ll.example("flower")], ["gradcam"])
+        >>> ll.score(found, "sparseness")["metric"].tolist()
+        ['sparseness']
     """
     held = run if isinstance(run, Run) else Run(Path(run).expanduser())
     plan = held.plan

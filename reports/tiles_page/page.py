@@ -109,6 +109,11 @@ def tile_visits(
     sees, axis by axis and dilation group by dilation group; dense attention visits all.
     q_tile, kv_tile   tokens by axis that a program holds, and that it walks with
     Raises KernelError for windows and tiles that do not fit.
+
+    Example:
+        >>> visits = ll.tile_visits((32, 32), 8, stride=4, q_tile=4, kv_tile=4)
+        >>> type(visits).__name__
+        'TileVisits'
     """
     axes = axes_of(tuple(grid), kernel_size, stride, dilation, causal)
     q, kv = (

@@ -20,6 +20,10 @@ class Pair:
     clean, corrupt   what the model reads: token ids `n`, or a picture `c y x`
     good, bad        classes or tokens whose scores make the metric: good minus bad
     words, other     the tokens of the clean and the corrupt input as text, where they are text
+
+    Example:
+        >>> ll.Pair(torch.tensor([1, 2]), torch.tensor([1, 3]), good=(5,), bad=(6,))
+        Pair(inputs of 2, good=(5,), bad=(6,))
     """
 
     clean: Tensor
@@ -51,6 +55,10 @@ class Pairs(Sequence[Pair]):
     of      whether the metric compares mean logits, `logit`, or summed probabilities,
             `probability`
     about   how they were made: generator, seed, template version, file
+
+    Example:
+        >>> ll.task("induction", 64, count=4)
+        Pairs('induction', 4 pairs, of='logit')
     """
 
     name: str

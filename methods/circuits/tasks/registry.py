@@ -50,6 +50,17 @@ def task_maker(
     text  False where it makes token ids itself: it is given the model's tokenizer, or where there
           is none the number of its tokens
     Raises MethodError for the name of another module's task.
+
+    Example:
+        >>> @ll.task_maker("echo", text=False)
+        ... def echo(draw, tokenizer, *, length: int = 12):
+        ...     "What followed a token follows it again."
+        ...     while True:
+        ...         first, answer, other, *rest = draw.sample(range(tokenizer), length)
+        ...         clean, corrupt = ([first, a, *rest, first] for a in (answer, other))
+        ...         yield ll.Pair(torch.tensor(clean), torch.tensor(corrupt), (answer,), (other,))
+        >>> ll.task("echo:16", 64, count=4)
+        Pairs('echo', 4 pairs, of='logit')
     """
 
     def register(function: Generator) -> Generator:
@@ -60,5 +71,10 @@ def task_maker(
 
 
 def list_tasks(pattern: str = "*") -> tuple[TaskMaker, ...]:
-    """The registered tasks whose names match, sorted by name."""
+    """The registered tasks whose names match, sorted by name.
+
+    Example:
+        >>> sorted(t.name for t in ll.list_tasks())
+        ['docstring', 'greater_than', 'induction', 'ioi']
+    """
     return TASKS.matching(pattern)

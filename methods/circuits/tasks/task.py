@@ -39,6 +39,10 @@ def task(
     bos        a token id put before every prompt
     options    of the task, or of `read_prompts`
     Raises OptionError and MethodError.
+
+    Example:
+        >>> ll.task("induction:32", 64, count=4)[0].clean.shape
+        torch.Size([32])
     """
     if count is not None and count < 1:
         raise OptionError(f"a task takes a count of at least 1, not {count}")
@@ -153,7 +157,13 @@ def _from_file(path: str | Path, tokenizer: Tokenizer, bos: int | None, given: d
 
 
 def picture_pairs(a: Tensor, b: Tensor, good: int, bad: int, name: str = "pictures") -> Pairs:
-    """Pictures `p c y x` of class `good` against as many of class `bad`, one with one."""
+    """Pictures `p c y x` of class `good` against as many of class `bad`, one with one.
+
+    Example:
+        >>> a, b = (ll.preprocess(digits, ll.example(name)) for name in ("flower", "china"))
+        >>> len(ll.picture_pairs(a, b, good=1, bad=2))
+        1
+    """
     if a.ndim != 4 or a.shape != b.shape or not len(a):
         raise OptionError(
             f"pictures are paired one with one, both p c y x, not {tuple(a.shape)} with "
