@@ -86,11 +86,19 @@ def plain(text: str) -> str:
 
 
 def console_for(*, stderr: bool = False) -> Console:
-    """Plain text; on no terminal rows are not wrapped, unless COLUMNS asks for it."""
+    """Plain text; in a pipe tables are tab-separated lines, unless COLUMNS asks for a width."""
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
     class PlainConsole(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            if self.width != _ONE_LINE or not any(isinstance(o, Table) for o in objects):
+                super().print(*objects, **options)
+                return
+            for table in objects:
+                self.file.write(_tab_separated(table))
+
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(plain(text), **options)
 
@@ -98,6 +106,14 @@ def console_for(*, stderr: bool = False) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _ONE_LINE
     return console
+
+
+def _tab_separated(table: Table) -> str:
+    """A table's head and rows, a line each."""
+    columns = [[column.header, *column.cells] for column in table.columns]
+    rows = zip(*columns, strict=True)
+    words = ([" ".join(plain(str(cell)).split()) for cell in row] for row in rows)
+    return "".join("\t".join(row) + "\n" for row in words)
 
 
 def new_table(*heads: str) -> Table:

@@ -194,6 +194,8 @@ def _explained(
     maps, done = Maps(), 0
     options["labels"] = answers.names
     for group in samples.groups():
+        if progress is not None:
+            progress(done, len(samples.inputs), group[0])
         x = samples.batch(group)
         answers.start(x)
         more, parts = maps_and_output(

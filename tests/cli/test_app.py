@@ -141,7 +141,7 @@ def test_sites_of_heads_by_wildcard_and_with_operations(here, capsys):
     assert main(["sites", "deit_tiny", *small]) == 0
     heads = [s for s in capsys.readouterr().out.splitlines() if s.startswith("blocks.1.attn:heads")]
     assert "1 x 3 x 5 x 64" in heads[0]
-    assert heads[0].rstrip().endswith(" heads")
+    assert heads[0].split("\t")[-1] == "heads"
     assert main(["sites", "deit_tiny", "blocks.?.norm1", *small]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert main(["sites", "resnet18", "layer1.0", "--ops", "--set", "img_size=64"]) == 0
@@ -437,8 +437,11 @@ def test_pipes_are_plain_and_never_wrapped(tmp_path):
     done = shell("methods", "s*")
     assert done.returncode == 0
     assert "\x1b" not in done.stdout + done.stderr
-    names = [line.split()[0] for line in done.stdout.splitlines()[1:]]
-    assert names == [m.name for m in ll.list_methods("s*")]
+    head, *rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert head == ["name", "kind", "reads", "options", "what it shows"]
+    assert [row[0] for row in rows] == [m.name for m in ll.list_methods("s*")]
+    assert {len(row) for row in rows} == {5}
+    assert "  " not in done.stdout  # no padding
 
 
 def test_the_real_command_end_to_end(here):

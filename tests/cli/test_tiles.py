@@ -23,10 +23,9 @@ def test_figures_and_page(here, capsys):
     assert main(["tiles", *words]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    rows = dict(line.rsplit("  ", 1) for line in map(str.rstrip, out.splitlines()[1:4]))
-    assert {name.strip(): value.strip() for name, value in rows.items()} == {
+    assert dict(line.split("\t") for line in out.splitlines()[1:4]) == {
         "visited tiles": "240",
-        "of them seen whole": "0 (0.0\N{NO-BREAK SPACE}%)",
+        "of them seen whole": "0 (0.0 %)",
         "tiles of dense attention": "2,304",
     }
     assert "page.html: the map of tiles" in out
