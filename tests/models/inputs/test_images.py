@@ -160,7 +160,7 @@ def test_files_that_are_no_pictures(tmp_path):
         read(tmp_path / "tex.jpg")
     with pytest.raises(ImageError, match=r"does not exist; its folder .* does not exist either"):
         read(tmp_path / "none" / "a.jpg")
-    with pytest.raises(ImageError, match="cannot be opened: File name too long"):
+    with pytest.raises(ImageError, match="is longer than the name of a file may be"):
         read("a" * 5000)
     with pytest.raises(ImageError, match="picture of 0 bytes is empty"):
         read(b"")

@@ -71,7 +71,7 @@ def test_a_map_of_the_object_points_at_it_and_the_baselines_stand_beside(ran):
     noisy = own[(own["method"] == "random") & (own["metric"] == "auc")]["value"]
     assert edges.mean() > noisy.mean()
     stored = pandas.read_parquet(ran.folder / "scores.parquet")
-    pandas.testing.assert_frame_equal(stored, table)
+    pandas.testing.assert_frame_equal(stored, pandas.DataFrame(table))
 
 
 def test_no_object_of_the_class_is_left_out_and_counted(ran):
