@@ -107,19 +107,22 @@ def check_devices(model: nn.Module) -> None:
     """Refuse weights without values, and a default device that the model is not on.
 
     The default device is the one of `with torch.device(...)` or `torch.set_default_device`; the CPU
-    goes with every model.
+    goes with every model. Weights that a hook of accelerate brings for the forward may be absent.
     """
-    weights = chain(model.parameters(), model.buffers())
-    devices = {tensor.device.type for tensor in weights}
-    name = type(model).__name__
-    if "meta" in devices:
+    name, first = type(model).__name__, next(model.parameters(), None)
+    if first is not None and first.is_meta and not any(map(_is_offloaded, model.modules())):
         raise ProbeError(f"{name} is on the meta device, without values: load its weights first")
     chosen = torch.get_default_device()
-    if chosen.type == "cpu" or chosen.type in devices:
+    if chosen.type == "cpu":
         return
+    devices = {tensor.device.type for tensor in chain(model.parameters(), model.buffers())}
     where = f"{name} is on {' and '.join(sorted(devices))}" if devices else f"{name} has no weights"
-    if devices or chosen.type == "meta":
+    if chosen.type not in devices and (devices or chosen.type == "meta"):
         raise ProbeError(
             f"torch's default device is {str(chosen)!r} here, and {where}: call this outside of "
             "`with torch.device(...)`, after torch.set_default_device(None)"
         )
+
+
+def _is_offloaded(module: nn.Module) -> bool:
+    return hasattr(module, "_hf_hook")

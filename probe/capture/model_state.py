@@ -61,11 +61,13 @@ def prepare(
     """Do what `guarded` does to a model and all its modules, on top of other changes."""
     if grad:
         _freeze(model, _weights(model, modules), undo)
+    marked: list[dict[str, object]] = []
+    undo.note(_unmark, marked)
     for module in modules:
         state = vars(module)
         trains = evaluate and getattr(module, "training", False)  # a frozen script has no mode
         if _MARK not in state and (trains or (grad and module._parameters)):
-            undo.note(state.pop, _MARK, None)
+            marked.append(state)
             state[_MARK] = _NOT_COPIED
         if trains:
             undo.note(setattr, module, "training", True)
@@ -74,6 +76,11 @@ def prepare(
             if state.get(switch) is True:
                 undo.note(setattr, module, switch, True)
                 setattr(module, switch, False)
+
+
+def _unmark(marked: list[dict[str, object]]) -> None:
+    for state in marked:
+        state.pop(_MARK, None)
 
 
 def keep_hooks(modules: Iterable[nn.Module], undo: Undo) -> None:

@@ -102,6 +102,8 @@ def _word(value: object) -> str:
 def _advice(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """What to do, as far as the arguments tell."""
     weight = next((p for p in chain(model.parameters(), model.buffers())), None)
+    if any(t.is_meta for t in chain(model.parameters(), model.buffers())):
+        return "some of its weights are on the meta device and hold no values: load them first"
     tensors = list(input_tensors(args, dict(kwargs)).values())
     names = argument_names(model)
     strange = [name for name in kwargs if names and name not in names]

@@ -85,3 +85,23 @@ def test_targets_and_weights_hold_values_whatever_the_default():
         assert next(ll.load("convit_digits", weights=None).parameters()).is_meta
     assert len(ll.maps(net(), torch.randn(2, 3, 16, 16), "gradient", target=target)) == 2
     assert int(recall.inputs.max()) < 64
+
+
+def test_a_part_without_values_is_told_and_offloaded_weights_run():
+    x = torch.randn(2, 3, 16, 16)
+    half = net()
+    half[4] = nn.Linear(4, 3, device="meta")
+    with pytest.raises(ll.LimelightError, match="some of its weights are on the meta device"):
+        ll.maps(half, x, "gradient", target=1)
+
+    class Offloaded(nn.Conv2d):
+        """Has its weights while it runs, as accelerate's hooks bring them."""
+
+        _hf_hook = "brings the weights"
+
+        def forward(self, x):
+            weight = torch.ones(self.weight.shape)
+            return nn.functional.conv2d(x, weight)
+
+    model = nn.Sequential(Offloaded(3, 4, 3, device="meta"), *list(net())[1:])
+    assert ll.maps(model, x, "gradient", target=1)[0].values.shape == (16, 16)
