@@ -35,9 +35,9 @@ signals: .venv/dev
 	$(BIN)/python -m pytest tests/methods/test_signals.py -q
 
 # The docs as a site, in site/; stops at a link that leads nowhere.
-docs: .venv/docs
+docs: .venv/docs .typing/limelight
 	$(BIN)/python tests/support/notebooks.py pages docs/notebooks
-	$(BIN)/zensical build --strict --clean
+	PYTHONPATH=.typing $(BIN)/zensical build --strict --clean
 
 # What would be released, built, checked, and tried in an environment of its own without the clone.
 wheel: .venv/release
