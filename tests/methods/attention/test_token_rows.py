@@ -90,3 +90,10 @@ def test_tokens_on_no_grid_are_said_to_be_on_none() -> None:
     assert "19 tokens lie on no grid of the picture that is known: the last token's row" in (
         m.about.notes
     )
+
+
+def test_pixels_of_patches_that_are_not_square_count_by_their_area() -> None:
+    """A patch of 4 x 8 pixels is as wide as one of the same area, sqrt(32) pixels."""
+    net, x = Patches(), torch.randn(1, 3, 24, 24)
+    patches, pixels = rows(net, x, "nonlocality") + rows(net, x, "nonlocality:pixels")
+    torch.testing.assert_close(pixels.values, patches.values * 32**0.5)
