@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -94,6 +96,6 @@ def test_tokens_on_no_grid_are_said_to_be_on_none() -> None:
 
 def test_pixels_of_patches_that_are_not_square_count_by_their_area() -> None:
     """A patch of 4 x 8 pixels is as wide as one of the same area, sqrt(32) pixels."""
-    net, x = Patches(), torch.randn(1, 3, 24, 24)
-    patches, pixels = rows(net, x, "nonlocality") + rows(net, x, "nonlocality:pixels")
-    torch.testing.assert_close(pixels.values, patches.values * 32**0.5)
+    distance = {"distance": torch.tensor([[1.0, 3.0]])}
+    heads = SimpleNamespace(grid=(2, 2), patch=(4, 8), statistics=lambda raw: distance)
+    assert float(ll.use("nonlocality", unit="pixels")(heads)) == pytest.approx(2 * 32**0.5)
